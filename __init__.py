@@ -1,0 +1,13 @@
+"""ComfyUI's door: it loads this folder by path. For pip, pytest and WebUIs nothing happens here."""
+
+import sys as _sys
+
+NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = {}, {}
+WEB_DIRECTORY = "./web"
+
+if (
+    __package__
+    and "folder_paths" in _sys.modules
+    and hasattr(_sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS")
+):
+    from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS  # noqa: F401
