@@ -1,0 +1,66 @@
+"""What DFOSD asks of whoever owns the weights: this page is the whole duty of a host.
+
+Memory and placement are the host's own business: the core never moves anything to a device.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from .tiling import TileSettings
+
+if TYPE_CHECKING:
+    from .lora.file import DfosdLora
+
+
+class Host(Protocol):
+    """A base model's UNet and autoencoder, already loaded.
+
+    Latents are model-space: the VAE's scaling factor has been applied after encoding, and is taken away again
+    before decoding. Inputs arrive float32 on the image's device, their heights and widths are multiples of
+    `size_multiple_px`; outputs may be of any float type, on that same device.
+    """
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, C, H/f, W/f): the mean of the posterior, never a sample of it."""
+        ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 3, h*f, w*f), nominally in [-1, 1]."""
+        ...
+
+    def predict_eps(self, z: Tensor, t: int, prompt_embeds: Tensor) -> Tensor:
+        """The UNet's prediction for (B, C, h, w) at step `t` under the fixed (1, N, context_dim) condition.
+
+        A v-predicting base converts with `schedule.eps_from_v`.
+        """
+        ...
+
+    def lora(self, lora: DfosdLora, strength: float) -> AbstractContextManager[None]:
+        """Attach the LoRA; afterwards, also after an error, the weights are bit for bit as before.
+
+        Raises BaseModelMismatchError or LoraMismatchError, having changed nothing, when it does not fit.
+        """
+        ...
+
+    def auto_tiles(self, height_px: int, width_px: int) -> TileSettings:
+        """Tiles for an output of this size: as large as memory allows, overlapping as far as the nets see."""
+        ...
+
+    @property
+    def context_dim(self) -> int:
+        """Width of the text condition: 1024 for SD 2.x, 768 for SD 1.x."""
+        ...
+
+    @property
+    def latent_factor(self) -> int:
+        """f, pixels a latent: 8 for Stable Diffusion."""
+        ...
+
+    @property
+    def size_multiple_px(self) -> int:
+        """Images and tiles are padded and aligned to this: f times the UNet's own downsampling."""
+        ...

@@ -1,0 +1,62 @@
+"""What is done to images around the networks: layout, range, size, padding, alpha. Pure tensor functions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def to_bchw(image: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W), contiguous."""
+    return image.permute(0, 3, 1, 2).contiguous()
+
+
+def to_bhwc(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), contiguous."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def to_signed(x: Tensor) -> Tensor:
+    """[0, 1] -> [-1, 1], the range of the autoencoder."""
+    return x * 2.0 - 1.0
+
+
+def to_unit(x: Tensor) -> Tensor:
+    """[-1, 1] -> [0, 1]. Values outside stay outside: nothing is clamped here."""
+    return x * 0.5 + 0.5
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) float -> (B, C, *size), bicubic (a = -0.5) and antialiased like Pillow's.
+
+    Bicubic overshoots beside edges; nothing is clamped here. The same size returns `x` itself.
+    """
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return functional.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """(B, C, H, W) padded at the bottom and right to the next multiple, by repeating the last row and column.
+
+    Repeating works from 1x1 up, where mirroring would need more pixels than there are. `crop` undoes it.
+    """
+    height, width = x.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    return functional.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
+def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """The top left (height, width) of (B, C, H, W): a view."""
+    return x[..., : size[0], : size[1]]
+
+
+def split_alpha(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """(B, 3 or 4, H, W) -> colour (B, 3, H, W) and alpha (B, 1, H, W), or None when there is none."""
+    return x[:, :3], x[:, 3:] if x.shape[1] > 3 else None
+
+
+def join_alpha(x: Tensor, alpha: Tensor | None) -> Tensor:
+    """The inverse of `split_alpha`."""
+    return x if alpha is None else torch.cat([x, alpha], dim=1)

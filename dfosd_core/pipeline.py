@@ -1,0 +1,132 @@
+"""DFOSD on one screen: an image, a host that owns the weights, a LoRA, and the way from one to the other.
+
+arXiv 2410.04224, section 3.1, with a the schedule's alpha_bar at T_L:
+z_L = E(x_L);  eps = eps_theta(z_L, T_L);  z_H = (z_L - sqrt(1 - a) eps) / sqrt(a);  x_H = D(z_H).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .color_fix import fix_color
+from .errors import BaseModelMismatchError, ImageFileError
+from .host import Host
+from .images import (
+    crop,
+    join_alpha,
+    pad_to_multiple,
+    resize,
+    split_alpha,
+    to_bchw,
+    to_bhwc,
+    to_signed,
+    to_unit,
+)
+from .one_step import predict_z_sr
+from .settings import UpscaleSettings
+from .tiled_run import MIN_TILE_PX, Progress, ProgressCallback, Stage, TiledRun
+
+if TYPE_CHECKING:
+    from .lora.file import DfosdLora
+
+__all__ = ["Progress", "UpscaleSettings", "upscale", "upscale_attached"]
+
+
+def upscale(
+    image: Tensor,
+    host: Host,
+    lora: DfosdLora,
+    settings: UpscaleSettings | None = None,
+    progress: ProgressCallback | None = None,
+) -> Tensor:
+    """Upscale a batch of equally large images, with the LoRA attached for the time of the call.
+
+    `image`: (B, H, W, 3 or 4) of any float type in [0, 1], RGB or RGBA, from 1x1 up, on the host's device.
+    Returns (B, h, w, 3 or 4) float32 in [0, 1] on the same device; (h, w) is `settings.output_size(H, W)`.
+    Deterministic, and an image comes out the same whatever else is in its batch.
+    `progress` is called after every tile. To interrupt, raise from it: nothing is left behind.
+    Raises ImageFileError for another shape or type, ConfigError for a size out of reach, what `host.lora`
+    raises for a LoRA that does not fit, and the out-of-memory error when even small tiles do not help.
+    """
+    settings = settings or UpscaleSettings()
+    with host.lora(lora, settings.strength):
+        return upscale_attached(image, host, lora, settings, progress)
+
+
+@torch.no_grad()
+def upscale_attached(
+    image: Tensor,
+    host: Host,
+    lora: DfosdLora,
+    settings: UpscaleSettings,
+    progress: ProgressCallback | None = None,
+) -> Tensor:
+    """As `upscale`, for a host that has the LoRA on already: many files under one `with host.lora(...)`."""
+    _check(image, host, lora)
+    batch, height, width, channels = image.shape
+    size = settings.output_size(height, width)
+    run = _plan(host, settings, size, batch, progress)
+    output = image.new_empty((batch, *size, channels), dtype=torch.float32)
+    for i in range(batch):
+        rgb, alpha = split_alpha(to_bchw(image[i : i + 1].float()))
+        x_sr = _upscale_one(rgb, host, lora, settings, size, run)
+        alpha = None if alpha is None else resize(alpha, size)
+        output[i : i + 1] = to_bhwc(join_alpha(x_sr, alpha)).clamp_(0.0, 1.0)
+    return output
+
+
+def _upscale_one(
+    rgb: Tensor, host: Host, lora: DfosdLora, settings: UpscaleSettings, size: tuple[int, int], run: TiledRun
+) -> Tensor:
+    """The method. (1, 3, H, W) in [0, 1] -> (1, 3, *size), not clamped. A `run` is a pass over all tiles."""
+    t, rule, prompt_embeds = lora.metadata.timestep, lora.metadata.prediction, lora.prompt_embeds
+    x_lr = pad_to_multiple(resize(rgb, size).clamp(0.0, 1.0), host.size_multiple_px)
+    z_lr = run("encode", lambda x: host.encode(to_signed(x)), x_lr)
+    eps = run("unet", lambda z: host.predict_eps(z, t, prompt_embeds), z_lr)
+    z_sr = predict_z_sr(z_lr, eps, t, rule)  # affine in eps: blending tiles of eps is blending those of z_sr
+    x_sr = run("decode", lambda z: to_unit(host.decode(z)), z_sr)
+    return fix_color(settings.color_fix, crop(x_sr, size), crop(x_lr, size))
+
+
+def _plan(
+    host: Host,
+    settings: UpscaleSettings,
+    size: tuple[int, int],
+    images: int,
+    progress: ProgressCallback | None,
+) -> TiledRun:
+    """The three stages, their tiles turned from pixels of the output into latents."""
+    f, multiple = host.latent_factor, host.size_multiple_px
+    assert multiple % f == 0
+    tiles = settings.tiles(host.auto_tiles(*size))
+    stages = [
+        Stage(name="encode", size=tiles.encode.in_latents(f), in_factor=f),
+        Stage(name="unet", size=tiles.unet.in_latents(f)),
+        Stage(name="decode", size=tiles.decode.in_latents(f), out_factor=f),
+    ]
+    height, width = (-(-edge // multiple) * multiple // f for edge in size)
+    return TiledRun(
+        stages,
+        (height, width),
+        align=multiple // f,
+        minimum=MIN_TILE_PX // f,
+        images=images,
+        progress=progress,
+    )
+
+
+def _check(image: Tensor, host: Host, lora: DfosdLora) -> None:
+    if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape or not image.is_floating_point():
+        raise ImageFileError(
+            "Expected float images of shape (B, H, W, 3 or 4) in [0, 1], "
+            f"found {image.dtype} {tuple(image.shape)}. Convert to RGB or RGBA first."
+        )
+    if lora.prompt_embeds.shape[-1] != host.context_dim:
+        raise BaseModelMismatchError(
+            f"The LoRA was trained for a base with context {lora.prompt_embeds.shape[-1]}, but the loaded "
+            f"base has context {host.context_dim}. Load the base named in the LoRA: "
+            f"{lora.metadata.base_model or 'none is named'}."
+        )

@@ -1,0 +1,138 @@
+"""The one list of what a user can set, with defaults, limits and help: nodes, panels and flags read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .color_fix import COLOR_FIXES
+from .errors import ConfigError
+from .tiling import TileSettings, TileSize
+
+MIN_SCALE = 1.0
+MAX_SCALE = 8.0
+
+_EDGE = {"min": 1, "max": 65536, "step": 8}
+_TILE = {"min": 0, "max": 8192, "step": 64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleSettings:
+    """Settings of `pipeline.upscale`. Raises ConfigError, naming the setting, for a value outside its limits.
+
+    Each field's metadata has "help" and its limits: "min", "max" and "step", or "choices". None: not given.
+    """
+
+    scale: float = field(
+        default=4.0,
+        metadata={
+            "min": MIN_SCALE,
+            "max": MAX_SCALE,
+            "step": 0.25,
+            "help": "How many times larger it becomes.",
+        },
+    )
+    long_edge: int | None = field(
+        default=None, metadata={**_EDGE, "help": "Longer edge of the output in pixels, instead of a scale."}
+    )
+    short_edge: int | None = field(
+        default=None, metadata={**_EDGE, "help": "Shorter edge of the output in pixels, instead of a scale."}
+    )
+    unet_tile: int | None = field(
+        default=None,
+        metadata={**_TILE, "help": "Largest UNet tile in output pixels; 0: no tiles. Default: automatic."},
+    )
+    unet_overlap: int | None = field(
+        default=None,
+        metadata={**_TILE, "help": "Least overlap of UNet tiles in output pixels. Default: automatic."},
+    )
+    vae_tile: int | None = field(
+        default=None,
+        metadata={**_TILE, "help": "Largest VAE tile in output pixels; 0: no tiles. Default: automatic."},
+    )
+    vae_overlap: int | None = field(
+        default=None,
+        metadata={**_TILE, "help": "Least overlap of VAE tiles in output pixels. Default: automatic."},
+    )
+    color_fix: str = field(
+        default="wavelet",
+        metadata={
+            "choices": tuple(COLOR_FIXES),
+            "help": "Keep the input's colours: wavelet (low frequencies), adain or lab (mean, contrast).",
+        },
+    )
+    strength: float = field(
+        default=1.0,
+        metadata={
+            "min": 0.0,
+            "max": 2.0,
+            "step": 0.05,
+            "help": "LoRA strength: 1 as trained, 0 the plain base.",
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if value is not None or setting.default is not None:
+                _check(setting.name, value, setting.metadata)
+        if self.long_edge is not None and self.short_edge is not None:
+            raise ConfigError(
+                f"Expected a target for one edge, found long_edge {self.long_edge} and short_edge "
+                f"{self.short_edge}. Give only one of them."
+            )
+        for stage in ("unet", "vae"):
+            tile, overlap = getattr(self, f"{stage}_tile"), getattr(self, f"{stage}_overlap")
+            if tile and overlap and overlap > tile // 2:
+                raise ConfigError(
+                    f"Expected a {stage}_overlap of at most half the {stage}_tile ({tile // 2}), "
+                    f"found {overlap}. Enlarge {stage}_tile or reduce {stage}_overlap."
+                )
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the output: each edge times the scale, rounded, at least 1.
+
+        A target edge is met exactly and overrides the scale. Raises ConfigError if it asks for less than the
+        smallest or more than the largest scale: no image is silently shrunk or left short of its target.
+        """
+        if not self.long_edge and not self.short_edge:
+            return max(round(height * self.scale), 1), max(round(width * self.scale), 1)
+        name = "short_edge" if self.short_edge else "long_edge"
+        edge = min(height, width) if self.short_edge else max(height, width)
+        target: int = getattr(self, name)
+        if not MIN_SCALE * edge <= target <= MAX_SCALE * edge:
+            raise ConfigError(
+                f"Expected a {name} from {edge} to {round(MAX_SCALE * edge)} for a {width}x{height} image "
+                f"({MIN_SCALE:g} to {MAX_SCALE:g} times its own), found {target}. Change {name} or use scale."
+            )
+        return max(round(height * target / edge), 1), max(round(width * target / edge), 1)
+
+    def tiles(self, auto: TileSettings) -> TileSettings:
+        """The host's proposal, with what the user has given in its place.
+
+        A tile given to a host that proposes none, and so no overlap, overlaps by a quarter.
+        """
+
+        def given(proposal: TileSize, tile: int | None, overlap: int | None) -> TileSize:
+            tile = proposal.tile if tile is None else tile
+            return TileSize(tile, (proposal.overlap or tile // 4) if overlap is None else overlap)
+
+        return TileSettings(
+            encode=given(auto.encode, self.vae_tile, self.vae_overlap),
+            unet=given(auto.unet, self.unet_tile, self.unet_overlap),
+            decode=given(auto.decode, self.vae_tile, self.vae_overlap),
+        )
+
+
+def _check(name: str, value: float | str | None, limits: Mapping[str, Any]) -> None:
+    if "choices" in limits and value not in limits["choices"]:
+        raise ConfigError(f"Expected {name} to be one of {', '.join(limits['choices'])}, found '{value}'.")
+    if "min" not in limits:
+        return
+    whole = isinstance(limits["step"], int)
+    if not isinstance(value, int if whole else (int, float)) or not limits["min"] <= value <= limits["max"]:
+        kind = "a whole number " if whole else ""
+        raise ConfigError(
+            f"Expected {name} {kind}from {limits['min']:g} to {limits['max']:g}, found {value}."
+        )
