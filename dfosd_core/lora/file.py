@@ -1,0 +1,237 @@
+"""A DFOSD LoRA in memory and on disk: one safetensors file that other programs read as an ordinary LoRA.
+
+Tensors: kohya names (`lora_unet_<layer>.lora_down.weight`, `.lora_up.weight`, `.alpha`), `.set_weight` and
+`.diff_b` where a base's own weight or bias is replaced, and `dfosd.prompt_embeds`. The header is
+`LoraMetadata`. Same content, same bytes; `load_lora(save_lora(x)) == x`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..errors import LoraFormatError
+from .keys import lora_tensor_name, parse_lora_key
+from .metadata import LoraMetadata, canonical_json
+
+PROMPT_KEY = "dfosd.prompt_embeds"
+HASH_KEY = "modelspec.hash_sha256"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoraPair:
+    """One layer's low-rank change: alpha / rank * up @ down."""
+
+    down: Tensor
+    """(rank, in) or (rank, in, kh, kw)."""
+    up: Tensor
+    """(out, rank) or (out, rank, 1, 1)."""
+    alpha: float
+    """Kept as float32, as the file stores it."""
+
+    def __post_init__(self) -> None:
+        if self.down.ndim < 2 or self.up.numel() != self.up.shape[0] * self.down.shape[0]:
+            raise ValueError(
+                f"up {tuple(self.up.shape)} and down {tuple(self.down.shape)} are not a low-rank pair"
+            )
+        object.__setattr__(self, "alpha", torch.tensor(self.alpha, dtype=torch.float32).item())
+
+    @property
+    def rank(self) -> int:
+        """The inner size of the product."""
+        return self.down.shape[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DfosdLora:
+    """Everything a DFOSD LoRA file holds. Layers carry kohya names: `lora_unet_...`,
+    `lora_vae_encoder_...`.
+    """
+
+    pairs: Mapping[str, LoraPair]
+    """kohya layer name -> its pair."""
+    prompt_embeds: Tensor
+    """(1, N, context_dim): the fixed text condition."""
+    metadata: LoraMetadata
+    """What it was trained on and how it is used."""
+    set_weights: Mapping[str, Tensor] = field(default_factory=lambda: cast("dict[str, Tensor]", {}))
+    """kohya layer name -> weight that takes the base's place (peers train `conv_in` in full)."""
+    bias_diffs: Mapping[str, Tensor] = field(default_factory=lambda: cast("dict[str, Tensor]", {}))
+    """kohya layer name -> added to the base's bias."""
+
+    def __post_init__(self) -> None:
+        expected = self.metadata.base_layout.context_dim
+        if self.prompt_embeds.ndim != 3 or self.prompt_embeds.shape[0::2] != (1, expected):
+            raise ValueError(
+                f"prompt_embeds must be (1, N, {expected}), got {tuple(self.prompt_embeds.shape)}"
+            )
+
+    def __eq__(self, other: object) -> bool:
+        """Same metadata and the same tensors: names, dtypes, shapes and every value."""
+        if not isinstance(other, DfosdLora):
+            return NotImplemented
+        ours, theirs = self.tensors(), other.tensors()
+        same_names = self.metadata == other.metadata and ours.keys() == theirs.keys()
+        return same_names and all(
+            ours[key].dtype == theirs[key].dtype and torch.equal(ours[key].cpu(), theirs[key].cpu())
+            for key in ours
+        )
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]  # tensors have no hash by value
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors under their names in the file."""
+        tensors = {PROMPT_KEY: self.prompt_embeds}
+        for layer, pair in self.pairs.items():
+            tensors[lora_tensor_name(layer, "down")] = pair.down
+            tensors[lora_tensor_name(layer, "up")] = pair.up
+            tensors[lora_tensor_name(layer, "alpha")] = torch.tensor(pair.alpha)
+        tensors.update(
+            {lora_tensor_name(layer, "set_weight"): value for layer, value in self.set_weights.items()}
+        )
+        tensors.update({lora_tensor_name(layer, "diff_b"): value for layer, value in self.bias_diffs.items()})
+        return tensors
+
+
+def save_lora(path: Path | str, lora: DfosdLora) -> Path:
+    """Write `lora`, atomically: a reader sees the old file or the whole new one. Returns the path."""
+    path = Path(path)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in lora.tensors().items()}
+    blob = _with_header(safetensors.torch.save(tensors), lora.metadata.to_header())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(blob)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def load_lora(path: Path | str) -> DfosdLora:
+    """Read a DFOSD LoRA. Raises LoraFormatError for a missing, damaged or foreign file, in one line."""
+    path = Path(path)
+    tensors, header = _read(path)
+    _refuse_foreign(path.name, tensors, header)
+    metadata = LoraMetadata.from_header(header, path.name)
+    broken = [key for key, value in tensors.items() if not bool(torch.isfinite(value.float()).all())]
+    if broken:
+        raise LoraFormatError(
+            f"'{path.name}' has values that are not finite in {broken[0]}. Get the file again."
+        )
+    prompt_embeds = tensors.pop(PROMPT_KEY, None)
+    if prompt_embeds is None:
+        raise LoraFormatError(f"'{path.name}' lacks the tensor {PROMPT_KEY}. Get the file again.")
+    layers = group_layers(tensors, path.name)
+    try:
+        return DfosdLora(
+            pairs={
+                layer: _pair(parts) for layer, parts in layers.items() if "down" in parts or "up" in parts
+            },
+            prompt_embeds=prompt_embeds,
+            metadata=metadata,
+            set_weights={
+                layer: parts["set_weight"] for layer, parts in layers.items() if "set_weight" in parts
+            },
+            bias_diffs={layer: parts["diff_b"] for layer, parts in layers.items() if "diff_b" in parts},
+        )
+    except (KeyError, ValueError) as error:
+        raise LoraFormatError(f"'{path.name}' is incomplete: {error}. Get the file again.") from error
+
+
+def group_layers(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str, Tensor]]:
+    """kohya layer name -> part -> tensor, from kohya or PEFT names; `name` is for the error of an unknown or
+    double name.
+    """
+    layers: dict[str, dict[str, Tensor]] = {}
+    unknown: list[str] = []
+    for key, value in tensors.items():
+        parsed = parse_lora_key(key)
+        if parsed is None:
+            unknown.append(key)
+            continue
+        parts = layers.setdefault(parsed.layer, {})
+        if parsed.part in parts:
+            raise LoraFormatError(
+                f"'{name}' names the layer {parsed.layer} twice ({parsed.part}). Get the file again."
+            )
+        parts[parsed.part] = value
+    if unknown:
+        raise LoraFormatError(
+            f"'{name}' has {len(unknown)} of {len(tensors)} tensors that are no LoRA's, first: {unknown[0]}. "
+            "Give a LoRA in kohya or PEFT names."
+        )
+    return layers
+
+
+def _pair(parts: Mapping[str, Tensor]) -> LoraPair:
+    down, up = parts["down"], parts["up"]
+    # PEFT files carry no alpha; other programs then take the factor 1, and so do we.
+    return LoraPair(
+        down=down, up=up, alpha=float(parts["alpha"]) if "alpha" in parts else float(down.shape[0])
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise LoraFormatError(f"There is no LoRA file '{path}'. Give the path of a .safetensors file.")
+    blob = path.read_bytes()
+    # safetensors' reader is fast but gives bytes no type; the header it has accepted is safe to take apart.
+    load = cast("Callable[[bytes], dict[str, Tensor]]", safetensors.torch.load)
+    try:
+        tensors = load(blob)
+    except (SafetensorError, ValueError) as error:
+        raise LoraFormatError(
+            f"'{path.name}' is damaged or not a safetensors file ({error}). "
+            "Get the file again, or convert it."
+        ) from error
+    header, data = _split(blob)
+    metadata = cast("dict[str, str]", header.get("__metadata__", {}))
+    recorded = metadata.get(HASH_KEY)
+    if "dfosd.format_version" in metadata and recorded not in (None, _hash(data)):
+        raise LoraFormatError(
+            f"'{path.name}' is damaged: its tensors do not match {HASH_KEY}. Get the file again."
+        )
+    return tensors, metadata
+
+
+def _refuse_foreign(name: str, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    if "dfosd.format_version" in header:
+        return
+    if any(
+        key.startswith(("model.diffusion_model.", "first_stage_model.", "down_blocks.")) for key in tensors
+    ):
+        what = "a base model. Give it as the base and a DFOSD LoRA as the LoRA"
+    elif any(parse_lora_key(key) for key in tensors):
+        what = "an ordinary LoRA without DFOSD's metadata. Give a LoRA trained or converted by DFOSD"
+    else:
+        what = "some other safetensors file. Give a LoRA trained or converted by DFOSD"
+    raise LoraFormatError(f"'{name}' is not a DFOSD LoRA but {what}.")
+
+
+def _with_header(blob: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Put `metadata` and the data's hash in; safetensors itself writes metadata in random order."""
+    header, data = _split(blob)
+    header["__metadata__"] = {**metadata, HASH_KEY: _hash(data)}
+    text = canonical_json(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def _split(blob: bytes) -> tuple[dict[str, Any], bytes]:
+    end = 8 + int.from_bytes(blob[:8], "little")
+    return json.loads(blob[8:end]), blob[end:]
+
+
+def _hash(data: bytes) -> str:
+    return "0x" + hashlib.sha256(data).hexdigest()
