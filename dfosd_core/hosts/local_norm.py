@@ -1,0 +1,38 @@
+"""Normalisation without statistics, for the embedded small base.
+
+GroupNorm's statistics run over the whole map, so a tile is normalised differently from the image it was cut from and
+tiled output differs from untiled output. The small base was therefore trained with each GroupNorm replaced by the affine
+map it ends with. Its receptive field is finite, and tiles with enough overlap give the untiled image.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ChannelAffine(nn.Module):
+    """`y = x * weight + bias` per channel: GroupNorm's parameters, under GroupNorm's names, without its statistics."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, ...) to the same shape and dtype."""
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return torch.addcmul(bias.view(shape), x, weight.view(shape))
+
+
+def replace_group_norms(module: nn.Module) -> int:
+    """Replace every GroupNorm below `module` by a ChannelAffine of the same state-dict names; return how many."""
+    replaced = 0
+    for name, child in module.named_children():
+        if isinstance(child, nn.GroupNorm):
+            setattr(module, name, ChannelAffine(child.num_channels))
+            replaced += 1
+        else:
+            replaced += replace_group_norms(child)
+    return replaced

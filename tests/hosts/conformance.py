@@ -1,0 +1,175 @@
+"""What every host must do, as tests: an adapter's test class inherits these and gives the three fixtures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dfosd_core.errors import BaseModelMismatchError, LoraMismatchError
+from dfosd_core.lora import DfosdLora
+from dfosd_core.one_step import predict_z_sr
+
+TOLERANCE = 1e-5
+"""Largest difference of a float32 latent (values of about 1) from the reference's."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostCase:
+    """A host with what its tests need to know of it."""
+
+    host: Any
+    lora: DfosdLora
+    """Fits the host and changes its prediction a lot."""
+    weights: Callable[[], str]
+    """A hash over the bits of every weight the host could change."""
+    merged_reference: Callable[[Tensor, int, Tensor, float], Tensor]
+    """(z, t, prompt_embeds, strength) -> eps of the base with the LoRA added by other means than the
+    host's.
+    """
+
+
+class HostConformance:
+    """Subclasses give the fixture `case`, one for the whole class: each test leaves the host as it was, or
+    fails.
+    """
+
+    @pytest.fixture
+    def x(self, case: HostCase) -> Tensor:
+        size = 2 * case.host.size_multiple_px
+        return torch.rand(2, 3, 2 * size, size, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+    @pytest.fixture
+    def z(self, case: HostCase, x: Tensor) -> Tensor:
+        return case.host.encode(x)
+
+    def predict(self, case: HostCase, z: Tensor) -> Tensor:
+        return case.host.predict_eps(z, case.lora.metadata.timestep, case.lora.prompt_embeds)
+
+    def test_encode_and_decode_keep_the_shapes_and_gives_floats(
+        self, case: HostCase, x: Tensor, z: Tensor
+    ) -> None:
+        f = case.host.latent_factor
+        channels = case.lora.metadata.base_layout.latent_channels
+        assert z.shape == (2, channels, x.shape[2] // f, x.shape[3] // f)
+        assert case.host.decode(z).shape == x.shape
+        assert z.is_floating_point()
+        assert bool(z.isfinite().all())
+
+    def test_encode_is_deterministic_and_each_image_its_own(
+        self, case: HostCase, x: Tensor, z: Tensor
+    ) -> None:
+        assert torch.equal(case.host.encode(x), z)
+        torch.testing.assert_close(case.host.encode(x[1:]), z[1:], rtol=0, atol=TOLERANCE)
+
+    def test_latents_are_scaled_so_that_decode_inverts_encode_scaling(
+        self, case: HostCase, z: Tensor
+    ) -> None:
+        assert not torch.allclose(case.host.decode(z), case.host.decode(2 * z), atol=1e-3)
+
+    def test_predict_eps_keeps_the_shape_and_repeats_the_prompt(self, case: HostCase, z: Tensor) -> None:
+        eps = self.predict(case, z)
+        assert eps.shape == z.shape
+        torch.testing.assert_close(
+            self.predict(case, z[1:]), eps[1:], rtol=0, atol=TOLERANCE * eps.abs().max().item()
+        )
+
+    def test_prompt_and_timestep_matter(self, case: HostCase, z: Tensor) -> None:
+        t, prompt_embeds = case.lora.metadata.timestep, case.lora.prompt_embeds
+        eps = case.host.predict_eps(z, t, prompt_embeds)
+        assert not torch.allclose(eps, case.host.predict_eps(z, t, -prompt_embeds), atol=1e-3)
+        assert not torch.allclose(eps, case.host.predict_eps(z, t // 2, prompt_embeds), atol=1e-3)
+
+    def test_any_multiple_of_the_size_step_runs(self, case: HostCase) -> None:
+        step = case.host.size_multiple_px
+        for height, width in ((step, step), (3 * step, step), (step, 5 * step)):
+            z = case.host.encode(torch.zeros(1, 3, height, width))
+            z_sr = predict_z_sr(z, self.predict(case, z), case.lora.metadata.timestep)
+            assert case.host.decode(z_sr).shape == (1, 3, height, width)
+
+    def test_strength_zero_is_the_base_bit_for_bit(self, case: HostCase, z: Tensor) -> None:
+        base = self.predict(case, z)
+        with case.host.lora(case.lora, 0.0):
+            assert torch.equal(self.predict(case, z), base)
+
+    @pytest.mark.parametrize("strength", [0.5, 1.0, -0.3])
+    def test_strength_is_the_merged_reference(self, case: HostCase, z: Tensor, strength: float) -> None:
+        base = self.predict(case, z)
+        expected = case.merged_reference(z, case.lora.metadata.timestep, case.lora.prompt_embeds, strength)
+        with case.host.lora(case.lora, strength):
+            eps = self.predict(case, z)
+        size = expected.abs().max().item()
+        torch.testing.assert_close(eps, expected, rtol=0, atol=TOLERANCE * size)
+        assert (eps - base).abs().max().item() > 1000 * TOLERANCE * size
+
+    def test_weights_come_back_bit_for_bit_after_success(self, case: HostCase, z: Tensor) -> None:
+        before, base = case.weights(), self.predict(case, z)
+        with case.host.lora(case.lora, 1.0):
+            assert case.weights() != before
+        assert case.weights() == before
+        assert torch.equal(self.predict(case, z), base)
+
+    @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, torch.OutOfMemoryError])
+    def test_weights_come_back_bit_for_bit_after_an_error(
+        self, case: HostCase, error: type[BaseException]
+    ) -> None:
+        before = case.weights()
+        with pytest.raises(error), case.host.lora(case.lora, 1.0):
+            raise error
+        assert case.weights() == before
+
+    def test_lora_works_inside_inference_mode(self, case: HostCase, z: Tensor) -> None:
+        before = case.weights()
+        with case.host.lora(case.lora, 1.0):
+            outside = self.predict(case, z)
+        with torch.inference_mode(), case.host.lora(case.lora, 1.0):
+            assert torch.equal(self.predict(case, z), outside)
+        assert case.weights() == before
+
+    def test_second_lora_is_refused(self, case: HostCase) -> None:
+        before = case.weights()
+        with case.host.lora(case.lora, 1.0), pytest.raises(LoraMismatchError), case.host.lora(case.lora, 1.0):
+            pass
+        assert case.weights() == before
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"context_dim": 77},
+            {"prediction_type": "v_prediction"},
+            {"in_channels": 9},
+            {"latent_channels": 5},
+        ],
+    )
+    def test_other_base_is_refused_and_nothing_changed(self, case: HostCase, change: dict[str, Any]) -> None:
+        layout = dataclasses.replace(case.lora.metadata.base_layout, **change)
+        metadata = dataclasses.replace(case.lora.metadata, base_layout=layout)
+        foreign = dataclasses.replace(
+            case.lora, metadata=metadata, prompt_embeds=torch.zeros(1, 7, layout.context_dim)
+        )
+        before = case.weights()
+        with pytest.raises(BaseModelMismatchError, match="was trained for"), case.host.lora(foreign, 1.0):
+            pass
+        assert case.weights() == before
+
+    def test_incomplete_fit_is_refused_and_nothing_changed(self, case: HostCase) -> None:
+        pairs = dict(case.lora.pairs)
+        first = next(iter(pairs))
+        pairs["lora_unet_nowhere"] = pairs.pop(first)
+        before = case.weights()
+        misfit = dataclasses.replace(case.lora, pairs=pairs)
+        message = "1 with no such layer: lora_unet_nowhere"
+        with pytest.raises(LoraMismatchError, match=message), case.host.lora(misfit, 1.0):
+            pass
+        assert case.weights() == before
+
+    def test_auto_tiles_leave_room_for_their_overlaps(self, case: HostCase) -> None:
+        for size_px in (64, 512, 2048, 8192):
+            tiles = case.host.auto_tiles(size_px, size_px)
+            for stage in (tiles.encode, tiles.unet, tiles.decode):
+                assert stage.tile == 0 or 0 < stage.overlap <= stage.tile // 2
+        assert case.host.auto_tiles(8192, 8192).unet.tile > 0

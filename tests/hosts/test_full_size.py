@@ -1,0 +1,127 @@
+"""Stable Diffusion 2.1-base's layout at full size, random weights: our way is the plain diffusers
+computation, exactly restored.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from tiny_models import random_lora
+from torch import Tensor, nn
+
+from dfosd_core.hosts.diffusers import DiffusersHost, load_base
+from dfosd_core.identity import sd21_models
+from dfosd_core.lora import DfosdLora
+from dfosd_core.lora.keys import LORA_TARGETS, kohya_name, ldm_unet_key, ldm_vae_key
+from dfosd_core.pipeline import UpscaleSettings, upscale
+
+# A minute on an idle machine, many on a busy one.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+TOLERANCE = 1e-4
+"""In the image of [0, 1], float32: the LoRA merged is another order of the same sums."""
+SETTINGS = UpscaleSettings(color_fix="none")
+UP_HAS_ATTENTION = (False, True, True, True)
+
+
+def random_half(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Random float16 weights that keep the signal's size, for a model on the meta device."""
+    generator = torch.Generator().manual_seed(seed)
+    weights: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        noise = torch.empty(parameter.shape).uniform_(-1.7, 1.7, generator=generator)
+        if parameter.ndim > 1:
+            weights[name] = noise.div_(parameter[0].numel() ** 0.5).half()
+        else:
+            weights[name] = noise.mul_(0.05).add_(1.0 if name.endswith("weight") else 0.0).half()
+    return weights
+
+
+def save(weights: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config, default=list))
+    safetensors.torch.save_file(weights, folder / "diffusion_pytorch_model.fp16.safetensors")
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """The same weights as a diffusers folder and as a single file (float16: 1.9 GB each)."""
+    place = tmp_path_factory.mktemp("full")
+    unet, vae = sd21_models()
+    unet_weights, vae_weights = random_half(unet, 0), random_half(vae, 1)
+    save(unet_weights, dict(unet.config), place / "folder" / "unet")
+    save(vae_weights, dict(vae.config), place / "folder" / "vae")
+    ldm = {
+        f"model.diffusion_model.{ldm_unet_key(k, 2, UP_HAS_ATTENTION)}": v for k, v in unet_weights.items()
+    }
+    for key, value in vae_weights.items():
+        is_linear = ".attentions." in key and value.ndim == 2
+        ldm[f"first_stage_model.{ldm_vae_key(key, 4)}"] = value[:, :, None, None] if is_linear else value
+    safetensors.torch.save_file(ldm, place / "sd21.safetensors")
+    yield place / "folder", place / "sd21.safetensors"
+    shutil.rmtree(place)  # pytest keeps the folders of three runs
+
+
+def weights_hash(host: DiffusersHost) -> str:
+    digest = hashlib.sha256()
+    for model in (host.unet, host.vae):
+        for parameter in model.parameters():
+            digest.update(memoryview(parameter.numpy()).cast("B"))
+    return digest.hexdigest()
+
+
+def plain_diffusers(host: DiffusersHost, lora: DfosdLora, image: Tensor) -> Tensor:
+    """The paper's equation with diffusers and unmerged peft layers, written out; changes the host's UNet."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(
+        r=lora.metadata.rank, lora_alpha=lora.metadata.lora_alpha, target_modules=list(LORA_TARGETS)
+    )
+    unet = peft.inject_adapter_in_model(config, host.unet)
+    wrapped = {name: m for name, m in unet.named_modules() if isinstance(m, peft.tuners.lora.LoraLayer)}
+    assert len(wrapped) == len(lora.pairs) == 278
+    with torch.no_grad():
+        for name, layer in wrapped.items():
+            layer.lora_A["default"].weight.copy_(lora.pairs[kohya_name(name)].down)
+            layer.lora_B["default"].weight.copy_(lora.pairs[kohya_name(name)].up)
+        size = (4 * image.shape[1], 4 * image.shape[2])
+        x_lr = nn.functional.interpolate(image.permute(0, 3, 1, 2), size, mode="bicubic", antialias=True)
+        z_lr = host.vae.encode(x_lr.clamp(0, 1) * 2 - 1).latent_dist.mean * 0.18215
+        eps = unet(z_lr, 399, encoder_hidden_states=lora.prompt_embeds).sample
+        # The constants of T_L = 399 as method.md section 1.5 prints them, to their full length.
+        beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        alpha_bar_t = torch.cumprod(1 - beta, 0)[399].item()
+        z_sr = (z_lr - (1 - alpha_bar_t) ** 0.5 * eps) / alpha_bar_t**0.5
+        x_sr = host.vae.decode(z_sr / 0.18215).sample
+    return (x_sr / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+
+
+def test_image_is_the_plain_computations_and_the_weights_come_back(bases: tuple[Path, Path]) -> None:
+    folder, file = bases
+    image = torch.rand(1, 16, 12, 3, generator=torch.Generator().manual_seed(2))
+    host = load_base(folder)
+    assert host.layout.block_out_channels == (320, 640, 1280, 1280)
+    lora = random_lora(host, rank=16)
+    before = weights_hash(host)
+    ours = upscale(image, host, lora, SETTINGS)
+    assert weights_hash(host) == before
+    base = upscale(image, host, lora, UpscaleSettings(color_fix="none", strength=0.0))
+    inside = ((ours > 0) & (ours < 1)).float().mean().item()
+    effect = (ours - base).abs().mean().item()
+    difference = (ours - plain_diffusers(host, lora, image)).abs().max().item()
+    del host
+    gc.collect()
+    again = upscale(image, load_base(file), lora, SETTINGS)
+    print(f"difference {difference:.2e}, LoRA's mean effect {effect:.3f}, not clamped {inside:.0%}")  # noqa: T201
+    assert difference <= TOLERANCE
+    assert effect > 100 * TOLERANCE
+    assert inside > 0.5
+    assert torch.equal(again, ours)
