@@ -1,7 +1,7 @@
-"""Giving the output the colours of the input, once over the wgap image, so that no tile has its own tint.
+"""Giving the output the colours of the input, once over the whole image, so that no tile has its own tint.
 
 Pure functions of (B, 3, H, W) images, nominally [0, 1], float32; each image of a batch on its own. The result
-is not clamped. They work channel by channel or in bands of rows, since wgap copies add up at large sizes.
+is not clamped. They work channel by channel or in bands of rows, since whole copies add up at large sizes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,128 @@
+"""DISTS: structure and texture similarity of images (Ding et al. 2020, arXiv 2004.07728; method.md section 3.2).
+
+The VGG16 convolutions and the weights alpha and beta are not part of this project: both are given by path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import ConfigError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+VGG16_STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+"""torchvision's indices of the convolutions in `vgg16.features`, stage by stage; a ReLU follows each."""
+VGG16_WIDTHS = (64, 128, 256, 512, 512)
+CHANNELS = (3, *VGG16_WIDTHS)
+"""Channels of the compared maps: the image itself, then the last ReLU of each stage. 1475 in all."""
+EPSILON = 1e-6
+"""The constants c1 = c2 of equations (5) and (6) of the DISTS paper."""
+
+
+class Dists(nn.Module):
+    """DISTS as a loss: differentiable, no resizing, mean over the batch.
+
+    vgg: state dict with `features.N.weight|bias` or `N.weight|bias` of VGG16's 13 convolutions.
+    alpha, beta: (1, 1475, 1, 1); they are divided by their common sum.
+    Raises ConfigError where a tensor is missing or of another shape.
+    """
+
+    kernel: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, vgg: Mapping[str, Tensor], alpha: Tensor, beta: Tensor) -> None:
+        super().__init__()
+        total = sum(CHANNELS)
+        if alpha.numel() != total or beta.numel() != total:
+            found = f"{alpha.numel()} and {beta.numel()}"
+            raise ConfigError(f"DISTS needs alpha and beta of {total} values each, found {found}.")
+        scale = 1 / (alpha.double().sum() + beta.double().sum())
+        self.alpha = [w.float() for w in torch.split((alpha * scale).flatten(), CHANNELS)]
+        self.beta = [w.float() for w in torch.split((beta * scale).flatten(), CHANNELS)]
+        self.stages = nn.ModuleList(_stage(vgg, stage) for stage in range(len(VGG16_STAGES)))
+        hann = torch.tensor([0.5, 1.0, 0.5])
+        self.register_buffer("kernel", torch.outer(hann, hann) / hann.sum() ** 2, persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+
+    @classmethod
+    def from_files(cls, vgg: str | Path, weights: str | Path, dtype: torch.dtype = torch.float32) -> Dists:
+        """Read VGG16 (`vgg`) and alpha, beta (`weights`) from safetensors files.
+
+        dtype: of the convolutions. bfloat16 makes training on a CPU several times faster; statistics stay float32.
+        """
+        for path in (vgg, weights):
+            if not Path(path).is_file():
+                raise ConfigError(f"DISTS needs the weights file '{path}', which does not exist.")
+        tensors = load_file(weights)
+        if not {"alpha", "beta"} <= set(tensors):
+            raise ConfigError(f"'{weights}' holds {sorted(tensors)[:4]}, expected 'alpha' and 'beta'.")
+        dists = cls(load_file(vgg), tensors["alpha"], tensors["beta"])
+        dists.stages.to(dtype, memory_format=torch.channels_last)
+        return dists
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Return the six compared maps of an image (B, 1|3, H, W) in [0, 1]; the first is the image itself."""
+        dtype = next(self.stages.parameters()).dtype
+        x = ((image - self.mean) / self.std).to(dtype, memory_format=torch.channels_last)
+        maps = [image.expand(-1, 3, -1, -1)]
+        for index, stage in enumerate(self.stages):
+            if index:
+                x = self._l2_pool(x)
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+    def forward(self, image: Tensor, reference: Tensor) -> Tensor:
+        """Return DISTS of two batches (B, 1|3, H, W) in [0, 1] as a scalar: 0 for equal images."""
+        return self.compare(self.features(image), self.features(reference))
+
+    def compare(self, maps: list[Tensor], reference: list[Tensor]) -> Tensor:
+        """Return DISTS of two results of `features` as a scalar, the batch's mean."""
+        score = maps[0].new_zeros((), dtype=torch.float32)
+        for x, y, alpha, beta in zip(maps, reference, self.alpha, self.beta, strict=True):
+            luminance, structure = _similarity(x.float(), y.float())
+            score = score + (luminance * alpha.to(x.device) + structure * beta.to(x.device)).sum(1).mean()
+        return 1 - score
+
+    def _l2_pool(self, x: Tensor) -> Tensor:
+        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, 3, 3)
+        squared = F.conv2d(x.square(), kernel, stride=2, padding=1, groups=x.shape[1])
+        return (squared + 1e-12).sqrt()
+
+
+def _stage(vgg: Mapping[str, Tensor], stage: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    width = VGG16_WIDTHS[stage]
+    inputs = VGG16_WIDTHS[stage - 1] if stage else 3
+    for index in VGG16_STAGES[stage]:
+        conv = nn.Conv2d(inputs, width, 3, padding=1)
+        for name, parameter in conv.named_parameters():
+            value = vgg.get(f"features.{index}.{name}", vgg.get(f"{index}.{name}"))
+            if value is None or value.shape != parameter.shape:
+                found = "nothing" if value is None else f"shape {tuple(value.shape)}"
+                wanted = f"'features.{index}.{name}' of shape {tuple(parameter.shape)}"
+                raise ConfigError(f"VGG16 weights: expected {wanted}, found {found}.")
+            parameter.data = value.float().clone()
+        layers += [conv, nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers)
+
+
+def _similarity(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Equations (5) and (6): similarity of means and of variations, each (B, C)."""
+    mu_x, mu_y = x.mean((2, 3), keepdim=True), y.mean((2, 3), keepdim=True)
+    luminance = (2 * mu_x * mu_y + EPSILON) / (mu_x.square() + mu_y.square() + EPSILON)
+    dx, dy = x - mu_x, y - mu_y
+    covariance = (dx * dy).mean((2, 3))
+    variances = dx.square().mean((2, 3)) + dy.square().mean((2, 3))
+    return luminance[..., 0, 0], (2 * covariance + EPSILON) / (variances + EPSILON)

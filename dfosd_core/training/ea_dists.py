@@ -1,0 +1,37 @@
+"""Edge-aware DISTS: DISTS of the images plus DISTS of their Sobel edge maps (method.md section 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .dists import Dists
+
+LUMINANCE = (0.2989, 0.587, 0.114)
+"""Weights of the grey channel (ITU-R BT.601), as three of the four public codes of the paper's group have it."""
+
+
+def sobel(image: Tensor) -> Tensor:
+    """Return the edge strength S(x) = sqrt((Gx*x)^2 + (Gy*x)^2 + 1e-6) as (B, 1, H, W) of x (B, 3, H, W) in [0, 1].
+
+    Zero padding, no normalisation: 0.001 on flat ground, 4 beside a unit step.
+    """
+    weights = image.new_tensor(LUMINANCE).view(1, 3, 1, 1)
+    grey = (image * weights).sum(1, keepdim=True)
+    gx = image.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    edges = F.conv2d(grey, torch.stack((gx, gx.T)).unsqueeze(1), padding=1)
+    return (edges.square().sum(1, keepdim=True) + 1e-6).sqrt()
+
+
+class EaDists(nn.Module):
+    """L_EA-DISTS(a, b) = DISTS(a, b) + DISTS(S(a), S(b))."""
+
+    def __init__(self, dists: Dists) -> None:
+        super().__init__()
+        self.dists = dists
+
+    def forward(self, image: Tensor, reference: Tensor) -> Tensor:
+        """Return the loss of two batches (B, 3, H, W) in [0, 1] as a scalar."""
+        image, reference = image.float(), reference.float()
+        return self.dists(image, reference) + self.dists(sobel(image), sobel(reference))

@@ -1,0 +1,97 @@
+"""The generator G_theta in training (paper section 3.1): VAE and UNet frozen, LoRA and prompt trainable.
+
+The equation itself lives in `one_step.py`, what an upscaled image goes through besides in `pipeline.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+
+from ..lora.file import DfosdLora
+from ..lora.metadata import LoraMetadata
+from ..one_step import predict_z_sr
+from .lora_layers import inject_lora, lora_pairs, new_prompt, share_weights
+
+
+class DfosdGenerator(nn.Module):
+    """x_lr -> (z_sr, x_sr) with gradients for the UNet's LoRA and the prompt embedding only.
+
+    vae, unet: the base, an eps-predicting one. Both are frozen. `unet` keeps its modules (a `DiffusersHost`
+    or a `Nad` may stand on it too) and shares its frozen tensors with the generator's own, wrapped copy.
+    t: T_L, the timestep given to the UNet. prompt_embeds: the embedding's start (1, N, C), copied; None draws
+    77 tokens. rng draws the LoRA's start.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        *,
+        prompt_embeds: Tensor | None = None,
+        t: int = 399,
+        rank: int = 16,
+        lora_alpha: float = 16.0,
+        rng: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.vae = cast("nn.Module", vae).requires_grad_(False)
+        self.unet = share_weights(cast("nn.Module", unet))
+        self.t, self.rank, self.lora_alpha = t, rank, float(lora_alpha)
+        self.lora_layers = inject_lora(self.unet, rank, lora_alpha, rng)
+        if prompt_embeds is None:
+            prompt_embeds = new_prompt(77, cast("Any", unet).config.cross_attention_dim, rng)
+        self.prompt_embeds = nn.Parameter(prompt_embeds.detach().clone().float())
+        facts = cast("Any", vae).config
+        self._scaling_factor = float(facts.scaling_factor)
+        self._shift_factor = float(facts.get("shift_factor") or 0.0)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> model-space latent (B, C, H/f, W/f) float32, without gradient.
+
+        rng: a sample of the posterior (training); None: its mean (evaluation) (method.md section 1.1).
+        """
+        posterior = cast("Any", self.vae).encode(x).latent_dist
+        if rng is None:
+            latent = posterior.mean.float()
+        else:
+            mean, std = posterior.mean.float(), posterior.std.float()
+            noise = torch.randn(mean.shape, generator=rng, device=rng.device)
+            latent = mean + std * noise.to(mean.device)
+        return (latent - self._shift_factor) * self._scaling_factor
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Model-space latent -> (B, 3, H, W) float32, about [-1, 1], not clamped; gradients pass through."""
+        latent = z / self._scaling_factor + self._shift_factor
+        return cast("Any", self.vae).decode(latent).sample.float()
+
+    def predict(self, z_lr: Tensor) -> Tensor:
+        """z_lr (B, C, h, w) float32 -> z_sr, the paper's eq. 1 in float32, also under autocast."""
+        prompt_embeds = self.prompt_embeds.expand(z_lr.shape[0], -1, -1)
+        eps = cast("Any", self.unet)(z_lr, self.t, encoder_hidden_states=prompt_embeds).sample
+        return predict_z_sr(z_lr.float(), eps, self.t)
+
+    def forward(self, x_lr: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Return z_sr (B, C, H/f, W/f) and x_sr (B, 3, H, W), both float32, of x_lr (B, 3, H, W) in [-1, 1].
+
+        H and W must be multiples of f. rng: as in `encode`; give one in training.
+        """
+        z_sr = self.predict(self.encode(x_lr, rng))
+        return z_sr, self.decode(z_sr)
+
+    def export_lora(self, metadata: LoraMetadata, dtype: torch.dtype = torch.float32) -> DfosdLora:
+        """What has been trained so far as a LoRA file's content, detached and copied.
+
+        Raises ValueError where metadata's timestep, rank, lora_alpha or prediction are not this generator's.
+        """
+        told = (metadata.timestep, metadata.rank, metadata.lora_alpha, metadata.prediction)
+        true = (self.t, self.rank, self.lora_alpha, "eps-x0")
+        if told != true:
+            what = "timestep, rank, lora_alpha, prediction"
+            raise ValueError(f"metadata says {told} ({what}), the generator has {true}")
+        prompt_embeds = self.prompt_embeds.detach().to(dtype, copy=True)
+        return DfosdLora(pairs=lora_pairs(self.unet, dtype), prompt_embeds=prompt_embeds, metadata=metadata)
