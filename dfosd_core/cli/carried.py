@@ -1,0 +1,74 @@
+"""What a file says beside its samples: the part of it that stays true for the upscaled picture."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+from PIL import Image
+
+from .picture import Carried
+
+logger = logging.getLogger("dfosd")
+
+_EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 0x8769, 0x8825, 0xA005
+# Description, make, model, software, date, artist, host, rating, copyright, Windows' XP fields.
+# In a TIFF all other tags describe how its own samples are stored.
+_KEPT_TAGS = (270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096))
+_SIZES_IN_EXIF = (0xA002, 0xA003)
+_XMP_KEY = "XML:com.adobe.xmp"
+_XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>')
+
+
+def read_carried(image: Image.Image, *, is_grey: bool) -> Carried:
+    """From an image that has been loaded: a PNG may have its metadata behind the samples."""
+    info = cast("dict[str, Any]", image.info)
+    texts = cast("Mapping[str, str]", getattr(image, "text", {}))
+    xmp = info.get("xmp") or texts.get(_XMP_KEY)
+    return Carried(
+        icc_profile=_fitting_profile(info.get("icc_profile"), is_grey=is_grey),
+        exif=_exif(image.getexif()),
+        xmp=_XMP_ORIENTATION.sub(b"", xmp.encode() if isinstance(xmp, str) else xmp) if xmp else None,
+        dpi=_dpi(info.get("dpi")),
+        # "Raw profile type exif" is ImageMagick's way to hide EXIF, orientation and all, in a text.
+        text=tuple(
+            (str(key), str(value))
+            for key, value in texts.items()
+            if key != _XMP_KEY and not key.startswith("Raw profile type")
+        ),
+        comment=info["comment"] if isinstance(info.get("comment"), bytes) and image.format != "GIF" else None,
+    )
+
+
+def _fitting_profile(profile: bytes | None, *, is_grey: bool) -> bytes | None:
+    """The profile, if it is for samples of this kind: that of a CMYK file was used up by the conversion."""
+    return profile if profile and profile[16:20] == (b"GRAY" if is_grey else b"RGB ") else None
+
+
+def _dpi(stated: Any) -> tuple[float, float] | None:
+    try:
+        across, down = float(stated[0]), float(stated[1])
+    except (TypeError, ValueError, IndexError, ZeroDivisionError):
+        return None
+    return (across, down) if all(math.isfinite(d) and 0 < d < 1e6 for d in (across, down)) else None
+
+
+def _exif(source: Image.Exif) -> bytes | None:
+    kept = Image.Exif()
+    try:
+        for tag in _KEPT_TAGS:
+            if tag in source:
+                kept[tag] = source[tag]
+        camera = dict(source.get_ifd(_EXIF_IFD))
+        for tag in (*_SIZES_IN_EXIF, _INTEROP_IFD):
+            camera.pop(tag, None)
+        for tag, ifd in ((_EXIF_IFD, camera), (_GPS_IFD, dict(source.get_ifd(_GPS_IFD)))):
+            if ifd:
+                kept[tag] = ifd
+        return kept.tobytes() if len(kept) else None
+    except Exception as error:  # Pillow raises nearly anything over damaged EXIF; the picture is still good
+        logger.warning("EXIF left out, it is damaged: %s", error)
+        return None

@@ -1,0 +1,10 @@
+"""What the command's exit code says; `dfosd upscale --help` lists them."""
+
+from __future__ import annotations
+
+OK = 0
+FAILED = 1
+"""Something failed and was reported; whatever else was asked for is done."""
+USAGE = 2
+INTERRUPTED = 130
+TERMINATED = 143

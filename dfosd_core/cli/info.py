@@ -1,0 +1,98 @@
+"""`dfosd info`: what a LoRA or a base model is, and what the method weighs on SD 2.1."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from ..errors import LoraFormatError
+from ..hosts.base_files import read_base
+from ..identity import RANK, SIZE_PX, sd21_report
+from ..lora.file import DfosdLora, load_lora
+from ..lora.keys import UNET_PREFIX
+from ..lora.metadata import BaseLayout, describe_layout
+
+
+def describe_file(name: str) -> str:
+    """Lines about a DFOSD LoRA, a checkpoint or a diffusers folder. Raises DfosdError for anything else."""
+    path = Path(name)
+    if not path.exists():
+        raise LoraFormatError(f"There is no file or folder '{path}'.")
+    if path.is_dir() or path.suffix != ".safetensors" or _is_checkpoint(path):
+        base = read_base(path)
+        counts = [sum(p.numel() for p in model.parameters()) for model in (base.unet, base.vae)]
+        return _table(f"{path}: base model", _layout_lines(base.layout) + _base_sizes(*counts))
+    return _table(f"{path}: DFOSD LoRA", _lora_lines(load_lora(path)))
+
+
+def describe_architecture(name: str) -> str:
+    """`name`: "sd21", the only layout the paper gives figures for."""
+    assert name == "sd21"
+    report = sd21_report()
+    title = f"DFOSD on SD 2.1-base, rank {RANK}, one {SIZE_PX}x{SIZE_PX} image"
+    return _table(
+        title,
+        [
+            ("LoRA layers", f"{report.lora_layers:,}"),
+            ("LoRA parameters", f"{report.lora_parameters:,}"),
+            ("base parameters", f"{report.base_parameters:,}"),
+            ("parameters (thop)", f"{report.thop_parameters / 1e6:,.3f} M"),
+            ("MACs, unmerged", f"{report.macs_unmerged / 1e9:,.2f} G"),
+            ("MACs, merged", f"{report.macs_merged / 1e9:,.2f} G"),
+            ("  VAE encoder", f"{report.encode_macs / 1e9:,.2f} G"),
+            ("  UNet", f"{report.unet_macs / 1e9:,.2f} G"),
+            ("  VAE decoder", f"{report.decode_macs / 1e9:,.2f} G"),
+        ],
+    )
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a safetensors file's names are a whole model's; only the header is read."""
+    try:
+        with path.open("rb") as file:
+            header = cast("dict[str, Any]", json.loads(file.read(int.from_bytes(file.read(8), "little"))))
+    except (OSError, ValueError, OverflowError, MemoryError):
+        return False  # the LoRA reader says what is wrong
+    return any(key.startswith(("model.diffusion_model.", "first_stage_model.")) for key in header)
+
+
+def _lora_lines(lora: DfosdLora) -> list[tuple[str, str]]:
+    about = lora.metadata
+    in_unet = sum(layer.startswith(UNET_PREFIX) for layer in lora.pairs)
+    parameters = sum(pair.down.numel() + pair.up.numel() for pair in lora.pairs.values())
+    return [
+        *_layout_lines(about.base_layout),
+        ("base model", about.base_model or "not named"),
+        ("base SHA-256", about.base_model_sha256 or "not given"),
+        ("timestep", str(about.timestep)),
+        ("prediction", about.prediction),
+        ("trained for scale", f"{about.scale:g}"),
+        ("rank, alpha", f"{about.rank}, {about.lora_alpha:g}"),
+        ("layers", f"{len(lora.pairs)} ({in_unet} UNet, {len(lora.pairs) - in_unet} VAE)"),
+        ("parameters", f"{parameters:,}"),
+        ("replaced weights", str(len(lora.set_weights) + len(lora.bias_diffs))),
+        ("prompt", f"{lora.prompt_embeds.shape[1]} tokens of {lora.prompt_embeds.shape[2]}"),
+        (
+            "training",
+            json.dumps(about.train_config, sort_keys=True) if about.train_config else "not recorded",
+        ),
+        ("commit", about.git_commit or "not recorded"),
+    ]
+
+
+def _layout_lines(layout: BaseLayout) -> list[tuple[str, str]]:
+    return [
+        ("base", describe_layout(layout)),
+        ("UNet levels", " ".join(str(width) for width in layout.block_out_channels)),
+        ("latent", f"{layout.latent_channels} channels, 1/{layout.latent_factor} size"),
+    ]
+
+
+def _base_sizes(unet: int, vae: int) -> list[tuple[str, str]]:
+    return [("UNet parameters", f"{unet:,}"), ("VAE parameters", f"{vae:,}")]
+
+
+def _table(title: str, lines: Iterable[tuple[str, str]]) -> str:
+    return "\n".join([title, *(f"  {name:<20}{value}" for name, value in lines)])

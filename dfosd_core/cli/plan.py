@@ -1,0 +1,142 @@
+"""What a call of `dfosd upscale` will do: what it reads and writes, settled before any work."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import ConfigError, ImageFileError
+from ..settings import UpscaleSettings
+from .formats import FORMATS, READABLE_SUFFIXES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One image: read `source`, write `target`."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """`jobs` to do, in order; `problems` are failures already certain, `notes` are none but worth a line."""
+
+    jobs: list[Job] = field(default_factory=lambda: [])
+    problems: list[str] = field(default_factory=lambda: [])
+    notes: list[str] = field(default_factory=lambda: [])
+
+
+def make_plan(
+    inputs: Sequence[str], output: str | None, settings: UpscaleSettings, *, overwrite: bool
+) -> Plan:
+    """Raises ConfigError for an `output` that makes no sense, ImageFileError if its folder cannot be made."""
+    plan = Plan()
+    sources = _unique(_expand(inputs, plan.problems))
+    wanted = [
+        Job(source=source, target=_target(source, output, settings, len(sources))) for source in sources
+    ]
+    if output is not None and wanted:
+        _make_folder(wanted[0].target.parent)
+    results = {_identity(job.target): job.source for job in wanted}
+    taken: dict[Path, Path] = {}
+    for job in wanted:
+        source, target = _identity(job.source), _identity(job.target)
+        if source == target:
+            plan.problems.append(f"'{job.source}' would be replaced by its own result. Choose another -o.")
+        elif source in results:
+            plan.notes.append(f"'{job.source}' is left out: it is the result of '{results[source]}'.")
+        elif target in taken:
+            plan.problems.append(
+                f"'{job.source}' would be written to '{job.target}', as '{taken[target]}' is. "
+                "Rename one, or upscale them into different folders."
+            )
+        elif job.target.exists() and not overwrite:
+            plan.problems.append(f"'{job.target}' exists and was not touched. Use --overwrite to replace it.")
+        elif job.target.is_dir():
+            plan.problems.append(f"'{job.target}' is a folder. Choose another -o.")
+        else:
+            taken[target] = job.source
+            plan.jobs.append(job)
+    return plan
+
+
+def _expand(inputs: Iterable[str], problems: list[str]) -> Iterator[Path]:
+    """The inputs' files, in order; what yields none is added to `problems`."""
+    for text in inputs:
+        try:
+            yield from _files_of(text)
+        except ImageFileError as error:
+            problems.append(str(error))
+        except OSError as error:
+            problems.append(f"'{text}' cannot be read: {error.strerror or error}.")
+
+
+def _files_of(text: str) -> list[Path]:
+    """One input's files. Windows' shells leave patterns to the program, so they are expanded here as well."""
+    path = Path(text)
+    if path.is_dir():
+        found = sorted(child for child in path.iterdir() if _is_image(child))
+        if not found:
+            raise ImageFileError(
+                f"There is no image in the folder '{path}' ({', '.join(READABLE_SUFFIXES)})."
+            )
+        return found
+    if path.exists():
+        return [path]
+    if glob.has_magic(text):
+        found = [match for match in map(Path, sorted(glob.glob(text, recursive=True))) if _is_image(match)]
+        if not found:
+            raise ImageFileError(f"No image matches '{text}'.")
+        return found
+    raise ImageFileError(f"There is no file or folder '{path}'.")
+
+
+def _is_image(path: Path) -> bool:
+    # A dot in front: the shadow files that macOS leaves on foreign disks.
+    return path.suffix.lower() in READABLE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _unique(paths: Iterable[Path]) -> list[Path]:
+    return list({_identity(path): path for path in paths}.values())
+
+
+def _identity(path: Path) -> Path:
+    return Path(os.path.normcase(path.resolve()))
+
+
+def _target(source: Path, output: str | None, settings: UpscaleSettings, sources: int) -> Path:
+    name = f"{source.stem}_{_size_name(settings)}.png"
+    if output is None:
+        return source.with_name(name)
+    path = Path(output)
+    if path.is_dir() or output.endswith(("/", os.sep)) or not path.suffix:
+        return path / name
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(
+            f"-o {output}: expected a name ending in {', '.join(FORMATS)}, found '{path.suffix}'. "
+            "To name a new folder, end it with a slash."
+        )
+    if sources > 1:
+        raise ConfigError(
+            f"-o {output} names one file, but there are {sources} images. Name a folder instead."
+        )
+    return path
+
+
+def _size_name(settings: UpscaleSettings) -> str:
+    if settings.long_edge:
+        return f"long{settings.long_edge}"
+    if settings.short_edge:
+        return f"short{settings.short_edge}"
+    return f"x{settings.scale:g}"
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageFileError(f"The folder '{folder}' cannot be made: {error.strerror or error}.") from error

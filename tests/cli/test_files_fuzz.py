@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from dfosd_core.cli.files import read_image
+from dfosd_core.cli.picture import Picture
+from dfosd_core.cli.writing import write_image
+from dfosd_core.errors import ImageFileError
+
+SIDES = st.integers(1, 70)
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> Picture:
+    dtype = draw(st.sampled_from([np.uint8, np.uint16]))
+    shape = (draw(SIDES), draw(SIDES), draw(st.integers(1, 4)))
+    top = int(np.iinfo(dtype).max)
+    return Picture(samples=draw(arrays(dtype, shape, elements=st.integers(0, top), fill=st.integers(0, top))))
+
+
+@given(pictures(), st.sampled_from([".png", ".tif", ".webp", ".jpg", ".bmp"]))
+def test_written_picture_reads_back(picture: Picture, suffix: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"a{suffix}"
+        write_image(path, picture)
+        found = read_image(path)
+        assert [file.name for file in Path(folder).iterdir()] == [path.name]
+    assert found.size == picture.size
+    if suffix in (".jpg", ".bmp"):
+        assert (found.is_grey, found.has_alpha, found.is_deep) == (picture.is_grey, False, False)
+    elif suffix == ".webp":
+        assert (found.is_grey, found.is_deep) == (False, False)
+    elif suffix == ".tif" and picture.is_deep and picture.is_grey and picture.has_alpha:
+        assert np.array_equal(found.samples, picture.with_three_colors().samples)
+    else:
+        assert np.array_equal(found.samples, picture.samples)
+        assert found.samples.dtype == picture.samples.dtype
+    if suffix == ".bmp":
+        assert np.array_equal(found.samples, picture.shallow().without_alpha().samples)
+
+
+@given(
+    st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"]),
+    st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"]),
+    SIDES,
+    SIDES,
+)
+def test_every_mode_that_a_format_has_is_read(form: str, mode: str, width: int, height: int) -> None:
+    image = Image.new("RGB", (width, height), (200, 100, 50))
+    image = Image.new(mode, image.size, 40000) if mode == "I;16" else image.convert(mode)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a"
+        try:
+            image.save(path, form)
+        except (OSError, ValueError):
+            return  # the format has no such mode
+        assert read_image(path).size == (height, width)
+
+
+@given(st.binary(max_size=200))
+@example(b"\x89PNG\r\n\x1a\n")
+@example(b"II*\0\x08\0\0\0\xff\xff")
+@example(b"MM\0*\0\0\0\x08\0\x01")
+def test_any_bytes_are_refused_in_one_line(data: bytes) -> None:
+    _assert_image_or_one_line(data)
+
+
+@given(st.data(), st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF", "BMP"]), st.booleans())
+def test_damaged_files_never_crash(data: st.DataObject, form: str, deep: bool) -> None:
+    buffer = io.BytesIO()
+    deep = deep and form in ("PNG", "TIFF")
+    Image.new("I;16" if deep else "RGB", (20, 9), 300 if deep else "teal").save(buffer, form)
+    damaged = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(1, 6))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    _assert_image_or_one_line(bytes(damaged))
+
+
+def _assert_image_or_one_line(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.png"
+        path.write_bytes(data)
+        try:
+            assert read_image(path).samples.size > 0
+        except ImageFileError as error:
+            complaint = str(error)
+        else:
+            return
+    assert str(path) in complaint
+    assert "\n" not in complaint

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from tiny_models import random_lora, tiny_host, write_folder
+
+from dfosd_core.cli.main import VERSION, main
+from dfosd_core.cli.progress import Bars
+from dfosd_core.lora.file import save_lora
+from dfosd_core.settings import UpscaleSettings
+from dfosd_core.tiled_run import Progress
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["upscale", "--help"], ["upscale"], ["upscale", "x", "--scale", "9"], ["upscale", "x"]],
+)
+def test_help_and_mistakes_answer_without_torch(arguments: list[str], tmp_path: Path) -> None:
+    script = (
+        "import sys; from dfosd_core.cli.main import main\n"
+        f"try: main({arguments})\nexcept SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_reader_that_goes_away_is_no_crash() -> None:
+    script = (
+        "import sys; from dfosd_core.cli import main\n"
+        "main._info = lambda given: [print('line' * 9999, flush=True) for _ in range(99)]\n"
+        "sys.exit(main.main(['info', 'x']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=-1, stderr=-1)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
+
+
+def test_every_setting_is_a_flag_with_help_limits_and_default(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(capsys, "upscale", "--help")
+    text = " ".join(out.split())
+    for setting in fields(UpscaleSettings):
+        assert "--" + setting.name.replace("_", "-") in text
+        assert " ".join(setting.metadata["help"].split()) in text
+    assert "(1 to 8, default 4)" in text
+    assert "(default wavelet)" in text
+    assert "exit codes: 0 all done" in text
+
+
+def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "--version") == (0, f"dfosd {VERSION}\n", "")
+    stated = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    assert stated is not None
+    assert stated[1] == VERSION
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["photo.png"], "invalid choice: 'photo.png'"),
+        (["upscale"], "the following arguments are required: INPUT"),
+        (["upscale", "a", "--scal", "2"], "unrecognized arguments: --scal"),
+        (["upscale", "a", "--scale", "two"], "argument --scale: invalid float value: 'two'"),
+        (["upscale", "a", "--scale", "9"], "Expected scale from 1 to 8, found 9"),
+        (["upscale", "a", "--scale", "nan"], "Expected scale from 1 to 8, found nan"),
+        (["upscale", "a", "--color-fix", "red"], "argument --color-fix: invalid choice: 'red'"),
+        (["upscale", "a", "--unet-tile", "1.5"], "argument --unet-tile: invalid int value: '1.5'"),
+        (["upscale", "a", "--long-edge", "9", "--short-edge", "9"], "Give only one of them."),
+        (
+            ["upscale", "a", "--base", "b"],
+            "--base needs --lora, the DFOSD LoRA trained on that base. None has been published for SD 2.1 "
+            "so far: train one with train_tools.",
+        ),
+        (["info"], "give either a FILE or --architecture, not both and not neither."),
+        (["info", "a", "--architecture", "sd21"], "give either a FILE or --architecture"),
+    ],
+)
+def test_wrong_arguments_end_with_two(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    code, out, err = call(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_info_tells_a_lora(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = save_lora(tmp_path / "a.safetensors", random_lora(tiny_host()))
+    code, out, _ = call(capsys, "info", str(path))
+    assert code == 0
+    lines = dict(line.strip().split("  ", 1) for line in out.splitlines()[1:])
+    assert out.splitlines()[0] == f"{path}: DFOSD LoRA"
+    assert lines["timestep"].strip() == "399"
+    assert lines["rank, alpha"].strip() == "4, 8"
+    assert lines["prompt"].strip() == "7 tokens of 24"
+
+
+def test_info_tells_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    host = tiny_host()
+    folder = write_folder(tmp_path / "base", host, {"prediction_type": "v_prediction"})
+    code, out, _ = call(capsys, "info", str(folder))
+    assert code == 0
+    assert out.splitlines()[0] == f"{folder}: base model"
+    assert "another model (context 24, v_prediction)" in out
+    assert f"{sum(p.numel() for p in host.unet.parameters()):,}" in out
+
+
+def test_info_names_what_is_no_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    assert call(capsys, "info", str(path)) == (1, "", f"dfosd: There is no file or folder '{path}'.\n")
+    path.write_text("no model")
+    code, _, err = call(capsys, "info", str(path))
+    assert code == 1
+    assert err.startswith("dfosd: 'a.safetensors' is damaged or not a safetensors file (")
+    assert err.count("\n") == 1
+
+
+def test_info_counts_the_papers_architecture(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "info", "--architecture", "sd21")
+    assert code == 0
+    for figure in ("278", "16,944,128", "949,564,587", "966.344 M", "2,132.27 G", "2,120.47 G"):
+        assert figure in out
+
+
+def test_model_that_is_not_there_is_named(
+    capsys: pytest.CaptureFixture[str], photo: Path, tmp_path: Path
+) -> None:
+    missing = tmp_path / "none.safetensors"
+    code, _, err = call(capsys, "upscale", str(photo), "--base", str(tmp_path), "--lora", str(missing))
+    assert code == 1
+    assert err == f"dfosd: There is no LoRA file '{missing}'. Give the path of a .safetensors file.\n"
+
+
+def test_lora_for_another_base_is_refused(
+    capsys: pytest.CaptureFixture[str], photo: Path, model: list[str], tmp_path: Path
+) -> None:
+    other = save_lora(tmp_path / "other.safetensors", random_lora(tiny_host(cross_attention_dim=32)))
+    code, out, err = call(capsys, "upscale", str(photo), *model, "--lora", str(other))
+    assert (code, out) == (1, "")
+    assert "context_dim 32 != 24" in err
+    assert err.count("\n") == 1
+
+
+def test_unusable_device_is_named(capsys: pytest.CaptureFixture[str], photo: Path, model: list[str]) -> None:
+    code, _, err = call(capsys, "upscale", str(photo), *model, "--device", "abacus")
+    assert code == 2
+    assert "--device abacus cannot be used: " in err
+    assert err.endswith(" Leave --device out or name another.\n")
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_bars_count_images_and_tiles() -> None:
+    screen = Terminal()
+    bars = Bars(2, file=screen)
+    for name in ("a.png", "b.png"):
+        with bars.image(name) as tiles:
+            tiles(Progress(phase="unet", done=3, total=9))
+    bars.close()
+    shown = screen.getvalue()
+    for part in ("a.png: unet", "b.png: unet", "3/9", "1/2 images", "2/2 images"):
+        assert part in shown
+
+
+@pytest.mark.parametrize("screen", [StringIO(), Terminal()])
+def test_bars_stay_away_where_nobody_looks(screen: StringIO) -> None:
+    with Bars(1, quiet=screen.isatty(), file=screen).image("a.png") as tiles:
+        tiles(Progress(phase="unet", done=1, total=2))
+    assert screen.getvalue() == ""
+
+
+def test_half_precision_runs_on_a_cpu(
+    capsys: pytest.CaptureFixture[str], photo: Path, model: list[str]
+) -> None:
+    assert call(capsys, "upscale", str(photo), *model, "--dtype", "bfloat16", "--scale", "2")[0] == 0

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dfosd_core.cli.plan import Plan, make_plan
+from dfosd_core.errors import ConfigError, ImageFileError
+from dfosd_core.settings import UpscaleSettings
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def touch(*names: str) -> None:
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+
+
+def plan(*inputs: str, output: str | None = None, overwrite: bool = False, **settings: int | float) -> Plan:
+    return make_plan(inputs, output, UpscaleSettings(**settings), overwrite=overwrite)
+
+
+def pairs(made: Plan) -> list[tuple[str, str]]:
+    return [(job.source.as_posix(), job.target.as_posix()) for job in made.jobs]
+
+
+def test_result_lies_beside_the_input_and_tells_its_size() -> None:
+    touch("in/a.jpg")
+    assert pairs(plan("in/a.jpg")) == [("in/a.jpg", "in/a_x4.png")]
+    assert pairs(plan("in/a.jpg", scale=1.5)) == [("in/a.jpg", "in/a_x1.5.png")]
+    assert pairs(plan("in/a.jpg", long_edge=100)) == [("in/a.jpg", "in/a_long100.png")]
+    assert pairs(plan("in/a.jpg", short_edge=90)) == [("in/a.jpg", "in/a_short90.png")]
+
+
+def test_folder_gives_its_images_in_order_without_hidden_ones() -> None:
+    touch("in/b.PNG", "in/a.jpg", "in/notes.txt", "in/._a.jpg", "in/deeper/c.png")
+    assert pairs(plan("in")) == [("in/a.jpg", "in/a_x4.png"), ("in/b.PNG", "in/b_x4.png")]
+
+
+def test_patterns_are_expanded_also_into_folders() -> None:
+    touch("in/b.png", "in/deeper/c.png", "in/c.txt")
+    assert [source for source, _ in pairs(plan("in/*"))] == ["in/b.png"]
+    assert [source for source, _ in pairs(plan("in/**/*.png"))] == ["in/b.png", "in/deeper/c.png"]
+
+
+def test_name_that_looks_like_a_pattern_is_a_name_if_it_exists() -> None:
+    touch("a[1].png")
+    assert pairs(plan("a[1].png")) == [("a[1].png", "a[1]_x4.png")]
+
+
+def test_output_is_a_folder_or_for_one_image_a_file() -> None:
+    touch("a.jpg", "b.jpg")
+    assert pairs(plan("a.jpg", output="new/c.webp")) == [("a.jpg", "new/c.webp")]
+    assert pairs(plan("a.jpg", "b.jpg", output="out")) == [
+        ("a.jpg", "out/a_x4.png"),
+        ("b.jpg", "out/b_x4.png"),
+    ]
+    assert pairs(plan("a.jpg", output="v1.2/")) == [("a.jpg", "v1.2/a_x4.png")]
+    assert Path("out").is_dir()
+    assert pairs(plan("a.jpg", output="v1.2")) == [("a.jpg", "v1.2/a_x4.png")]
+
+
+def test_one_file_for_many_images_is_refused() -> None:
+    touch("in/a.jpg", "in/b.jpg")
+    with pytest.raises(ConfigError) as caught:
+        plan("in", output="c.png")
+    assert str(caught.value) == "-o c.png names one file, but there are 2 images. Name a folder instead."
+
+
+def test_unknown_format_is_refused() -> None:
+    touch("a.jpg")
+    with pytest.raises(ConfigError) as caught:
+        plan("a.jpg", output="c.avif")
+    assert str(caught.value) == (
+        "-o c.avif: expected a name ending in .png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp, found '.avif'. "
+        "To name a new folder, end it with a slash."
+    )
+
+
+def test_folder_that_cannot_be_made_is_named() -> None:
+    touch("a.jpg", "file")
+    with pytest.raises(
+        ImageFileError, match="^The folder 'file/out' cannot be made: (Not a directory|File exists)"
+    ):
+        plan("a.jpg", output="file/out/")
+
+
+def test_what_is_not_there_is_named_and_the_rest_goes_on() -> None:
+    touch("a.jpg", "empty/notes.txt")
+    made = plan("none.png", "a.jpg", "empty", "*.bmp", "x" * 5000)
+    assert pairs(made) == [("a.jpg", "a_x4.png")]
+    assert made.problems[:3] == [
+        "There is no file or folder 'none.png'.",
+        "There is no image in the folder 'empty' (.png, .jpg, .jpeg, .jpe, .jfif, .webp, .tif, .tiff, .bmp).",
+        "No image matches '*.bmp'.",
+    ]
+    assert made.problems[3].startswith("'xxx")
+
+
+def test_existing_result_is_not_touched() -> None:
+    touch("a.jpg", "a_x4.png")
+    made = plan("a.jpg")
+    assert made.jobs == []
+    assert made.problems == ["'a_x4.png' exists and was not touched. Use --overwrite to replace it."]
+    assert pairs(plan("a.jpg", overwrite=True)) == [("a.jpg", "a_x4.png")]
+
+
+def test_two_inputs_with_one_result_are_told_apart() -> None:
+    touch("a.jpg", "a.png", "other/a.png")
+    made = plan("a.jpg", "a.png")
+    assert pairs(made) == [("a.jpg", "a_x4.png")]
+    assert made.problems == [
+        "'a.png' would be written to 'a_x4.png', as 'a.jpg' is. "
+        "Rename one, or upscale them into different folders."
+    ]
+    assert len(plan("a.png", "other/a.png", output="out").jobs) == 1
+    assert len(plan("a.png", "other/a.png").jobs) == 2
+
+
+def test_input_named_twice_is_done_once() -> None:
+    touch("in/a.jpg")
+    assert len(plan("in/a.jpg", "in", os.path.abspath("in/a.jpg")).jobs) == 1
+
+
+def test_result_of_an_earlier_run_is_no_input() -> None:
+    touch("in/a.jpg", "in/a_x4.png")
+    made = plan("in", overwrite=True)
+    assert pairs(made) == [("in/a.jpg", "in/a_x4.png")]
+    assert made.notes == ["'in/a_x4.png' is left out: it is the result of 'in/a.jpg'."]
+    assert pairs(plan("in/a_x4.png")) == [("in/a_x4.png", "in/a_x4_x4.png")]
+
+
+def test_input_is_never_replaced_by_its_result() -> None:
+    touch("a.png")
+    made = plan("a.png", output="a.png", overwrite=True)
+    assert made.jobs == []
+    assert made.problems == ["'a.png' would be replaced by its own result. Choose another -o."]
+
+
+def test_result_that_is_a_folder_is_refused() -> None:
+    touch("a.jpg", "a_x4.png/inside")
+    assert plan("a.jpg", overwrite=True).problems == ["'a_x4.png' is a folder. Choose another -o."]

@@ -1,0 +1,38 @@
+"""For all tests: the same random numbers each time, and no network."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Iterator
+from typing import NoReturn
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+settings.register_profile("dfosd", deadline=None, derandomize=True, database=None)
+settings.load_profile("dfosd")
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network() -> Iterator[None]:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("a test reached for the network")
+
+    patch = pytest.MonkeyPatch()
+    for name in ("connect", "connect_ex"):
+        patch.setattr(socket.socket, name, refuse)
+    patch.setattr(socket, "getaddrinfo", refuse)
+    yield
+    patch.undo()

@@ -1,0 +1,209 @@
+"""What surrounds the package: the root as hosts see it, install.py, run.py and pyproject.toml."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
+
+
+def load(path: Path, name: str) -> ModuleType:
+    folder = [str(path.parent)] if path.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folder)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[name]
+    return module
+
+
+@pytest.fixture
+def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """run.py, with its environment in an empty folder."""
+    module = load(ROOT / "run.py", "dfosd_bootstrap")
+    monkeypatch.setattr(module, "VENV", str(tmp_path / ".venv"))
+    monkeypatch.setattr(module, "OURS", str(tmp_path / ".venv" / "made-by-dfosd"))
+    monkeypatch.setattr(module, "PYTHON", str(tmp_path / ".venv" / "bin" / "python"))
+    return module
+
+
+def test_root_does_nothing_outside_comfyui() -> None:
+    module = load(ROOT / "__init__.py", "some-folder_x_name")
+    assert module.NODE_CLASS_MAPPINGS == {}
+    assert module.WEB_DIRECTORY == "./web"
+
+
+def test_root_hands_on_our_nodes_in_comfyui(monkeypatch: pytest.MonkeyPatch) -> None:
+    host_nodes = ModuleType("nodes")
+    host_nodes.NODE_CLASS_MAPPINGS = {"HostNode": object}  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "nodes", host_nodes)
+    monkeypatch.setitem(sys.modules, "folder_paths", ModuleType("folder_paths"))
+    module = load(ROOT / "__init__.py", "/custom_nodes/dfosd-0_x_1")
+    ours = sys.modules.pop("/custom_nodes/dfosd-0_x_1.nodes")
+    assert module.NODE_CLASS_MAPPINGS is ours.NODE_CLASS_MAPPINGS
+    assert "HostNode" not in module.NODE_CLASS_MAPPINGS
+
+
+def test_install_is_silent_and_fast_when_nothing_is_missing() -> None:
+    module = load(ROOT / "install.py", "dfosd_install")
+    started = time.perf_counter()
+    assert module.missing_packages() == []
+    assert time.perf_counter() - started < 0.05
+    done = subprocess.run([sys.executable, str(ROOT / "install.py")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_install_names_what_is_missing() -> None:
+    # -S: no site-packages
+    done = subprocess.run([sys.executable, "-S", str(ROOT / "install.py")], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"DFOSD: torch, numpy, Pillow, safetensors missing in {sys.executable}. Install it with: "
+        f"{sys.executable} -m pip install torch numpy Pillow safetensors\n"
+    )
+
+
+def test_only_uniquely_named_packages_are_installed() -> None:
+    assert 'include = ["dfosd_core*", "train_tools*"]' in PYPROJECT
+
+
+def test_console_script_exists() -> None:
+    target = re.search(r'^dfosd = "(.+):(.+)"$', PYPROJECT, re.MULTILINE)
+    assert target is not None
+    assert callable(getattr(importlib.import_module(target[1]), target[2]))
+
+
+def test_every_tested_version_is_within_the_stated_bounds() -> None:
+    pins = re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    bounds = dict(re.findall(r'"([\w-]+)(?:\[\w+\])?>=([\d.]+)"', PYPROJECT))
+    assert {"torch", "diffusers", "pytest"} <= bounds.keys()
+
+    def parts(version: str) -> list[int]:
+        return [int(part) for part in version.split(".") if part]
+
+    pinned = {name.lower() for name, _ in pins}
+    assert {name.lower() for name in bounds} - pinned <= {"setuptools"}
+    for name, version in pins:
+        for bound in (value for key, value in bounds.items() if key.lower() == name.lower()):
+            assert parts(version) >= parts(bound)
+
+
+def test_licence_is_apache() -> None:
+    text = (ROOT / "LICENSE").read_text("utf-8")
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
+
+
+def test_bootstrap_uses_a_python_that_has_everything(bootstrap: ModuleType) -> None:
+    assert bootstrap.ready_python("app", ("sys", "json")) == sys.executable
+
+
+def test_bootstrap_asks_for_a_newer_python(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bootstrap.sys, "version_info", (3, 9, 18))
+    assert bootstrap.main(["upscale", "a.png"]) == 1
+    assert "run.py: DFOSD needs Python 3.10 or newer, this is 3." in capsys.readouterr().err
+
+
+def calls(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, results: dict[str, int]) -> list[list[str]]:
+    """Record commands instead of running them; `results`: exit codes by the module that one runs (else 0)."""
+    seen: list[list[str]] = []
+
+    def call(command: list[str], **_: object) -> int:
+        seen.append(command)
+        module = command[2] if command[1] == "-m" else ""
+        code = results.get(module, 0)
+        python = Path(bootstrap.PYTHON)
+        if module == "venv" and code == 0:
+            python.parent.mkdir(parents=True)
+            python.touch()
+        return code
+
+    monkeypatch.setattr(bootstrap.subprocess, "call", call)
+    return seen
+
+
+def test_bootstrap_installs_once(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = calls(bootstrap, monkeypatch, {})
+    assert bootstrap.ready_python("app", ("no_such_module",)) == bootstrap.PYTHON
+    assert [command[1:3] for command in seen] == [["-m", "venv"], ["-c", "import pip"], ["-m", "pip"]]
+    assert seen[-1][-2:] == ["-e", ".[app]"]
+    seen.clear()
+    assert bootstrap.ready_python("app", ("no_such_module",)) == bootstrap.PYTHON
+    assert seen == []
+    assert bootstrap.ready_python("dev", ("no_such_module",)) == bootstrap.PYTHON
+    assert [command[1:3] for command in seen] == [["-c", "import pip"], ["-m", "pip"]]
+
+
+@pytest.mark.parametrize("state", ["begun", "installing"])
+def test_bootstrap_begins_anew_after_it_was_killed(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    left_over = Path(bootstrap.VENV) / "half"
+    left_over.mkdir(parents=True)
+    Path(bootstrap.OURS).write_text(state)
+    seen = calls(bootstrap, monkeypatch, {})
+    assert bootstrap.ready_python("app", ("no_such_module",)) == bootstrap.PYTHON
+    assert seen[0][1:3] == ["-m", "venv"]
+    assert not left_over.exists()
+
+
+def test_bootstrap_leaves_a_foreign_environment_alone(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = calls(bootstrap, monkeypatch, {})
+    theirs = Path(bootstrap.VENV) / "theirs"
+    theirs.mkdir(parents=True)
+    assert bootstrap.ready_python("app", ("no_such_module",)) is None
+    assert seen == []
+    assert theirs.exists()
+    assert "the folder .venv here was not made by this program" in capsys.readouterr().err
+
+
+def test_bootstrap_without_venv_and_virtualenv_says_what_to_install(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls(bootstrap, monkeypatch, {"venv": 1, "virtualenv": 1})
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda _: None)
+    assert bootstrap.ready_python("app", ("no_such_module",)) is None
+    assert "On Debian or Ubuntu: apt install python3-venv" in capsys.readouterr().err
+    assert not Path(bootstrap.VENV).exists()
+
+
+def test_bootstrap_reports_a_failed_installation_and_tries_again(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls(bootstrap, monkeypatch, {"pip": 1})
+    assert bootstrap.ready_python("app", ("no_such_module",)) is None
+    assert "pip could not install the packages; its reason is above. The next start tries again." in (
+        capsys.readouterr().err
+    )
+    seen = calls(bootstrap, monkeypatch, {})
+    assert bootstrap.ready_python("app", ("no_such_module",)) == bootstrap.PYTHON
+    assert [command[1:3] for command in seen] == [["-c", "import pip"], ["-m", "pip"]]
+
+
+def test_bootstrap_runs_all_checks_and_fails_if_one_fails(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = calls(bootstrap, monkeypatch, {"pyright": 1})
+    assert bootstrap.run_checks(sys.executable, []) == 1
+    assert [command[2] for command in seen] == ["ruff", "ruff", "pyright", "pytest"]
+    assert capsys.readouterr().err.splitlines()[-1] == "run.py: failed: pyright"
+    seen.clear()
+    assert bootstrap.run_checks(sys.executable, ["-k", "x"]) == 0
+    assert [command[2:] for command in seen] == [["pytest", "-k", "x"]]
