@@ -1,0 +1,1 @@
+"""Recipes that train DFOSD's weights: thin loops over `dfosd_core.training`."""

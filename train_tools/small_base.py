@@ -1,0 +1,90 @@
+"""The embedded small base: its layout, and reading and writing it as a diffusers folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dfosd_core.hosts.local_norm import replace_group_norms
+
+LATENT_CHANNELS = 16
+CONTEXT_DIM = 64
+PROMPT_TOKENS = 8
+
+
+def make_vae() -> AutoencoderKL:
+    """An autoencoder with f = 4 and 16 latent channels: no attention, no statistics, a finite receptive field."""
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(24, 48, 128),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=1,
+        mid_block_add_attention=False,
+        sample_size=512,
+        scaling_factor=1.0,
+    )
+    replace_group_norms(vae)
+    initialize(vae)
+    return vae
+
+
+def make_unet() -> UNet2DConditionModel:
+    """An eps-predicting UNet whose only attention is to the prompt, so that it too sees a finite neighbourhood."""
+    unet = UNet2DConditionModel(
+        sample_size=128,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 160),
+        layers_per_block=2,
+        cross_attention_dim=CONTEXT_DIM,
+        attention_head_dim=(2, 5),
+        only_cross_attention=True,
+        mid_block_only_cross_attention=True,
+        use_linear_projection=True,
+        norm_num_groups=1,
+    )
+    replace_group_norms(unet)
+    initialize(unet)
+    return unet
+
+
+def initialize(module: nn.Module) -> None:
+    """Initialise a network without norms: every convolution keeps the variance, residual branches start small."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
+            if name.endswith((".conv2", ".to_out.0", ".net.2", ".proj_out")):
+                layer.weight.data.mul_(0.3)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def save_part(module: nn.Module, folder: Path) -> None:
+    """Write config.json and float16 weights of a VAE or UNet into `folder`, the way diffusers lays them out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config: dict[str, Any] = {k: v for k, v in dict(module.config).items() if not k.startswith("_")}  # pyright: ignore
+    config |= {"_class_name": type(module).__name__, "dfosd_norm": "affine"}
+    weights = {name: value.to(torch.float16).contiguous() for name, value in module.state_dict().items()}
+    partial = folder / "weights.partial"
+    save_file(weights, partial, metadata={"format": "pt"})
+    partial.replace(folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def load_vae(folder: Path) -> AutoencoderKL:
+    """Read back what `save_part` wrote of `make_vae`, frozen."""
+    vae = make_vae()
+    vae.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
+    vae.register_to_config(scaling_factor=json.loads((folder / "config.json").read_text())["scaling_factor"])
+    return vae.requires_grad_(False)
