@@ -15,9 +15,7 @@ from importlib.util import find_spec
 ROOT = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(ROOT, ".venv")
 OURS = os.path.join(VENV, "made-by-dfosd")
-PYTHON = (
-    os.path.join(VENV, "Scripts", "python.exe") if os.name == "nt" else os.path.join(VENV, "bin", "python")
-)
+PYTHON = os.path.join(VENV, "Scripts", "python.exe") if os.name == "nt" else os.path.join(VENV, "bin", "python")
 APP_MODULES = ("torch", "diffusers", "safetensors", "numpy", "PIL", "cv2", "tqdm")
 TEST_MODULES = APP_MODULES + (
     "pytest",

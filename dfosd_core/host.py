@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from .tiling import TileSettings
+from .tile_size import TileSettings
 
 if TYPE_CHECKING:
     from .lora.file import DfosdLora

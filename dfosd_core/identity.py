@@ -105,9 +105,7 @@ def _count(
             places = output.numel() // weight.shape[0]
             added += places * _pair_parameters(layer)
 
-    counted = [
-        module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear | nn.LayerNorm)
-    ]
+    counted = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear | nn.LayerNorm)]
     handles = [module.register_forward_hook(count) for module in counted]
     try:
         with torch.no_grad():

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .color_fix import COLOR_FIXES
 from .errors import ConfigError
-from .tiling import TileSettings, TileSize
+from .tile_size import TileSettings, TileSize
 
+COLOR_FIX_NAMES = ("wavelet", "adain", "lab", "none")
+"""Names of the functions in `color_fix.py`."""
 MIN_SCALE = 1.0
 MAX_SCALE = 8.0
 
@@ -58,7 +59,7 @@ class UpscaleSettings:
     color_fix: str = field(
         default="wavelet",
         metadata={
-            "choices": tuple(COLOR_FIXES),
+            "choices": COLOR_FIX_NAMES,
             "help": "Keep the input's colours: wavelet (low frequencies), adain or lab (mean, contrast).",
         },
     )
@@ -133,6 +134,4 @@ def _check(name: str, value: float | str | None, limits: Mapping[str, Any]) -> N
     whole = isinstance(limits["step"], int)
     if not isinstance(value, int if whole else (int, float)) or not limits["min"] <= value <= limits["max"]:
         kind = "a whole number " if whole else ""
-        raise ConfigError(
-            f"Expected {name} {kind}from {limits['min']:g} to {limits['max']:g}, found {value}."
-        )
+        raise ConfigError(f"Expected {name} {kind}from {limits['min']:g} to {limits['max']:g}, found {value}.")

@@ -10,7 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .tiling import TileGrid, TileSize, tiled_apply
+from .tile_size import TileSize
+from .tiling import TileGrid, tiled_apply
 
 logger = logging.getLogger("dfosd")
 

@@ -23,9 +23,7 @@ ALLOWED = {"torch", "numpy", "safetensors", "einops"}
 HOSTS = {"comfy", "comfy_extras", "folder_paths", "modules", "backend", "gradio", "ldm_patched"}
 TOO_NEW = {"tomllib", "typing.Self", "typing.override", "enum.StrEnum", "datetime.UTC"}  # after Python 3.10
 
-INNER_FILES = [
-    path for path in SOURCES if path.is_relative_to(CORE) and path.relative_to(CORE).parts[0] not in OUTER
-]
+INNER_FILES = [path for path in SOURCES if path.is_relative_to(CORE) and path.relative_to(CORE).parts[0] not in OUTER]
 
 
 def name(path: Path) -> str:

@@ -47,9 +47,7 @@ class _Whole(nn.Module):
 
 
 @pytest.mark.parametrize(("with_lora", "macs"), [(False, "2120.47"), (True, "2132.27")])
-def test_thop_itself_counts_the_papers_figures(
-    with_lora: bool, macs: str, report: ArchitectureReport
-) -> None:
+def test_thop_itself_counts_the_papers_figures(with_lora: bool, macs: str, report: ArchitectureReport) -> None:
     thop = pytest.importorskip("thop")
     unet, vae = sd21_models()
     if with_lora:

@@ -17,9 +17,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(?:sh|bash)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
-OURS = [
-    line for line in COMMANDS if line.startswith(("dfosd ", "python3 run.py upscale", "python3 run.py info"))
-]
+OURS = [line for line in COMMANDS if line.startswith(("dfosd ", "python3 run.py upscale", "python3 run.py info"))]
 
 
 @pytest.mark.parametrize("command", OURS)

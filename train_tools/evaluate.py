@@ -50,7 +50,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     if not names or any(not (args.pairs / "LR" / name).is_file() for name in names):
         raise ConfigError(f"Expected '{args.pairs}' to hold LR/ and HR/ with the same file names.")
     dists = Dists.from_files(args.vgg, args.dists)
-    host, lora = load_default(args.dtype) if args.base is None else (load_base(args.base, args.dtype), load_lora(args.lora))
+    host, lora = (
+        load_default(args.dtype) if args.base is None else (load_base(args.base, args.dtype), load_lora(args.lora))
+    )
     if args.lora is not None:
         lora = load_lora(args.lora)
     settings = UpscaleSettings(color_fix=args.color_fix or UpscaleSettings().color_fix)
@@ -69,7 +71,10 @@ def evaluate(args: argparse.Namespace) -> dict[str, dict[str, float]]:
                 with torch.inference_mode():
                     scores[method].append((psnr_y(image, x_hr), ssim_y(image, x_hr), float(dists(image, x_hr))))
             rows.append([x_lq, outputs["bicubic"], outputs["DFOSD"], x_hr])
-            print(f"{name}: " + ", ".join(f"{m} {scores[m][-1][0]:.2f} dB {scores[m][-1][2]:.4f}" for m in scores), file=sys.stderr)
+            print(
+                f"{name}: " + ", ".join(f"{m} {scores[m][-1][0]:.2f} dB {scores[m][-1][2]:.4f}" for m in scores),
+                file=sys.stderr,
+            )
     if args.sheet:
         contact_sheet(rows, ("LR (nearest)", "bicubic", "DFOSD", "HR"), args.sheet)
     return {m: dict(zip(METRICS, np.mean(values, axis=0).tolist(), strict=True)) for m, values in scores.items()}
@@ -95,7 +100,11 @@ def contact_sheet(rows: list[list[Tensor]], titles: tuple[str, ...], path: Path)
 
 def table(result: dict[str, dict[str, float]]) -> str:
     """The result as a Markdown table."""
-    formats: tuple[Callable[[float], str], ...] = (lambda v: f"{v:.2f}", lambda v: f"{v:.4f}", lambda v: f"{v:.4f}")
+    formats: tuple[Callable[[float], str], ...] = (
+        lambda v: f"{v:.2f}",
+        lambda v: f"{v:.4f}",
+        lambda v: f"{v:.4f}",
+    )
     lines = ["| method | " + " | ".join(METRICS) + " |", "|---|" + "---|" * len(METRICS)]
     for method, values in result.items():
         lines.append(f"| {method} | " + " | ".join(f(values[m]) for f, m in zip(formats, METRICS, strict=True)) + " |")

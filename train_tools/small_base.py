@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -73,7 +73,7 @@ def initialize(module: nn.Module) -> None:
 def save_part(module: nn.Module, folder: Path) -> None:
     """Write config.json and float16 weights of a VAE or UNet into `folder`, the way diffusers lays them out."""
     folder.mkdir(parents=True, exist_ok=True)
-    config: dict[str, Any] = {k: v for k, v in dict(module.config).items() if not k.startswith("_")}  # pyright: ignore
+    config: dict[str, Any] = {k: v for k, v in dict(cast("Any", module).config).items() if k[0] != "_"}
     config |= {"_class_name": type(module).__name__, "dfosd_norm": "affine"}
     weights = {name: value.to(torch.float16).contiguous() for name, value in module.state_dict().items()}
     partial = folder / "weights.partial"

@@ -1,9 +1,10 @@
-"""Train a DFOSD LoRA: the generator against MSE, EA-DISTS and the noise-aware discriminator, one step of each a turn.
+"""Train a DFOSD LoRA: the generator against MSE, EA-DISTS and the noise-aware discriminator, a step of each in turn.
 
-    python -m train_tools.train --base RUN/small_base --prompt RUN/prompt.pt --photos PHOTOS --held HELD --out RUN/lora \\
-        --vgg vgg16.safetensors --dists dists.safetensors
+    python -m train_tools.train --base RUN/small_base --prompt RUN/prompt.pt --photos PHOTOS --held HELD \\
+        --vgg vgg16.safetensors --dists dists.safetensors --out RUN/lora
 
-Logs to OUT/train.log; every few minutes saves OUT/state.pt, from which a restart goes on, and exports OUT/lora.safetensors.
+Logs to OUT/train.log. Every few minutes it saves OUT/state.pt, from which a restart goes on, and exports
+OUT/lora.safetensors.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from dfosd_core.training.lora_layers import trainable_parameters
 from dfosd_core.training.losses import LossSettings, discriminator_loss, generator_loss
 from dfosd_core.training.nad import Nad
 
-from .photos import PhotoCrops
 from .metrics import psnr
+from .photos import PhotoCrops
 from .train_base import learning_rate
 
 SAVE_EVERY_S = 180
@@ -75,7 +76,13 @@ class Recipe:
         with torch.autocast("cpu", torch.bfloat16):
             z_sr, x_sr = self.generator(x_lr, rng)
             losses = generator_loss(
-                x_sr, x_hr, z_sr, perceptual=perceptual, nad=self.nad if fooling else None, rng=rng, settings=self.settings
+                x_sr,
+                x_hr,
+                z_sr,
+                perceptual=perceptual,
+                nad=self.nad if fooling else None,
+                rng=rng,
+                settings=self.settings,
             )
         report = {name: value.item() for name, value in losses._asdict().items()}
         self._update("generator", losses.total)
@@ -105,7 +112,9 @@ class Recipe:
                 x_sr = self.generator(x_lr)[1]
             sr, lr, hr = (images.to_unit(x).clamp(0, 1) for x in (x_sr, x_lr, x_hr))
             with torch.no_grad():
-                rows.append(tuple(f(x, hr) for x in (sr, lr) for f in (psnr, lambda a, b: float(self.ea_dists.dists(a, b)))))
+                rows.append(
+                    tuple(f(x, hr) for x in (sr, lr) for f in (psnr, lambda a, b: float(self.ea_dists.dists(a, b))))
+                )
         mean = np.mean(rows, axis=0)
         return f"held-out {mean[0]:.2f} dB, DISTS {mean[1]:.4f} (bicubic {mean[2]:.2f} dB, {mean[3]:.4f})"
 
@@ -152,7 +161,10 @@ def train(args: argparse.Namespace) -> None:
     held = PhotoCrops(args.held, 192, 0)
     pairs = [recipe.batch(held, 4, held_rng) for _ in range(4)]
     crops = PhotoCrops(args.photos, args.crop, args.seed + recipe.step)
-    rng, np_rng = torch.Generator().manual_seed(args.seed + recipe.step), np.random.default_rng(args.seed + recipe.step)
+    rng, np_rng = (
+        torch.Generator().manual_seed(args.seed + recipe.step),
+        np.random.default_rng(args.seed + recipe.step),
+    )
     began, saved, first = time.monotonic(), time.monotonic(), recipe.step
     sums: dict[str, list[float]] = {}
     for step in itertools.count(first):

@@ -82,7 +82,10 @@ def fit(
             log.write(f"{step} loss {value.item():.5f} {per_step:.3f} s/step {extra}\n")
         if time.monotonic() - saved > SAVE_EVERY_S or step == args.steps - 1:
             partial = checkpoint.with_suffix(".partial")
-            torch.save({"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, partial)
+            torch.save(
+                {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1},
+                partial,
+            )
             partial.replace(checkpoint)
             saved = time.monotonic()
     log.write(f"done: {report()}\n")

@@ -48,9 +48,7 @@ def _opencv(data: bytes) -> NDArray[np.uint16]:
     if decoded is None or decoded.dtype != np.uint16:
         raise OSError("its 16-bit samples cannot be decoded")
     channels = decoded.shape[2] if decoded.ndim == 3 else 1
-    return decoded.reshape(*decoded.shape[:2], channels)[
-        ..., {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
-    ]
+    return decoded.reshape(*decoded.shape[:2], channels)[..., {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]]
 
 
 def _png(samples: NDArray[np.uint16], color_type: int, clear: object) -> NDArray[np.uint16]:

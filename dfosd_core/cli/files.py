@@ -47,9 +47,7 @@ def read_image(path: Path) -> Picture:
     except UnidentifiedImageError as error:
         raise ImageFileError(f"'{path}' is damaged or not a {KINDS} image.") from error
     except Image.DecompressionBombError as error:
-        raise ImageFileError(
-            f"'{path}' is larger than {_megapixels(MAX_PIXELS)}. Cut it into pieces."
-        ) from error
+        raise ImageFileError(f"'{path}' is larger than {_megapixels(MAX_PIXELS)}. Cut it into pieces.") from error
     except MemoryError as error:
         raise ImageFileError(f"'{path}' does not fit into memory.") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
@@ -73,9 +71,7 @@ def _refuse_unsuitable(path: Path, image: Image.Image) -> None:
             f"'{path}' has 32-bit, signed or floating-point samples. Save it with 8 or 16 bits a sample."
         )
     if tags.get(284, 1) != 1 and set(tags.get(258, ())) == {16}:
-        raise ImageFileError(
-            f"'{path}' has 16-bit samples in separate planes. Save it with interleaved samples."
-        )
+        raise ImageFileError(f"'{path}' has 16-bit samples in separate planes. Save it with interleaved samples.")
 
 
 def _decode(data: bytes, image: Image.Image) -> Picture:

@@ -82,9 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dfosd {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_upscale(
-        commands.add_parser(
-            "upscale", help="make images larger and sharper", allow_abbrev=False, epilog=_EXIT_CODES
-        )
+        commands.add_parser("upscale", help="make images larger and sharper", allow_abbrev=False, epilog=_EXIT_CODES)
     )
     info = commands.add_parser("info", help="say what a LoRA or a base model is", allow_abbrev=False)
     info.add_argument("file", nargs="?", metavar="FILE", help="a LoRA, a checkpoint or a diffusers folder")
@@ -121,12 +119,8 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="an SD 2.1-base: diffusers folder or checkpoint file (default: the embedded one)",
     )
-    model.add_argument(
-        "--lora", metavar="FILE", help="a DFOSD LoRA trained on the base (default: the embedded one)"
-    )
-    model.add_argument(
-        "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps ... (default: a GPU if there is one)"
-    )
+    model.add_argument("--lora", metavar="FILE", help="a DFOSD LoRA trained on the base (default: the embedded one)")
+    model.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps ... (default: a GPU if there is one)")
     model.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),

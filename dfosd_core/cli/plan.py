@@ -30,15 +30,11 @@ class Plan:
     notes: list[str] = field(default_factory=lambda: [])
 
 
-def make_plan(
-    inputs: Sequence[str], output: str | None, settings: UpscaleSettings, *, overwrite: bool
-) -> Plan:
+def make_plan(inputs: Sequence[str], output: str | None, settings: UpscaleSettings, *, overwrite: bool) -> Plan:
     """Raises ConfigError for an `output` that makes no sense, ImageFileError if its folder cannot be made."""
     plan = Plan()
     sources = _unique(_expand(inputs, plan.problems))
-    wanted = [
-        Job(source=source, target=_target(source, output, settings, len(sources))) for source in sources
-    ]
+    wanted = [Job(source=source, target=_target(source, output, settings, len(sources))) for source in sources]
     if output is not None and wanted:
         _make_folder(wanted[0].target.parent)
     results = {_identity(job.target): job.source for job in wanted}
@@ -81,9 +77,7 @@ def _files_of(text: str) -> list[Path]:
     if path.is_dir():
         found = sorted(child for child in path.iterdir() if _is_image(child))
         if not found:
-            raise ImageFileError(
-                f"There is no image in the folder '{path}' ({', '.join(READABLE_SUFFIXES)})."
-            )
+            raise ImageFileError(f"There is no image in the folder '{path}' ({', '.join(READABLE_SUFFIXES)}).")
         return found
     if path.exists():
         return [path]
@@ -121,9 +115,7 @@ def _target(source: Path, output: str | None, settings: UpscaleSettings, sources
             "To name a new folder, end it with a slash."
         )
     if sources > 1:
-        raise ConfigError(
-            f"-o {output} names one file, but there are {sources} images. Name a folder instead."
-        )
+        raise ConfigError(f"-o {output} names one file, but there are {sources} images. Name a folder instead.")
     return path
 
 

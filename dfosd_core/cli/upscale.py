@@ -139,9 +139,7 @@ def _device(name: str | None) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"--device {name} cannot be used: {reason} Leave --device out or name another."
-        ) from error
+        raise ConfigError(f"--device {name} cannot be used: {reason} Leave --device out or name another.") from error
     return device
 
 

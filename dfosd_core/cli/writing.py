@@ -61,9 +61,7 @@ def _replacing(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         if path.exists() and not overwrite:
-            raise ImageFileError(
-                f"'{path}' exists by now and was not touched. Use --overwrite to replace it."
-            )
+            raise ImageFileError(f"'{path}' exists by now and was not touched. Use --overwrite to replace it.")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

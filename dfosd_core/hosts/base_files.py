@@ -34,9 +34,7 @@ class Base(NamedTuple):
     layout: BaseLayout
 
 
-def read_base(
-    path: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-) -> Base:
+def read_base(path: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Base:
     """Read a base from a diffusers folder (`unet/`, `vae/`), a `.safetensors` or a `.ckpt` file.
 
     Raises BaseModelMismatchError, in one line, for anything else.
@@ -45,9 +43,7 @@ def read_base(
     if path.is_dir():
         return _read_folder(path, dtype, device)
     if not path.is_file():
-        raise BaseModelMismatchError(
-            f"There is no base model '{path}'. Give a diffusers folder or a checkpoint file."
-        )
+        raise BaseModelMismatchError(f"There is no base model '{path}'. Give a diffusers folder or a checkpoint file.")
     tensors, metadata = _read_tensors(path)
     found = read_single_file(path, tensors, metadata)
     unet, vae = build_unet(found.unet_config), build_vae(found.vae_config)
@@ -76,16 +72,12 @@ def _config(folder: Path, part: str) -> Config:
             "Give a diffusers folder with `unet` and `vae`, or a checkpoint file."
         ) from error
     except ValueError as error:
-        raise BaseModelMismatchError(
-            f"'{file}' is not readable JSON ({error}). Get the file again."
-        ) from error
+        raise BaseModelMismatchError(f"'{file}' is not readable JSON ({error}). Get the file again.") from error
     return cast("Config", config)
 
 
 def _refuse_other_unets(name: str, unet: Config, vae: Config) -> None:
-    wants_more = [
-        key for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type") if unet.get(key)
-    ]
+    wants_more = [key for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type") if unet.get(key)]
     if wants_more:
         raise BaseModelMismatchError(
             f"'{name}' is an SDXL, unCLIP or other model that wants more than a text embedding "
@@ -104,13 +96,9 @@ def _folder_prediction_type(folder: Path) -> str:
     does.
     """
     file = folder / "scheduler" / "scheduler_config.json"
-    stated = (
-        json.loads(file.read_text("utf-8")).get("prediction_type", "epsilon") if file.is_file() else "epsilon"
-    )
+    stated = json.loads(file.read_text("utf-8")).get("prediction_type", "epsilon") if file.is_file() else "epsilon"
     if stated not in ("epsilon", "v_prediction"):
-        raise BaseModelMismatchError(
-            f"'{folder.name}' predicts '{stated}', expected epsilon or v_prediction."
-        )
+        raise BaseModelMismatchError(f"'{folder.name}' predicts '{stated}', expected epsilon or v_prediction.")
     return stated
 
 
@@ -137,9 +125,7 @@ def _read_tensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
         ) from error
     except Exception as error:  # torch's unpickler meets random bytes with any of a dozen exceptions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BaseModelMismatchError(
-            f"'{path.name}' is damaged or no model file ({reason}). Get it again."
-        ) from error
+        raise BaseModelMismatchError(f"'{path.name}' is damaged or no model file ({reason}). Get it again.") from error
     tensors = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return {key: value for key, value in cast("Any", tensors).items() if isinstance(value, Tensor)}, {}
 
@@ -154,9 +140,7 @@ def _fill(
 ) -> None:
     """Give a meta-device model its weights: all of them, in the right shapes."""
     wanted = model.state_dict()
-    missing = [
-        key for key, value in wanted.items() if key not in weights or weights[key].shape != value.shape
-    ]
+    missing = [key for key, value in wanted.items() if key not in weights or weights[key].shape != value.shape]
     if missing:
         raise BaseModelMismatchError(
             f"'{name}': {len(missing)} of {len(wanted)} weights are missing or of another shape than its "
@@ -164,9 +148,6 @@ def _fill(
         )
     # A copy even where nothing changes: a view of the file lies at any address, and sums differ in their last
     # bits with the address; folder and single file must give the same image.
-    placed = {
-        key: weights[key].to(device, dtype, copy=True, memory_format=torch.contiguous_format)
-        for key in wanted
-    }
+    placed = {key: weights[key].to(device, dtype, copy=True, memory_format=torch.contiguous_format) for key in wanted}
     model.load_state_dict(placed, assign=True)
     model.requires_grad_(False)

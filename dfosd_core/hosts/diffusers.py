@@ -16,7 +16,7 @@ from ..lora.keys import UNET_PREFIX, VAE_PREFIX
 from ..lora.metadata import BaseLayout, check_base
 from ..lora.weights import merged
 from ..schedule import eps_from_v
-from ..tiling import TileSettings, TileSize
+from ..tile_size import TileSettings, TileSize
 from .base_files import read_base
 from .layouts import AutoencoderKL, UNet2DConditionModel
 from .local_norm import ChannelAffine
@@ -122,9 +122,7 @@ def _small_base_tiles(pixels: int) -> TileSettings:
     of an overlap is thrown away, so three times that makes tiles equal the whole image.
     """
     vae_tile = 0 if pixels <= 1024 * 1024 else 768
-    return TileSettings(
-        encode=TileSize(vae_tile, 128), unet=TileSize(2048, 512), decode=TileSize(vae_tile, 160)
-    )
+    return TileSettings(encode=TileSize(vae_tile, 128), unet=TileSize(2048, 512), decode=TileSize(vae_tile, 160))
 
 
 def load_base(

@@ -41,9 +41,7 @@ def unet_config(
         "block_out_channels": block_out_channels,
         "layers_per_block": layers_per_block,
         "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention_levels),
-        "up_block_types": tuple(
-            "CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention_levels)
-        ),
+        "up_block_types": tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention_levels)),
         "cross_attention_dim": context_dim,
         # Named "dim" by an old mistake of diffusers: it is the number of heads.
         "attention_head_dim": heads,

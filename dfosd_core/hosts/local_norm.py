@@ -1,8 +1,8 @@
 """Normalisation without statistics, for the embedded small base.
 
-GroupNorm's statistics run over the whole map, so a tile is normalised differently from the image it was cut from and
-tiled output differs from untiled output. The small base was therefore trained with each GroupNorm replaced by the affine
-map it ends with. Its receptive field is finite, and tiles with enough overlap give the untiled image.
+GroupNorm's statistics run over the whole map, so a tile is normalised differently from the image it was cut from
+and tiled output differs from untiled output. The small base was therefore trained with each GroupNorm replaced by
+the affine map it ends with. Its receptive field is finite, and tiles with enough overlap give the untiled image.
 """
 
 from __future__ import annotations

@@ -67,13 +67,11 @@ def _refuse_what_we_cannot_run(name: str, unet: Tensors, vae: Tensors, is_lora: 
     for part, found in (("UNet", unet), ("VAE", vae)):
         if not found:
             raise BaseModelMismatchError(
-                f"'{name}' holds no {part} under Stable Diffusion's names. "
-                "Give a full SD 2.1-base checkpoint."
+                f"'{name}' holds no {part} under Stable Diffusion's names. Give a full SD 2.1-base checkpoint."
             )
     if any(key.startswith("label_emb.") for key in unet):
         raise BaseModelMismatchError(
-            f"'{name}' is an SDXL or unCLIP checkpoint (it wants more than a text embedding). "
-            "Give SD 2.1-base."
+            f"'{name}' is an SDXL or unCLIP checkpoint (it wants more than a text embedding). Give SD 2.1-base."
         )
     inputs, latents = unet["input_blocks.0.0.weight"].shape[1], vae["decoder.conv_in.weight"].shape[1]
     if latents != 4 or inputs != latents:
@@ -113,9 +111,7 @@ def _vae_config(vae: Tensors) -> Config:
     levels = 1 + max(int(key.split(".")[2]) for key in vae if key.startswith("encoder.down."))
     layers = 1 + max(int(key.split(".")[4]) for key in vae if key.startswith("encoder.down.0.block."))
     return vae_config(
-        block_out_channels=tuple(
-            vae[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)
-        ),
+        block_out_channels=tuple(vae[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)),
         layers_per_block=layers,
         latent_channels=vae["decoder.conv_in.weight"].shape[1],
     )
@@ -124,9 +120,7 @@ def _vae_config(vae: Tensors) -> Config:
 def _convert_unet(name: str, config: Config, ldm: Tensors) -> dict[str, Tensor]:
     up_has_attention = [kind.startswith("CrossAttn") for kind in config["up_block_types"]]
     wanted = build_unet(config).state_dict()
-    return _pick(
-        name, wanted, ldm, lambda key: ldm_unet_key(key, config["layers_per_block"], up_has_attention)
-    )
+    return _pick(name, wanted, ldm, lambda key: ldm_unet_key(key, config["layers_per_block"], up_has_attention))
 
 
 def _convert_vae(name: str, config: Config, ldm: Tensors) -> dict[str, Tensor]:
@@ -140,9 +134,7 @@ def _pick(name: str, wanted: Tensors, ldm: Tensors, ldm_key: Callable[[str], str
     """
     missing = [ldm_key(key) for key in wanted if ldm_key(key) not in ldm]
     if missing:
-        raise BaseModelMismatchError(
-            _damaged(name, f"{len(missing)} tensors are missing, first {missing[0]}")
-        )
+        raise BaseModelMismatchError(_damaged(name, f"{len(missing)} tensors are missing, first {missing[0]}"))
     found = {key: ldm[ldm_key(key)] for key in wanted}
     for key, value in wanted.items():
         # LDM's VAE attention is 1x1 convolutions where diffusers has linear layers: same numbers, same order.
@@ -155,9 +147,7 @@ def _pick(name: str, wanted: Tensors, ldm: Tensors, ldm_key: Callable[[str], str
 
 
 def _damaged(name: str, what: str) -> str:
-    return (
-        f"'{name}' is no complete SD 1.x or 2.x checkpoint: {what}. Get the file again, or give SD 2.1-base."
-    )
+    return f"'{name}' is no complete SD 1.x or 2.x checkpoint: {what}. Get the file again, or give SD 2.1-base."
 
 
 def _prediction_type(path: Path, unet: Tensors, metadata: Mapping[str, str]) -> str:
@@ -167,9 +157,7 @@ def _prediction_type(path: Path, unet: Tensors, metadata: Mapping[str, str]) -> 
     yaml = path.with_suffix(".yaml")
     if yaml.is_file():
         # One word of a file of any origin: a pattern is enough, and needs no YAML library.
-        is_v = re.search(
-            r"^\s*parameterization:\s*[\"']?v[\"']?\s*(#.*)?$", yaml.read_text("utf-8", "replace"), re.M
-        )
+        is_v = re.search(r"^\s*parameterization:\s*[\"']?v[\"']?\s*(#.*)?$", yaml.read_text("utf-8", "replace"), re.M)
         return "v_prediction" if is_v else "epsilon"
     if unet["middle_block.1.proj_in.weight"].ndim == 2 and V_BIAS in unet:
         return "v_prediction" if torch.std(unet[V_BIAS].float()).item() > V_BIAS_STD else "epsilon"

@@ -41,9 +41,7 @@ class LoraPair:
 
     def __post_init__(self) -> None:
         if self.down.ndim < 2 or self.up.numel() != self.up.shape[0] * self.down.shape[0]:
-            raise ValueError(
-                f"up {tuple(self.up.shape)} and down {tuple(self.down.shape)} are not a low-rank pair"
-            )
+            raise ValueError(f"up {tuple(self.up.shape)} and down {tuple(self.down.shape)} are not a low-rank pair")
         object.__setattr__(self, "alpha", torch.tensor(self.alpha, dtype=torch.float32).item())
 
     @property
@@ -72,9 +70,7 @@ class DfosdLora:
     def __post_init__(self) -> None:
         expected = self.metadata.base_layout.context_dim
         if self.prompt_embeds.ndim != 3 or self.prompt_embeds.shape[0::2] != (1, expected):
-            raise ValueError(
-                f"prompt_embeds must be (1, N, {expected}), got {tuple(self.prompt_embeds.shape)}"
-            )
+            raise ValueError(f"prompt_embeds must be (1, N, {expected}), got {tuple(self.prompt_embeds.shape)}")
 
     def __eq__(self, other: object) -> bool:
         """Same metadata and the same tensors: names, dtypes, shapes and every value."""
@@ -83,8 +79,7 @@ class DfosdLora:
         ours, theirs = self.tensors(), other.tensors()
         same_names = self.metadata == other.metadata and ours.keys() == theirs.keys()
         return same_names and all(
-            ours[key].dtype == theirs[key].dtype and torch.equal(ours[key].cpu(), theirs[key].cpu())
-            for key in ours
+            ours[key].dtype == theirs[key].dtype and torch.equal(ours[key].cpu(), theirs[key].cpu()) for key in ours
         )
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]  # tensors have no hash by value
@@ -96,9 +91,7 @@ class DfosdLora:
             tensors[lora_tensor_name(layer, "down")] = pair.down
             tensors[lora_tensor_name(layer, "up")] = pair.up
             tensors[lora_tensor_name(layer, "alpha")] = torch.tensor(pair.alpha)
-        tensors.update(
-            {lora_tensor_name(layer, "set_weight"): value for layer, value in self.set_weights.items()}
-        )
+        tensors.update({lora_tensor_name(layer, "set_weight"): value for layer, value in self.set_weights.items()})
         tensors.update({lora_tensor_name(layer, "diff_b"): value for layer, value in self.bias_diffs.items()})
         return tensors
 
@@ -126,23 +119,17 @@ def load_lora(path: Path | str) -> DfosdLora:
     metadata = LoraMetadata.from_header(header, path.name)
     broken = [key for key, value in tensors.items() if not bool(torch.isfinite(value.float()).all())]
     if broken:
-        raise LoraFormatError(
-            f"'{path.name}' has values that are not finite in {broken[0]}. Get the file again."
-        )
+        raise LoraFormatError(f"'{path.name}' has values that are not finite in {broken[0]}. Get the file again.")
     prompt_embeds = tensors.pop(PROMPT_KEY, None)
     if prompt_embeds is None:
         raise LoraFormatError(f"'{path.name}' lacks the tensor {PROMPT_KEY}. Get the file again.")
     layers = group_layers(tensors, path.name)
     try:
         return DfosdLora(
-            pairs={
-                layer: _pair(parts) for layer, parts in layers.items() if "down" in parts or "up" in parts
-            },
+            pairs={layer: _pair(parts) for layer, parts in layers.items() if "down" in parts or "up" in parts},
             prompt_embeds=prompt_embeds,
             metadata=metadata,
-            set_weights={
-                layer: parts["set_weight"] for layer, parts in layers.items() if "set_weight" in parts
-            },
+            set_weights={layer: parts["set_weight"] for layer, parts in layers.items() if "set_weight" in parts},
             bias_diffs={layer: parts["diff_b"] for layer, parts in layers.items() if "diff_b" in parts},
         )
     except (KeyError, ValueError) as error:
@@ -162,9 +149,7 @@ def group_layers(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str
             continue
         parts = layers.setdefault(parsed.layer, {})
         if parsed.part in parts:
-            raise LoraFormatError(
-                f"'{name}' names the layer {parsed.layer} twice ({parsed.part}). Get the file again."
-            )
+            raise LoraFormatError(f"'{name}' names the layer {parsed.layer} twice ({parsed.part}). Get the file again.")
         parts[parsed.part] = value
     if unknown:
         raise LoraFormatError(
@@ -177,9 +162,7 @@ def group_layers(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str
 def _pair(parts: Mapping[str, Tensor]) -> LoraPair:
     down, up = parts["down"], parts["up"]
     # PEFT files carry no alpha; other programs then take the factor 1, and so do we.
-    return LoraPair(
-        down=down, up=up, alpha=float(parts["alpha"]) if "alpha" in parts else float(down.shape[0])
-    )
+    return LoraPair(down=down, up=up, alpha=float(parts["alpha"]) if "alpha" in parts else float(down.shape[0]))
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -192,25 +175,20 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors = load(blob)
     except (SafetensorError, ValueError) as error:
         raise LoraFormatError(
-            f"'{path.name}' is damaged or not a safetensors file ({error}). "
-            "Get the file again, or convert it."
+            f"'{path.name}' is damaged or not a safetensors file ({error}). Get the file again, or convert it."
         ) from error
     header, data = _split(blob)
     metadata = cast("dict[str, str]", header.get("__metadata__", {}))
     recorded = metadata.get(HASH_KEY)
     if "dfosd.format_version" in metadata and recorded not in (None, _hash(data)):
-        raise LoraFormatError(
-            f"'{path.name}' is damaged: its tensors do not match {HASH_KEY}. Get the file again."
-        )
+        raise LoraFormatError(f"'{path.name}' is damaged: its tensors do not match {HASH_KEY}. Get the file again.")
     return tensors, metadata
 
 
 def _refuse_foreign(name: str, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     if "dfosd.format_version" in header:
         return
-    if any(
-        key.startswith(("model.diffusion_model.", "first_stage_model.", "down_blocks.")) for key in tensors
-    ):
+    if any(key.startswith(("model.diffusion_model.", "first_stage_model.", "down_blocks.")) for key in tensors):
         what = "a base model. Give it as the base and a DFOSD LoRA as the LoRA"
     elif any(parse_lora_key(key) for key in tensors):
         what = "an ordinary LoRA without DFOSD's metadata. Give a LoRA trained or converted by DFOSD"

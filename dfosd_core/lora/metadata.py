@@ -53,9 +53,7 @@ class BaseLayout:
 
     def __post_init__(self) -> None:
         if self.prediction_type not in BASE_PREDICTIONS:
-            raise ValueError(
-                f"prediction_type must be one of {BASE_PREDICTIONS}, got {self.prediction_type!r}"
-            )
+            raise ValueError(f"prediction_type must be one of {BASE_PREDICTIONS}, got {self.prediction_type!r}")
 
     def to_json(self) -> str:
         """Canonical JSON of all fields."""
@@ -126,9 +124,7 @@ class LoraMetadata:
             "modelspec.sai_model_spec": "1.0.0",
             "modelspec.architecture": f"{_architecture(self.base_layout)}/lora",
             "modelspec.implementation": "diffusers",
-            "modelspec.prediction_type": "v"
-            if self.base_layout.prediction_type == "v_prediction"
-            else "epsilon",
+            "modelspec.prediction_type": "v" if self.base_layout.prediction_type == "v_prediction" else "epsilon",
             "ss_network_module": "networks.lora",
             "ss_network_dim": str(self.rank),
             "ss_network_alpha": _number(self.lora_alpha),
@@ -140,8 +136,7 @@ class LoraMetadata:
         version = header.get("dfosd.format_version")
         if version != FORMAT_VERSION:
             raise LoraFormatError(
-                f"'{name}' has DFOSD format version {version!r}, this program reads {FORMAT_VERSION!r}. "
-                "Update DFOSD."
+                f"'{name}' has DFOSD format version {version!r}, this program reads {FORMAT_VERSION!r}. Update DFOSD."
             )
         try:
             return LoraMetadata(
@@ -155,18 +150,12 @@ class LoraMetadata:
                 base_model_sha256=header.get("dfosd.base_model_sha256", ""),
                 train_config=json.loads(header.get("dfosd.train_config", "{}")),
                 git_commit=header.get("dfosd.git_commit", ""),
-                extra={
-                    k: v for k, v in header.items() if not k.startswith("dfosd.") and k not in DERIVED_KEYS
-                },
+                extra={k: v for k, v in header.items() if not k.startswith("dfosd.") and k not in DERIVED_KEYS},
             )
         except KeyError as error:
-            raise LoraFormatError(
-                f"'{name}' lacks the metadata entry {error}. Get the file again."
-            ) from error
+            raise LoraFormatError(f"'{name}' lacks the metadata entry {error}. Get the file again.") from error
         except (TypeError, ValueError) as error:
-            raise LoraFormatError(
-                f"'{name}' has unreadable metadata: {error}. Get the file again."
-            ) from error
+            raise LoraFormatError(f"'{name}' has unreadable metadata: {error}. Get the file again.") from error
 
 
 def describe_layout(base: BaseLayout) -> str:
@@ -205,11 +194,7 @@ def _architecture(base: BaseLayout) -> str:
     if base.latent_factor == 8 and base.context_dim == 768:
         return "stable-diffusion-v1"
     if base.latent_factor == 8 and base.context_dim == 1024:
-        return (
-            "stable-diffusion-v2-768-v"
-            if base.prediction_type == "v_prediction"
-            else "stable-diffusion-v2-512"
-        )
+        return "stable-diffusion-v2-768-v" if base.prediction_type == "v_prediction" else "stable-diffusion-v2-512"
     return "dfosd-small-base"
 
 

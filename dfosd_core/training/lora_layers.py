@@ -23,19 +23,13 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 class LoraLayer(nn.Module):
     """A frozen layer and its trainable low-rank change; `down` starts Kaiming uniform, `up` zero."""
 
-    def __init__(
-        self, base: nn.Conv2d | nn.Linear, rank: int, lora_alpha: float, rng: torch.Generator
-    ) -> None:
+    def __init__(self, base: nn.Conv2d | nn.Linear, rank: int, lora_alpha: float, rng: torch.Generator) -> None:
         super().__init__()
         self.base = base
         device = base.weight.device
         if isinstance(base, nn.Conv2d):
-            size, stride, padding = (
-                cast("tuple[int, int]", v) for v in (base.kernel_size, base.stride, base.padding)
-            )
-            self.down: nn.Module = nn.Conv2d(
-                base.in_channels, rank, size, stride, padding, bias=False, device=device
-            )
+            size, stride, padding = (cast("tuple[int, int]", v) for v in (base.kernel_size, base.stride, base.padding))
+            self.down: nn.Module = nn.Conv2d(base.in_channels, rank, size, stride, padding, bias=False, device=device)
             self.up: nn.Module = nn.Conv2d(rank, base.out_channels, 1, bias=False, device=device)
         else:
             self.down = nn.Linear(base.in_features, rank, bias=False, device=device)

@@ -40,9 +40,7 @@ class LossSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.t_noise_min <= self.t_noise_max < NUM_TIMESTEPS:
             found = f"{self.t_noise_min} and {self.t_noise_max}"
-            raise ConfigError(
-                f"Expected 0 <= t_noise_min <= t_noise_max <= {NUM_TIMESTEPS - 1}, found {found}."
-            )
+            raise ConfigError(f"Expected 0 <= t_noise_min <= t_noise_max <= {NUM_TIMESTEPS - 1}, found {found}.")
 
 
 class GeneratorLosses(NamedTuple):

@@ -75,8 +75,6 @@ def _pointwise_mlp(channels: int, rng: torch.Generator) -> nn.Sequential:
     first, last = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, 1, 1)
     with torch.no_grad():
         for conv in (first, last):
-            conv.weight.copy_(
-                torch.randn(conv.weight.shape, generator=rng, device=rng.device) * channels**-0.5
-            )
+            conv.weight.copy_(torch.randn(conv.weight.shape, generator=rng, device=rng.device) * channels**-0.5)
             cast("Tensor", conv.bias).zero_()
     return nn.Sequential(first, nn.SiLU(), last)

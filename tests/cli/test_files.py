@@ -113,9 +113,7 @@ def test_orientation_is_honoured_and_not_kept(tmp_path: Path, name: str, orienta
 @pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])
 def test_deep_tiff_orientation(tmp_path: Path, orientation: int, order: str, big: bool) -> None:
     tags = [(274, "H", 1, orientation, True)]
-    tifffile.imwrite(
-        tmp_path / "a.tif", DEEP, photometric="rgb", extratags=tags, byteorder=order, bigtiff=big
-    )
+    tifffile.imwrite(tmp_path / "a.tif", DEEP, photometric="rgb", extratags=tags, byteorder=order, bigtiff=big)
     assert np.array_equal(read_image(tmp_path / "a.tif").samples, turn_upright(DEEP, orientation))
 
 
@@ -239,10 +237,7 @@ def test_float_samples_are_refused(tmp_path: Path) -> None:
 def test_deep_planes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, DEEP.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
-    assert (
-        complaint(path)
-        == f"'{path}' has 16-bit samples in separate planes. Save it with interleaved samples."
-    )
+    assert complaint(path) == f"'{path}' has 16-bit samples in separate planes. Save it with interleaved samples."
 
 
 def test_giant_images_are_refused_before_decoding(tmp_path: Path) -> None:
@@ -313,9 +308,7 @@ def test_profile_of_another_kind_of_samples_is_dropped(tmp_path: Path) -> None:
 
 
 def test_damaged_exif_does_not_stop_the_picture(tmp_path: Path) -> None:
-    Image.fromarray(COLORS).save(
-        tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x0f\x01\x02\0" * 5
-    )
+    Image.fromarray(COLORS).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x0f\x01\x02\0" * 5)
     assert read_image(tmp_path / "a.jpg").size == (6, 5)
 
 
@@ -326,8 +319,7 @@ def test_transparency_is_refused_where_it_would_be_lost(tmp_path: Path, name: st
         check_target(tmp_path / name, Picture(samples=samples), (16, 16))
     kind = {"a.jpg": "JPEG", "a.bmp": "BMP"}[name]
     assert str(caught.value) == (
-        f"'{tmp_path / name}': {kind} cannot hold the input's transparency. "
-        "Write .png, .webp or .tiff instead."
+        f"'{tmp_path / name}': {kind} cannot hold the input's transparency. Write .png, .webp or .tiff instead."
     )
 
 
@@ -342,14 +334,10 @@ def test_opaque_alpha_is_left_out_of_a_jpeg(tmp_path: Path) -> None:
 def test_too_large_for_the_format_is_refused(tmp_path: Path, name: str, edge: int) -> None:
     picture = Picture(samples=COLORS)
     check_target(tmp_path / name, picture, (1, edge - 1))
-    with pytest.raises(
-        ImageFileError, match=rf"holds at most {edge - 1} pixels a side, the result has {edge}x1\."
-    ):
+    with pytest.raises(ImageFileError, match=rf"holds at most {edge - 1} pixels a side, the result has {edge}x1\."):
         check_target(tmp_path / name, picture, (1, edge))
 
 
 def test_too_large_tiff_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ImageFileError, match=r"the result is too large for TIFF \(4 GB\)\. Write \.png instead\."
-    ):
+    with pytest.raises(ImageFileError, match=r"the result is too large for TIFF \(4 GB\)\. Write \.png instead\."):
         check_target(tmp_path / "a.tif", Picture(samples=DEEP), (40000, 40000))

@@ -95,9 +95,7 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
         (["info", "a", "--architecture", "sd21"], "give either a FILE or --architecture"),
     ],
 )
-def test_wrong_arguments_end_with_two(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+def test_wrong_arguments_end_with_two(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     code, out, err = call(capsys, *arguments)
     assert (code, out) == (2, "")
     assert message in err
@@ -141,9 +139,7 @@ def test_info_counts_the_papers_architecture(capsys: pytest.CaptureFixture[str])
         assert figure in out
 
 
-def test_model_that_is_not_there_is_named(
-    capsys: pytest.CaptureFixture[str], photo: Path, tmp_path: Path
-) -> None:
+def test_model_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], photo: Path, tmp_path: Path) -> None:
     missing = tmp_path / "none.safetensors"
     code, _, err = call(capsys, "upscale", str(photo), "--base", str(tmp_path), "--lora", str(missing))
     assert code == 1
@@ -191,7 +187,5 @@ def test_bars_stay_away_where_nobody_looks(screen: StringIO) -> None:
     assert screen.getvalue() == ""
 
 
-def test_half_precision_runs_on_a_cpu(
-    capsys: pytest.CaptureFixture[str], photo: Path, model: list[str]
-) -> None:
+def test_half_precision_runs_on_a_cpu(capsys: pytest.CaptureFixture[str], photo: Path, model: list[str]) -> None:
     assert call(capsys, "upscale", str(photo), *model, "--dtype", "bfloat16", "--scale", "2")[0] == 0

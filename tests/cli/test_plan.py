@@ -84,9 +84,7 @@ def test_unknown_format_is_refused() -> None:
 
 def test_folder_that_cannot_be_made_is_named() -> None:
     touch("a.jpg", "file")
-    with pytest.raises(
-        ImageFileError, match="^The folder 'file/out' cannot be made: (Not a directory|File exists)"
-    ):
+    with pytest.raises(ImageFileError, match="^The folder 'file/out' cannot be made: (Not a directory|File exists)"):
         plan("a.jpg", output="file/out/")
 
 
@@ -115,8 +113,7 @@ def test_two_inputs_with_one_result_are_told_apart() -> None:
     made = plan("a.jpg", "a.png")
     assert pairs(made) == [("a.jpg", "a_x4.png")]
     assert made.problems == [
-        "'a.png' would be written to 'a_x4.png', as 'a.jpg' is. "
-        "Rename one, or upscale them into different folders."
+        "'a.png' would be written to 'a_x4.png', as 'a.jpg' is. Rename one, or upscale them into different folders."
     ]
     assert len(plan("a.png", "other/a.png", output="out").jobs) == 1
     assert len(plan("a.png", "other/a.png").jobs) == 2

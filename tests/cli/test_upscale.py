@@ -56,9 +56,7 @@ def test_grey_deep_and_transparent_inputs_stay_so(run: Run, tmp_path: Path) -> N
     Image.fromarray(rng.integers(0, 256, (5, 6, 4), np.uint8)).save(tmp_path / "clear.webp")
     tifffile.imwrite(tmp_path / "deep.tif", rng.integers(0, 65536, (5, 6, 3), np.uint16), photometric="rgb")
     assert run(tmp_path, "--scale", "2", "-o", tmp_path / "out")[0] == 0
-    grey, clear, deep = (
-        read_image(tmp_path / "out" / f"{name}_x2.png") for name in ("grey", "clear", "deep")
-    )
+    grey, clear, deep = (read_image(tmp_path / "out" / f"{name}_x2.png") for name in ("grey", "clear", "deep"))
     assert (grey.is_grey, grey.is_deep, grey.size) == (True, False, (10, 12))
     assert (clear.has_alpha, clear.is_grey) == (True, False)
     assert (deep.is_deep, deep.is_grey) == (True, False)
@@ -132,9 +130,7 @@ def fail_in_fsync(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None
     monkeypatch.setattr(writing.os, "fsync", fail)
 
 
-def test_full_disk_leaves_nothing_and_is_named(
-    run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_leaves_nothing_and_is_named(run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_in_fsync(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
     code, out, err = run(photo)
     assert (code, out) == (1, "")
@@ -142,9 +138,7 @@ def test_full_disk_leaves_nothing_and_is_named(
     assert names(photo.parent) == ["photo.png"]
 
 
-def test_interruption_while_writing_leaves_the_old_file(
-    run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interruption_while_writing_leaves_the_old_file(run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = photo.with_name("photo_x4.png")
     target.write_text("old")
     fail_in_fsync(monkeypatch, KeyboardInterrupt())
@@ -155,9 +149,7 @@ def test_interruption_while_writing_leaves_the_old_file(
     assert names(photo.parent) == ["photo.png", "photo_x4.png"]
 
 
-def test_result_that_appears_meanwhile_is_not_touched(
-    run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_result_that_appears_meanwhile_is_not_touched(run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = photo.with_name("photo_x4.png")
     monkeypatch.setattr(writing.os, "fsync", lambda _: target.write_text("other"))
     code, _, err = run(photo)

@@ -201,9 +201,7 @@ def test_other_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
 
 @given(cut=st.floats(0, 0.999))
 @settings(max_examples=25, deadline=None)
-def test_truncated_file_is_refused_wherever_it_ends(
-    tmp_path_factory: pytest.TempPathFactory, cut: float
-) -> None:
+def test_truncated_file_is_refused_wherever_it_ends(tmp_path_factory: pytest.TempPathFactory, cut: float) -> None:
     path = save_lora(tmp_path_factory.getbasetemp() / "cut.safetensors", make_lora())
     blob = path.read_bytes()
     path.write_bytes(blob[: int(cut * len(blob))])

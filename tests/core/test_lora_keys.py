@@ -134,8 +134,6 @@ def test_sd_vae_names_in_ldm(ours: str, ldm: str) -> None:
 
 def test_old_vae_attention_names_are_brought_up_to_date() -> None:
     old = "encoder.mid_block.attentions.0.{}.weight"
-    renamed = [
-        current_vae_key(old.format(part)) for part in ("query", "key", "value", "proj_attn", "group_norm")
-    ]
+    renamed = [current_vae_key(old.format(part)) for part in ("query", "key", "value", "proj_attn", "group_norm")]
     assert renamed == [old.format(part) for part in ("to_q", "to_k", "to_v", "to_out.0", "group_norm")]
     assert current_vae_key("quant_conv.weight") == "quant_conv.weight"

@@ -33,9 +33,7 @@ class Toy(nn.Module):
 
 
 def pair(out: int, *inputs: int, rank: int = 2, alpha: float = 1.0) -> LoraPair:
-    return LoraPair(
-        down=torch.randn(rank, *inputs), up=torch.randn(out, rank, *(1 for _ in inputs[1:])), alpha=alpha
-    )
+    return LoraPair(down=torch.randn(rank, *inputs), up=torch.randn(out, rank, *(1 for _ in inputs[1:])), alpha=alpha)
 
 
 def lora(pairs: dict[str, LoraPair], **parts: dict[str, Tensor]) -> DfosdLora:
@@ -44,10 +42,7 @@ def lora(pairs: dict[str, LoraPair], **parts: dict[str, Tensor]) -> DfosdLora:
         pairs={f"lora_unet_{name}": value for name, value in pairs.items()},
         prompt_embeds=torch.zeros(1, 1, 1024),
         metadata=metadata,
-        **{
-            part: {f"lora_unet_{name}": value for name, value in values.items()}
-            for part, values in parts.items()
-        },
+        **{part: {f"lora_unet_{name}": value for name, value in values.items()} for part, values in parts.items()},
     )
 
 
@@ -180,9 +175,7 @@ def test_second_lora_on_the_same_base_is_refused_and_harms_nothing() -> None:
 def test_layers_without_a_place_are_counted_and_named() -> None:
     toy = Toy()
     before = bits(toy)
-    changes = lora(
-        {"to_q": pair(6, 8), **{f"gone_{i}": pair(6, 8) for i in range(5)}, "conv_in": pair(8, 5, 3, 3)}
-    )
+    changes = lora({"to_q": pair(6, 8), **{f"gone_{i}": pair(6, 8) for i in range(5)}, "conv_in": pair(8, 5, 3, 3)})
     with pytest.raises(LoraMismatchError) as error, merged({"lora_unet": toy}, changes, 1.0):
         pass
     assert str(error.value) == (
@@ -233,7 +226,5 @@ def test_other_base_is_refused_in_one_line(change: dict[str, object], message: s
         check_base(LAYOUT, other, "LoRA 'x4.safetensors'")
     text = str(error.value)
     assert text.startswith("LoRA 'x4.safetensors' was trained for SD 2.x (context 1024, epsilon) but")
-    assert text.endswith(
-        "Load the base the LoRA was trained on (Stable Diffusion 2.1-base, the 512 px epsilon model)."
-    )
+    assert text.endswith("Load the base the LoRA was trained on (Stable Diffusion 2.1-base, the 512 px epsilon model).")
     assert "\n" not in text

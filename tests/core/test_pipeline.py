@@ -13,7 +13,7 @@ from dfosd_core import images, pipeline
 from dfosd_core.color_fix import wavelet
 from dfosd_core.errors import BaseModelMismatchError, ConfigError, ImageFileError
 from dfosd_core.pipeline import Progress, UpscaleSettings, upscale, upscale_attached
-from dfosd_core.tiling import TileSize
+from dfosd_core.tile_size import TileSize
 
 MakeHost = Callable[..., Any]
 NO_FIX = UpscaleSettings(color_fix="none")
@@ -50,18 +50,14 @@ def test_tiled_equals_untiled(make_host: MakeHost, tiny_lora: SimpleNamespace, l
     assert (tiled - untiled).abs().mean() < 1e-5
 
 
-def test_images_of_a_batch_are_independent_and_repeatable(
-    make_host: MakeHost, tiny_lora: SimpleNamespace
-) -> None:
+def test_images_of_a_batch_are_independent_and_repeatable(make_host: MakeHost, tiny_lora: SimpleNamespace) -> None:
     batch, host = torch.rand(3, 9, 14, 4), make_host(8, TileSize(32, 16))
     together = upscale(batch, host, tiny_lora)
     for i in range(3):
         assert torch.equal(upscale(batch[i : i + 1], host, tiny_lora), together[i : i + 1])
 
 
-def test_alpha_is_resized_and_does_not_touch_the_colours(
-    make_host: MakeHost, tiny_lora: SimpleNamespace
-) -> None:
+def test_alpha_is_resized_and_does_not_touch_the_colours(make_host: MakeHost, tiny_lora: SimpleNamespace) -> None:
     rgba, host = torch.rand(1, 12, 10, 4), make_host(8)
     result = upscale(rgba, host, tiny_lora, UpscaleSettings(scale=2.5))
     alpha = images.resize(rgba[..., 3][:, None], (30, 25)).clamp(0, 1)
@@ -86,9 +82,7 @@ def test_half_precision_images_come_back_in_float32(make_host: MakeHost, tiny_lo
     assert torch.equal(result, upscale(image.float(), make_host(8), tiny_lora))
 
 
-def test_stages_run_one_after_another_with_one_progress(
-    make_host: MakeHost, tiny_lora: SimpleNamespace
-) -> None:
+def test_stages_run_one_after_another_with_one_progress(make_host: MakeHost, tiny_lora: SimpleNamespace) -> None:
     seen: list[Progress] = []
     host = make_host(4, TileSize(64, 16))
     upscale(torch.rand(2, 30, 20, 3), host, tiny_lora, progress=seen.append)
@@ -134,9 +128,7 @@ def test_out_of_memory_is_met_with_smaller_tiles(make_host: MakeHost, tiny_lora:
     assert seen[-1].done == seen[-1].total == len(seen)
 
 
-def test_out_of_memory_with_the_smallest_tiles_says_so(
-    make_host: MakeHost, tiny_lora: SimpleNamespace
-) -> None:
+def test_out_of_memory_with_the_smallest_tiles_says_so(make_host: MakeHost, tiny_lora: SimpleNamespace) -> None:
     host = make_host(8)
     host.limit_px = 100
     with pytest.raises(torch.cuda.OutOfMemoryError, match="even with tiles of 16 latents. Free some memory"):
@@ -148,9 +140,7 @@ def test_out_of_memory_with_the_smallest_tiles_says_so(
     "image",
     [torch.rand(8, 8, 3), torch.rand(1, 8, 8, 1), torch.rand(1, 0, 8, 3), torch.zeros(1, 8, 8, 3).byte()],
 )
-def test_other_shapes_and_types_are_refused(
-    make_host: MakeHost, tiny_lora: SimpleNamespace, image: Tensor
-) -> None:
+def test_other_shapes_and_types_are_refused(make_host: MakeHost, tiny_lora: SimpleNamespace, image: Tensor) -> None:
     with pytest.raises(ImageFileError) as caught:
         upscale(image, make_host(8), tiny_lora)
     assert "Expected float images of shape (B, H, W, 3 or 4) in [0, 1]" in str(caught.value)
@@ -168,9 +158,7 @@ def test_wrong_base_is_refused_early(make_host: MakeHost, tiny_lora: SimpleNames
     )
 
 
-def test_target_edge_out_of_reach_is_refused_before_any_work(
-    make_host: MakeHost, tiny_lora: SimpleNamespace
-) -> None:
+def test_target_edge_out_of_reach_is_refused_before_any_work(make_host: MakeHost, tiny_lora: SimpleNamespace) -> None:
     host = make_host(8)
     with pytest.raises(ConfigError, match="Expected a long_edge from 8 to 64 for a 8x8 image"):
         upscale(torch.rand(1, 8, 8, 3), host, tiny_lora, UpscaleSettings(long_edge=65))

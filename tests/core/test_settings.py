@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from dfosd_core.color_fix import COLOR_FIXES
 from dfosd_core.errors import ConfigError
-from dfosd_core.settings import UpscaleSettings
-from dfosd_core.tiling import TileSettings, TileSize
+from dfosd_core.settings import COLOR_FIX_NAMES, UpscaleSettings
+from dfosd_core.tile_size import TileSettings, TileSize
 
 
 def test_every_setting_has_help_and_limits_that_hold_its_default() -> None:
@@ -71,9 +72,8 @@ def test_target_out_of_reach_is_refused(edge: str, target: int) -> None:
     with pytest.raises(ConfigError) as caught:
         settings.output_size(100, 200)
     lowest = 200 if edge == "long_edge" else 100
-    assert (
-        f"Expected a {edge} from {lowest} to {8 * lowest} for a 200x100 image (1 to 8 times its own)"
-        in str(caught.value)
+    assert f"Expected a {edge} from {lowest} to {8 * lowest} for a 200x100 image (1 to 8 times its own)" in str(
+        caught.value
     )
     assert f"found {target}. Change {edge} or use scale." in str(caught.value)
 
@@ -84,3 +84,7 @@ def test_given_tiles_replace_the_hosts() -> None:
     given = UpscaleSettings(unet_tile=96, vae_overlap=16).tiles(auto)
     assert given == TileSettings(encode=TileSize(512, 16), unet=TileSize(96, 24), decode=TileSize(256, 16))
     assert UpscaleSettings(vae_tile=0).tiles(auto).encode == TileSize(0, 64)
+
+
+def test_color_fix_choices_are_the_functions_there_are() -> None:
+    assert set(COLOR_FIX_NAMES) == set(COLOR_FIXES)

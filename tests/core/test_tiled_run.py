@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from dfosd_core.tile_size import TileSize
 from dfosd_core.tiled_run import Progress, Stage, TiledRun, is_out_of_memory, with_smaller_tiles_on_oom
-from dfosd_core.tiling import TileSize
 
 CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
 
@@ -34,9 +34,7 @@ def test_tiles_are_halved_until_they_fit(error: BaseException) -> None:
 
 def test_error_is_raised_again_with_what_was_tried() -> None:
     tried: list[TileSize] = []
-    with pytest.raises(
-        torch.cuda.OutOfMemoryError, match="even with tiles of 12 latents. Free some memory or use"
-    ):
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="even with tiles of 12 latents. Free some memory or use"):
         out_of_memory_above(1, torch.cuda.OutOfMemoryError("20 GiB"), tried)
     assert [size.tile for size in tried] == [0, 48, 24, 12]
 
@@ -87,9 +85,7 @@ def test_progress_counts_over_stages_and_images() -> None:
 
 def test_progress_ends_at_its_total_after_running_out_of_memory() -> None:
     seen: list[Progress] = []
-    run = TiledRun(
-        [Stage(name="a", size=TileSize(0, 0))], (32, 32), align=1, minimum=4, images=2, progress=seen.append
-    )
+    run = TiledRun([Stage(name="a", size=TileSize(0, 0))], (32, 32), align=1, minimum=4, images=2, progress=seen.append)
 
     def limited(x: Tensor) -> Tensor:
         if x.shape[-1] > 16:

@@ -50,9 +50,7 @@ class HostConformance:
     def predict(self, case: HostCase, z: Tensor) -> Tensor:
         return case.host.predict_eps(z, case.lora.metadata.timestep, case.lora.prompt_embeds)
 
-    def test_encode_and_decode_keep_the_shapes_and_gives_floats(
-        self, case: HostCase, x: Tensor, z: Tensor
-    ) -> None:
+    def test_encode_and_decode_keep_the_shapes_and_gives_floats(self, case: HostCase, x: Tensor, z: Tensor) -> None:
         f = case.host.latent_factor
         channels = case.lora.metadata.base_layout.latent_channels
         assert z.shape == (2, channels, x.shape[2] // f, x.shape[3] // f)
@@ -60,23 +58,17 @@ class HostConformance:
         assert z.is_floating_point()
         assert bool(z.isfinite().all())
 
-    def test_encode_is_deterministic_and_each_image_its_own(
-        self, case: HostCase, x: Tensor, z: Tensor
-    ) -> None:
+    def test_encode_is_deterministic_and_each_image_its_own(self, case: HostCase, x: Tensor, z: Tensor) -> None:
         assert torch.equal(case.host.encode(x), z)
         torch.testing.assert_close(case.host.encode(x[1:]), z[1:], rtol=0, atol=TOLERANCE)
 
-    def test_latents_are_scaled_so_that_decode_inverts_encode_scaling(
-        self, case: HostCase, z: Tensor
-    ) -> None:
+    def test_latents_are_scaled_so_that_decode_inverts_encode_scaling(self, case: HostCase, z: Tensor) -> None:
         assert not torch.allclose(case.host.decode(z), case.host.decode(2 * z), atol=1e-3)
 
     def test_predict_eps_keeps_the_shape_and_repeats_the_prompt(self, case: HostCase, z: Tensor) -> None:
         eps = self.predict(case, z)
         assert eps.shape == z.shape
-        torch.testing.assert_close(
-            self.predict(case, z[1:]), eps[1:], rtol=0, atol=TOLERANCE * eps.abs().max().item()
-        )
+        torch.testing.assert_close(self.predict(case, z[1:]), eps[1:], rtol=0, atol=TOLERANCE * eps.abs().max().item())
 
     def test_prompt_and_timestep_matter(self, case: HostCase, z: Tensor) -> None:
         t, prompt_embeds = case.lora.metadata.timestep, case.lora.prompt_embeds
@@ -114,9 +106,7 @@ class HostConformance:
         assert torch.equal(self.predict(case, z), base)
 
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, torch.OutOfMemoryError])
-    def test_weights_come_back_bit_for_bit_after_an_error(
-        self, case: HostCase, error: type[BaseException]
-    ) -> None:
+    def test_weights_come_back_bit_for_bit_after_an_error(self, case: HostCase, error: type[BaseException]) -> None:
         before = case.weights()
         with pytest.raises(error), case.host.lora(case.lora, 1.0):
             raise error
@@ -148,9 +138,7 @@ class HostConformance:
     def test_other_base_is_refused_and_nothing_changed(self, case: HostCase, change: dict[str, Any]) -> None:
         layout = dataclasses.replace(case.lora.metadata.base_layout, **change)
         metadata = dataclasses.replace(case.lora.metadata, base_layout=layout)
-        foreign = dataclasses.replace(
-            case.lora, metadata=metadata, prompt_embeds=torch.zeros(1, 7, layout.context_dim)
-        )
+        foreign = dataclasses.replace(case.lora, metadata=metadata, prompt_embeds=torch.zeros(1, 7, layout.context_dim))
         before = case.weights()
         with pytest.raises(BaseModelMismatchError, match="was trained for"), case.host.lora(foreign, 1.0):
             pass

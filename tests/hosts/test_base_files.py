@@ -92,20 +92,15 @@ def test_vae_attention_names_of_the_published_folder_are_read(tmp_path: Path, ho
     tensors = safetensors.torch.load_file(file)
     for new_name, old_name in old.items():
         tensors = {
-            key.replace(f".attentions.0.{new_name}.", f".attentions.0.{old_name}."): v
-            for key, v in tensors.items()
+            key.replace(f".attentions.0.{new_name}.", f".attentions.0.{old_name}."): v for key, v in tensors.items()
         }
     assert any(".query." in key for key in tensors)
     safetensors.torch.save_file(tensors, file)
     assert same_weights(load_base(folder), host)
 
 
-@pytest.mark.parametrize(
-    "scheduler", [None, {"prediction_type": "epsilon"}, {"prediction_type": "v_prediction"}, {}]
-)
-def test_folder_tells_what_it_predicts(
-    tmp_path: Path, host: DiffusersHost, scheduler: dict[str, str] | None
-) -> None:
+@pytest.mark.parametrize("scheduler", [None, {"prediction_type": "epsilon"}, {"prediction_type": "v_prediction"}, {}])
+def test_folder_tells_what_it_predicts(tmp_path: Path, host: DiffusersHost, scheduler: dict[str, str] | None) -> None:
     loaded = load_base(write_folder(tmp_path / "folder", host, scheduler))
     assert loaded.layout.prediction_type == (scheduler or {}).get("prediction_type", "epsilon")
 
@@ -116,9 +111,7 @@ def test_local_norms_are_built_where_the_folder_asks_for_them(tmp_path: Path, ho
         file = folder / part / "config.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "dfosd_norm": "affine"}))
     loaded = load_base(folder)
-    assert not any(
-        isinstance(m, torch.nn.GroupNorm) for model in (loaded.unet, loaded.vae) for m in model.modules()
-    )
+    assert not any(isinstance(m, torch.nn.GroupNorm) for model in (loaded.unet, loaded.vae) for m in model.modules())
     assert same_weights(loaded, host)
 
 
@@ -150,15 +143,11 @@ def test_full_layout_is_read_from_the_shapes_and_named_as_diffusers_names_it(lin
     assert found.vae_config == vae_config()
     converters = pytest.importorskip("diffusers.loaders.single_file_utils")
     theirs = converters.convert_ldm_unet_checkpoint(dict(tensors), dict(unet.config))
-    assert {key: value.shape for key, value in theirs.items()} == {
-        key: v.shape for key, v in found.unet.items()
-    }
+    assert {key: value.shape for key, value in theirs.items()} == {key: v.shape for key, v in found.unet.items()}
     assert all(found.unet[key] is value for key, value in theirs.items())
     vae_only = {key: value for key, value in tensors.items() if key.startswith("first_stage_model.")}
     their_vae = converters.convert_ldm_vae_checkpoint(vae_only, dict(vae.config))
-    assert {key: value.shape for key, value in their_vae.items()} == {
-        key: v.shape for key, v in found.vae.items()
-    }
+    assert {key: value.shape for key, value in their_vae.items()} == {key: v.shape for key, v in found.vae.items()}
 
 
 def bias_with_std(std: float) -> Tensor:
@@ -184,12 +173,9 @@ def test_single_file_tells_what_it_predicts(
     up = (False, True, True, True)
     source = tiny_host(**unet_config(block_out_channels=levels, context_dim=24))
     tensors = {
-        f"model.diffusion_model.{ldm_unet_key(key, 2, up)}": value
-        for key, value in source.unet.state_dict().items()
+        f"model.diffusion_model.{ldm_unet_key(key, 2, up)}": value for key, value in source.unet.state_dict().items()
     }
-    tensors.update(
-        {key: value for key, value in ldm_tensors(source).items() if key.startswith("first_stage_model.")}
-    )
+    tensors.update({key: value for key, value in ldm_tensors(source).items() if key.startswith("first_stage_model.")})
     assert f"model.diffusion_model.{V_BIAS}" in tensors
     tensors[f"model.diffusion_model.{V_BIAS}"] = bias_with_std(bias_std)
     file = tmp_path / "model.safetensors"
@@ -201,9 +187,7 @@ def test_single_file_tells_what_it_predicts(
 
 def test_sd1_is_never_taken_for_a_v_model(tmp_path: Path, sd1_host: DiffusersHost) -> None:
     file = tmp_path / "model.safetensors"
-    safetensors.torch.save_file(
-        {**ldm_tensors(sd1_host), f"model.diffusion_model.{V_BIAS}": bias_with_std(0.2)}, file
-    )
+    safetensors.torch.save_file({**ldm_tensors(sd1_host), f"model.diffusion_model.{V_BIAS}": bias_with_std(0.2)}, file)
     assert load_base(file).layout.prediction_type == "epsilon"
 
 
@@ -218,15 +202,11 @@ def refused(path: Path, message: str) -> None:
 
 
 def test_missing_and_empty_places_are_named(tmp_path: Path) -> None:
-    refused(
-        tmp_path / "none", r"There is no base model '.*none'\. Give a diffusers folder or a checkpoint file"
-    )
+    refused(tmp_path / "none", r"There is no base model '.*none'\. Give a diffusers folder or a checkpoint file")
     refused(tmp_path, r"has no unet/config\.json\. Give a diffusers folder with `unet` and `vae`")
 
 
-def test_folder_without_weights_or_with_a_broken_configuration_is_named(
-    tmp_path: Path, host: DiffusersHost
-) -> None:
+def test_folder_without_weights_or_with_a_broken_configuration_is_named(tmp_path: Path, host: DiffusersHost) -> None:
     folder = write_folder(tmp_path / "folder", host)
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(tmp_path / "elsewhere")
     refused(folder, r"unet' has no weights\. Expected diffusion_pytorch_model\.safetensors")
@@ -234,9 +214,7 @@ def test_folder_without_weights_or_with_a_broken_configuration_is_named(
     refused(folder, r"vae/config\.json' is not readable JSON .*Get the file again")
 
 
-def test_folder_with_other_weights_than_its_configuration_is_named(
-    tmp_path: Path, host: DiffusersHost
-) -> None:
+def test_folder_with_other_weights_than_its_configuration_is_named(tmp_path: Path, host: DiffusersHost) -> None:
     folder = write_folder(tmp_path / "folder", host)
     file = folder / "vae" / "diffusion_pytorch_model.safetensors"
     tensors = safetensors.torch.load_file(file)
@@ -246,9 +224,7 @@ def test_folder_with_other_weights_than_its_configuration_is_named(
 
 
 @pytest.mark.parametrize("change", [{"addition_embed_type": "text_time"}, {"class_embed_type": "projection"}])
-def test_folder_of_a_model_that_wants_more_is_refused(
-    tmp_path: Path, host: DiffusersHost, change: Any
-) -> None:
+def test_folder_of_a_model_that_wants_more_is_refused(tmp_path: Path, host: DiffusersHost, change: Any) -> None:
     folder = write_folder(tmp_path / "folder", host)
     file = folder / "unet" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))

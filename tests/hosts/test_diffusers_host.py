@@ -42,9 +42,7 @@ def unmerged_eps(host: DiffusersHost, lora: DfosdLora) -> Callable[[Tensor, int,
 
             def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, pair=pair) -> Tensor:  # noqa: ANN001
                 if isinstance(layer, nn.Conv2d):
-                    low = nn.functional.conv2d(
-                        inputs[0], pair.down, stride=layer.stride, padding=layer.padding
-                    )
+                    low = nn.functional.conv2d(inputs[0], pair.down, stride=layer.stride, padding=layer.padding)
                     return output + strength * pair.alpha / pair.rank * nn.functional.conv2d(low, pair.up)
                 return output + strength * pair.alpha / pair.rank * (inputs[0] @ pair.down.T @ pair.up.T)
 
@@ -122,9 +120,7 @@ def test_v_predicting_base_gives_eps() -> None:
     case = make_case(tiny_host(prediction_type="v_prediction"))
     z = torch.randn(1, 4, 8, 8)
     expected = case.merged_reference(z, 399, case.lora.prompt_embeds, 0.0)
-    torch.testing.assert_close(
-        case.host.predict_eps(z, 399, case.lora.prompt_embeds), expected, rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(case.host.predict_eps(z, 399, case.lora.prompt_embeds), expected, rtol=0, atol=1e-5)
 
 
 def test_scaling_and_shift_are_applied_and_taken_away() -> None:
@@ -158,7 +154,5 @@ def test_size_step_is_f_or_with_local_norms_the_whole_grid() -> None:
 
 
 def test_missing_default_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        BaseModelMismatchError, match=r"The embedded default is incomplete: there is no '.*small_base'"
-    ):
+    with pytest.raises(BaseModelMismatchError, match=r"The embedded default is incomplete: there is no '.*small_base'"):
         load_default(weights=tmp_path)

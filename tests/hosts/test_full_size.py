@@ -60,9 +60,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path
     unet_weights, vae_weights = random_half(unet, 0), random_half(vae, 1)
     save(unet_weights, dict(unet.config), place / "folder" / "unet")
     save(vae_weights, dict(vae.config), place / "folder" / "vae")
-    ldm = {
-        f"model.diffusion_model.{ldm_unet_key(k, 2, UP_HAS_ATTENTION)}": v for k, v in unet_weights.items()
-    }
+    ldm = {f"model.diffusion_model.{ldm_unet_key(k, 2, UP_HAS_ATTENTION)}": v for k, v in unet_weights.items()}
     for key, value in vae_weights.items():
         is_linear = ".attentions." in key and value.ndim == 2
         ldm[f"first_stage_model.{ldm_vae_key(key, 4)}"] = value[:, :, None, None] if is_linear else value

@@ -86,9 +86,7 @@ def write_folder(
         (folder / part).mkdir(parents=True)
         (folder / part / "config.json").write_text(json.dumps(dict(model.config), default=list))
         file = folder / part / f"diffusion_pytorch_model{weights}"
-        tensors = {
-            key: value.half() if ".fp16" in weights else value for key, value in model.state_dict().items()
-        }
+        tensors = {key: value.half() if ".fp16" in weights else value for key, value in model.state_dict().items()}
         if weights.endswith(".bin"):
             torch.save(tensors, file)
         else:

@@ -51,9 +51,7 @@ def small_pair(*, checkpointing: bool = False) -> tuple[DfosdGenerator, Nad]:
     if checkpointing:
         unet.enable_gradient_checkpointing()
     prompt = torch.randn(1, TOKENS, CONTEXT_DIM, generator=rng())
-    generator = DfosdGenerator(
-        small_vae(), unet, prompt_embeds=prompt, rank=RANK, lora_alpha=RANK, rng=rng(1)
-    )
+    generator = DfosdGenerator(small_vae(), unet, prompt_embeds=prompt, rank=RANK, lora_alpha=RANK, rng=rng(1))
     return generator, Nad(unet, prompt_embeds=prompt, rank=RANK, lora_alpha=RANK, rng=rng(2))
 
 

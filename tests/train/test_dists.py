@@ -52,9 +52,7 @@ def dists(vgg: dict[str, Tensor]) -> Dists:
 def real_dists() -> Dists:
     path = os.environ.get("DFOSD_VGG16")
     if path is None:
-        pytest.skip(
-            "DFOSD_VGG16 does not name a file with VGG16's convolutions; alpha and beta lie beside it"
-        )
+        pytest.skip("DFOSD_VGG16 does not name a file with VGG16's convolutions; alpha and beta lie beside it")
     return Dists.from_files(path, Path(path).with_name("dists_alpha_beta.safetensors"))
 
 
@@ -106,9 +104,7 @@ def naive_maps(image: np.ndarray, vgg: dict[str, Tensor]) -> list[np.ndarray]:
     return maps
 
 
-def naive_dists(
-    a: np.ndarray, b: np.ndarray, vgg: dict[str, Tensor], weights: tuple[Tensor, Tensor]
-) -> float:
+def naive_dists(a: np.ndarray, b: np.ndarray, vgg: dict[str, Tensor], weights: tuple[Tensor, Tensor]) -> float:
     alpha, beta = (w.double().flatten().numpy() for w in weights)
     total, score, channel = alpha.sum() + beta.sum(), 0.0, 0
     for x, y in zip(naive_maps(a, vgg), naive_maps(b, vgg), strict=True):
@@ -211,9 +207,7 @@ def test_sobel_equals_a_plain_computation() -> None:
 
 
 def test_missing_files_and_tensors_are_named(tmp_path: Path, vgg: dict[str, Tensor]) -> None:
-    with pytest.raises(
-        ConfigError, match=r"needs the weights file '.*vgg.safetensors', which does not exist"
-    ):
+    with pytest.raises(ConfigError, match=r"needs the weights file '.*vgg.safetensors', which does not exist"):
         Dists.from_files(tmp_path / "vgg.safetensors", tmp_path / "weights.safetensors")
     (tmp_path / "vgg.safetensors").touch()
     save_file({"gamma": torch.ones(1)}, tmp_path / "weights.safetensors")

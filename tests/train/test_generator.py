@@ -159,9 +159,7 @@ def test_exported_lora_is_a_copy_in_the_wanted_dtype() -> None:
     with torch.no_grad():
         for parameter in trainable_parameters(generator):
             parameter.zero_()
-    assert {tensor.dtype for pair in lora.pairs.values() for tensor in (pair.up, pair.down)} == {
-        torch.float16
-    }
+    assert {tensor.dtype for pair in lora.pairs.values() for tensor in (pair.up, pair.down)} == {torch.float16}
     assert all(pair.down.abs().max() > 0 for pair in lora.pairs.values())
     assert len(lora.pairs) == generator.lora_layers
     assert lora.prompt_embeds.dtype == torch.float16
@@ -172,7 +170,5 @@ def test_export_refuses_metadata_of_another_training() -> None:
     generator = DfosdGenerator(small_vae(), unet, rank=RANK, lora_alpha=RANK, rng=rng())
     metadata = metadata_of(generator, unet)
     generator.t = 250
-    with pytest.raises(
-        ValueError, match=r"metadata says \(399, 4, 4.0, 'eps-x0'\).*has \(250, 4, 4.0, 'eps-x0'\)"
-    ):
+    with pytest.raises(ValueError, match=r"metadata says \(399, 4, 4.0, 'eps-x0'\).*has \(250, 4, 4.0, 'eps-x0'\)"):
         generator.export_lora(metadata)

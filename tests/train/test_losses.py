@@ -42,9 +42,7 @@ class FakeNad(nn.Module):
 def g_step(generator: DfosdGenerator, nad: Nad, optimizer: torch.optim.Optimizer) -> None:
     z_sr, x_sr = generator(images(), rng())
     settings = LossSettings(lambda_1=1.0)
-    losses = generator_loss(
-        x_sr, images(9), z_sr, perceptual=F.l1_loss, nad=nad, rng=rng(4), settings=settings
-    )
+    losses = generator_loss(x_sr, images(9), z_sr, perceptual=F.l1_loss, nad=nad, rng=rng(4), settings=settings)
     optimizer.zero_grad()
     losses.total.backward()
     optimizer.step()
@@ -82,9 +80,7 @@ def test_adversarial_gradient_reaches_the_latent_and_the_generator() -> None:
 def test_generator_loss_gives_the_discriminator_no_gradient() -> None:
     generator, nad = small_pair()
     z_sr, x_sr = generator(images(), rng())
-    generator_loss(
-        x_sr, images(9), z_sr, perceptual=None, nad=nad, rng=rng(), settings=SETTINGS
-    ).total.backward()
+    generator_loss(x_sr, images(9), z_sr, perceptual=None, nad=nad, rng=rng(), settings=SETTINGS).total.backward()
     assert all(parameter.grad is None for parameter in nad.parameters())
     assert len(trainable_parameters(nad)) > 0, "it can train again afterwards"
 
@@ -249,9 +245,7 @@ def test_perceptual_term_sees_unit_range_in_float32_outside_autocast() -> None:
 
     white, black = torch.ones(1, 3, 4, 4), -torch.ones(1, 3, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        generator_loss(
-            white.bfloat16(), black, white, perceptual=perceptual, nad=None, rng=rng(), settings=SETTINGS
-        )
+        generator_loss(white.bfloat16(), black, white, perceptual=perceptual, nad=None, rng=rng(), settings=SETTINGS)
     assert [tensor.dtype for tensor in seen] == [torch.float32] * 3
     assert (seen[0] == 1).all()
     assert (seen[1] == 0).all()
