@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from dfosd_core.hosts.diffusers import load_base, load_default
+from dfosd_core.hosts.diffusers import fast_dtype, load_base, load_default
 from dfosd_core.lora import load_lora
 from dfosd_core.pipeline import UpscaleSettings, upscale_attached
 
@@ -34,12 +34,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=128, help="edge of the square input in pixels")
     parser.add_argument("--runs", type=int, default=5, help="after a first one that is not counted; 0: only that one")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the fast one")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--base", type=Path)
     parser.add_argument("--lora", type=Path)
     args = parser.parse_args()
-    dtype = getattr(torch, args.dtype)
+    dtype = getattr(torch, args.dtype) if args.dtype else fast_dtype(args.device)
     if args.base is None:
         host, lora = load_default(dtype, args.device)
     else:
@@ -54,7 +54,8 @@ def main() -> None:
             times.append(time.perf_counter() - began)
     warm = times[1:] or times
     print(
-        f"{args.size}x{args.size} -> {args.size * 4}x{args.size * 4}, {args.dtype}, {torch.get_num_threads()} threads, "
+        f"{args.size}x{args.size} -> {args.size * 4}x{args.size * 4}, {str(dtype)[6:]}, "
+        f"{torch.get_num_threads()} threads, "
         f"{platform.processor() or platform.machine()}, torch {torch.__version__}: warm median "
         f"{statistics.median(warm):.2f} s (min {min(warm):.2f}, max {max(warm):.2f}), first {times[0]:.2f} s, "
         f"peak {peak_mib():.0f} MiB"

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dfosd_core import images
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.hosts.diffusers import load_base, load_default
+from dfosd_core.hosts.diffusers import fast_dtype, load_base, load_default
 from dfosd_core.lora import load_lora
 from dfosd_core.pipeline import UpscaleSettings, upscale_attached
 from dfosd_core.training.dists import Dists
@@ -120,11 +120,11 @@ def main() -> int:
     parser.add_argument("--base", type=Path, help="base model (default: the embedded one)")
     parser.add_argument("--lora", type=Path, help="LoRA (default: the embedded one)")
     parser.add_argument("--color-fix", help="instead of the default")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the fast one, as `dfosd upscale`")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet (PNG)")
     parser.add_argument("--json", type=Path, help="write the means")
     args = parser.parse_args()
-    args.dtype = getattr(torch, args.dtype)
+    args.dtype = getattr(torch, args.dtype) if args.dtype else fast_dtype("cpu")
     try:
         result = evaluate(args)
     except DfosdError as error:

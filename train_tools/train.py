@@ -32,6 +32,7 @@ from dfosd_core.training.nad import Nad
 
 from .metrics import psnr
 from .photos import PhotoCrops
+from .small_base import channels_last
 from .train_base import learning_rate
 
 SAVE_EVERY_S = 180
@@ -51,7 +52,7 @@ class Recipe:
         )
         self.nad = Nad(base.unet, prompt_embeds=prompt, rank=args.rank, lora_alpha=args.rank, rng=rng)
         self.networks = nn.ModuleDict({"generator": self.generator, "nad": self.nad})
-        self.networks.to(memory_format=torch.channels_last)
+        channels_last(self.networks)
         self.optimizers = {
             name: torch.optim.AdamW(trainable_parameters(network), lr=lr, betas=(0.9, 0.99), weight_decay=1e-2)
             for (name, network), lr in zip(self.networks.items(), (args.lr, args.lr_d), strict=True)
@@ -67,7 +68,8 @@ class Recipe:
         drawn = rng.integers(len(presets), size=count)
         x_lq = torch.cat([degrade(x[None], presets[i], rng) for x, i in zip(image, drawn, strict=True)])
         x_lr = images.resize(x_lq, (image.shape[-2], image.shape[-1])).clamp(0, 1)
-        return tuple(images.to_signed(x).contiguous(memory_format=torch.channels_last) for x in (x_lr, image))
+        x_lr, x_hr = (images.to_signed(x).contiguous(memory_format=torch.channels_last) for x in (x_lr, image))
+        return x_lr, x_hr
 
     def train_step(self, x_lr: Tensor, x_hr: Tensor, rng: torch.Generator) -> dict[str, float]:
         """One step of the generator and, past the warm-up, one of the discriminator. Return the losses."""
@@ -108,13 +110,12 @@ class Recipe:
         """PSNR (RGB) and DISTS over held-out pairs, beside those of x_lr, which is bicubic."""
         rows: list[tuple[float, ...]] = []
         for x_lr, x_hr in pairs:
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                x_sr = self.generator(x_lr)[1]
-            sr, lr, hr = (images.to_unit(x).clamp(0, 1) for x in (x_sr, x_lr, x_hr))
             with torch.no_grad():
-                rows.append(
-                    tuple(f(x, hr) for x in (sr, lr) for f in (psnr, lambda a, b: float(self.ea_dists.dists(a, b))))
-                )
+                with torch.autocast("cpu", torch.bfloat16):
+                    x_sr = self.generator(x_lr)[1]
+                sr, lr, hr = (images.to_unit(x).clamp(0, 1) for x in (x_sr, x_lr, x_hr))
+                score = self.ea_dists.dists
+                rows.append((psnr(sr, hr), float(score(sr, hr)), psnr(lr, hr), float(score(lr, hr))))
         mean = np.mean(rows, axis=0)
         return f"held-out {mean[0]:.2f} dB, DISTS {mean[1]:.4f} (bicubic {mean[2]:.2f} dB, {mean[3]:.4f})"
 

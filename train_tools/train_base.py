@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,16 @@ from dfosd_core.training.dists import Dists
 
 from .metrics import psnr
 from .photos import PhotoCrops
-from .small_base import CONTEXT_DIM, LATENT_CHANNELS, PROMPT_TOKENS, load_vae, make_unet, make_vae, save_part
+from .small_base import (
+    CONTEXT_DIM,
+    LATENT_CHANNELS,
+    PROMPT_TOKENS,
+    channels_last,
+    load_vae,
+    make_unet,
+    make_vae,
+    save_part,
+)
 
 SAVE_EVERY_S = 180
 
@@ -93,9 +103,8 @@ def fit(
 
 def train_vae(args: argparse.Namespace) -> None:
     """L1 + gradient L1 + chroma L1 + KL, and DISTS in the last part; half the crops are blurred as x_lr will be."""
-    vae = make_vae().to(memory_format=torch.channels_last)
+    vae: Any = channels_last(make_vae())
     with torch.no_grad():  # a small posterior variance from the start: an untrained one drowns the latent
-        assert vae.quant_conv is not None
         vae.quant_conv.bias[LATENT_CHANNELS:] = -6.0
         vae.quant_conv.weight[LATENT_CHANNELS:] *= 0.1
     crops, held = PhotoCrops(args.photos, args.crop, args.seed), PhotoCrops(args.held, 256, 0)
@@ -135,9 +144,9 @@ def train_vae(args: argparse.Namespace) -> None:
 
 def train_prior(args: argparse.Namespace) -> None:
     """The diffusion prior: eps-prediction (MSE) at uniform timesteps of SD's schedule on the autoencoder's latents."""
-    vae = load_vae(args.out / "small_base" / "vae").to(memory_format=torch.channels_last)
+    vae: Any = channels_last(load_vae(args.out / "small_base" / "vae"))
     scaling_factor = float(vae.config["scaling_factor"])
-    unet = make_unet().to(memory_format=torch.channels_last)
+    unet = channels_last(make_unet())
     prompt = nn.Parameter(torch.randn(1, PROMPT_TOKENS, CONTEXT_DIM) * 0.02)
     unet.register_parameter("prompt", prompt)  # trained along, and handed on to the LoRA's start
     crops = PhotoCrops(args.photos, args.crop, args.seed)

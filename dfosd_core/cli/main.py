@@ -124,5 +124,5 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
-        help="the networks' number format (default: float16 on CUDA, else float32)",
+        help="the networks' number format (default: the fast one for the device)",
     )

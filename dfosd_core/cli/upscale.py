@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DfosdError
-from ..hosts.diffusers import DiffusersHost, load_base, load_default
+from ..hosts.diffusers import DiffusersHost, fast_dtype, load_base, load_default
 from ..lora.file import DfosdLora, load_lora
 from ..pipeline import UpscaleSettings, upscale_attached
 from ..tiled_run import ProgressCallback, is_out_of_memory
@@ -118,9 +118,7 @@ def like(picture: Picture, image: Tensor) -> Picture:
 
 
 def _load(choice: ModelChoice, device: torch.device) -> tuple[DiffusersHost, DfosdLora]:
-    # half precision pays on CUDA; elsewhere it is slow or not complete
-    name = choice.dtype or ("float16" if device.type == "cuda" else "float32")
-    dtype: torch.dtype = getattr(torch, name)
+    dtype: torch.dtype = getattr(torch, choice.dtype) if choice.dtype else fast_dtype(device)
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     if choice.base and choice.lora:
         lora = load_lora(choice.lora)

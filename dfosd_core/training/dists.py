@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -20,7 +21,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 VGG16_STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 """torchvision's indices of the convolutions in `vgg16.features`, stage by stage; a ReLU follows each."""
 VGG16_WIDTHS = (64, 128, 256, 512, 512)
-CHANNELS = (3, *VGG16_WIDTHS)
+CHANNELS = [3, *VGG16_WIDTHS]
 """Channels of the compared maps: the image itself, then the last ReLU of each stage. 1475 in all."""
 EPSILON = 1e-6
 """The constants c1 = c2 of equations (5) and (6) of the DISTS paper."""
@@ -67,7 +68,7 @@ class Dists(nn.Module):
         if not {"alpha", "beta"} <= set(tensors):
             raise ConfigError(f"'{weights}' holds {sorted(tensors)[:4]}, expected 'alpha' and 'beta'.")
         dists = cls(load_file(vgg), tensors["alpha"], tensors["beta"])
-        dists.stages.to(dtype, memory_format=torch.channels_last)
+        cast("Any", dists.stages).to(dtype=dtype, memory_format=torch.channels_last)
         return dists
 
     def features(self, image: Tensor) -> list[Tensor]:
