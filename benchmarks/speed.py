@@ -12,7 +12,6 @@ import argparse
 import platform
 import resource
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -24,9 +23,15 @@ from dfosd_core.pipeline import UpscaleSettings, upscale_attached
 
 
 def peak_mib() -> float:
-    """The process's largest resident size so far, in MiB (Linux counts KiB, macOS bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1024 if sys.platform != "darwin" else peak / 2**20
+    """The process's largest resident size so far, in MiB.
+
+    Linux: from /proc, since getrusage also counts the parent that forked us. Elsewhere macOS's bytes.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:

@@ -127,15 +127,17 @@ def _small_base_tiles(pixels: int) -> TileSettings:
 
 
 def fast_dtype(device: torch.device | str) -> torch.dtype:
-    """The number format that is fast there: float16 on CUDA, bfloat16 on a CPU with matrix units (AMX), else float32.
+    """The number format that is fast there: float16 on CUDA, bfloat16 on CPUs that multiply it, else float32.
 
-    Without them bfloat16 is emulated and slower than float32. The x0 line and the blending are float32 everywhere.
+    Elsewhere bfloat16 is emulated and slower than float32. The x0 line and the blending are float32 everywhere.
     """
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.float16
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)  # since torch 2.4
-    return torch.bfloat16 if kind == "cpu" and has_amx() else torch.float32
+    # Private, and not in every torch: where a name is missing, float32 is right and only slower.
+    native = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    has_bfloat16 = any(getattr(torch.cpu, name, lambda: False)() for name in native)
+    return torch.bfloat16 if kind == "cpu" and has_bfloat16 else torch.float32
 
 
 def load_base(

@@ -73,7 +73,7 @@ def weights_hash(host: DiffusersHost) -> str:
     digest = hashlib.sha256()
     for model in (host.unet, host.vae):
         for parameter in model.parameters():
-            digest.update(memoryview(parameter.numpy()).cast("B"))
+            digest.update(memoryview(parameter.contiguous().numpy()).cast("B"))
     return digest.hexdigest()
 
 
