@@ -62,5 +62,5 @@ class Host(Protocol):
 
     @property
     def size_multiple_px(self) -> int:
-        """Images and tiles are padded and aligned to this: f times the UNet's own downsampling."""
+        """Images and tiles are padded and aligned to this: f, or f times the UNet's downsampling if tiles are exact."""
         ...
