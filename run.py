@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sets DFOSD up beside itself, then runs it: `python3 run.py upscale PHOTO`, `info ...` or `test`.
+"""Sets DFOSD up beside itself, then runs it: `python3 run.py upscale PHOTO`, `info ...`, `train ...` or `test`.
 
 Needs Python 3.10 or newer and nothing else. Uses the packages of the Python that runs it if they are all
 there; otherwise makes the folder `.venv` once, with the versions of constraints.txt. Delete it to undo that.
@@ -17,17 +17,26 @@ VENV = os.path.join(ROOT, ".venv")
 OURS = os.path.join(VENV, "made-by-dfosd")
 PYTHON = os.path.join(VENV, "Scripts", "python.exe") if os.name == "nt" else os.path.join(VENV, "bin", "python")
 APP_MODULES = ("torch", "diffusers", "safetensors", "numpy", "PIL", "cv2", "tqdm")
-TEST_MODULES = APP_MODULES + (
+TRAIN_MODULES = APP_MODULES + (
+    "accelerate",
+    "jsonargparse",
+    "typeshed_client",
+    "yaml",
+    "tensorboard",
+    "matplotlib",
+    "transformers",
+)
+TEST_MODULES = TRAIN_MODULES + (
     "pytest",
     "pytest_timeout",
     "hypothesis",
     "peft",
-    "yaml",
     "skimage",
     "thop",
     "ruff",
     "pyright",
 )
+NEEDS = {"train": ("train", TRAIN_MODULES), "test": ("dev", TEST_MODULES)}
 CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
@@ -36,6 +45,7 @@ CHECKS = (
 )
 USAGE = """usage: python3 run.py upscale INPUT... [options]   make images larger and sharper
        python3 run.py info FILE                   say what a LoRA or a base model is
+       python3 run.py train --config CONFIG       train a LoRA; --help for more
        python3 run.py test [pytest options]       run the checks and tests, or some tests
 
 The first call installs what is needed into .venv here."""
@@ -47,15 +57,17 @@ def main(arguments):
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if arguments else 2
-    testing = arguments[0] == "test"
+    command = arguments[0]
     try:
-        python = ready_python("dev" if testing else "app", TEST_MODULES if testing else APP_MODULES)
+        python = ready_python(*NEEDS.get(command, ("app", APP_MODULES)))
     except KeyboardInterrupt:
         return fail("interrupted while installing; the next start begins anew.", 130)
     if python is None:
         return 1
-    if testing:
+    if command == "test":
         return run_checks(python, arguments[1:])
+    if command == "train":
+        return hand_over([python, "-m", "train_tools.train", *arguments[1:]])
     return hand_over([python, "-m", "dfosd_core.cli", *arguments])
 
 
@@ -70,8 +82,8 @@ def ready_python(extra, modules):
     if not make_venv() or not install(extra):
         return None
     write(stamp, fingerprint())
-    if extra == "dev":  # it includes the program's own needs
-        shutil.copy(stamp, os.path.join(VENV, "installed-app"))
+    for included in {"dev": ("app", "train"), "train": ("app",)}.get(extra, ()):
+        shutil.copy(stamp, os.path.join(VENV, "installed-" + included))
     say("Set up.")
     return PYTHON
 

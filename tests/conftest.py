@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import random
 import socket
-from collections.abc import Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -30,9 +30,13 @@ def _no_network() -> Iterator[None]:
     def refuse(*_: object, **__: object) -> NoReturn:
         raise AssertionError("a test reached for the network")
 
+    def guarded(connect: Callable[..., Any]) -> Callable[..., Any]:
+        # Between processes of this machine torch's data workers hand over tensors through local sockets.
+        return lambda own, *to: connect(own, *to) if own.family == socket.AF_UNIX else refuse()
+
     patch = pytest.MonkeyPatch()
     for name in ("connect", "connect_ex"):
-        patch.setattr(socket.socket, name, refuse)
+        patch.setattr(socket.socket, name, guarded(getattr(socket.socket, name)))
     patch.setattr(socket, "getaddrinfo", refuse)
     yield
     patch.undo()

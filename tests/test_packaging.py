@@ -147,6 +147,23 @@ def test_bootstrap_installs_once(bootstrap: ModuleType, monkeypatch: pytest.Monk
     assert seen == []
     assert bootstrap.ready_python("dev", ("no_such_module",)) == bootstrap.PYTHON
     assert [command[1:3] for command in seen] == [["-c", "import pip"], ["-m", "pip"]]
+    seen.clear()
+    assert bootstrap.ready_python("train", ("no_such_module",)) == bootstrap.PYTHON  # dev includes it
+    assert seen == []
+
+
+def test_bootstrap_trains_with_the_train_extra(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def ready(extra: str, modules: tuple[str, ...]) -> str:
+        asked.append(extra)
+        assert {"accelerate", "jsonargparse", "tensorboard", "matplotlib"} <= set(modules)
+        return "python"
+
+    monkeypatch.setattr(bootstrap, "ready_python", ready)
+    monkeypatch.setattr(bootstrap, "hand_over", lambda command: asked.extend(command) or 0)
+    assert bootstrap.main(["train", "--config", "a.yaml", "--set", "run.seed=1"]) == 0
+    assert asked == ["train", "python", "-m", "train_tools.train", "--config", "a.yaml", "--set", "run.seed=1"]
 
 
 @pytest.mark.parametrize("state", ["begun", "installing"])

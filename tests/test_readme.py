@@ -12,6 +12,8 @@ import pytest
 from dfosd_core.cli.main import _parser
 from dfosd_core.cli.options import settings_of
 from dfosd_core.settings import UpscaleSettings
+from train_tools.config_file import load_config
+from train_tools.trainer import LAST_LORA
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -26,6 +28,20 @@ def test_command_parses(command: str) -> None:
     arguments = _parser().parse_args(words[1:] if words[0] == "dfosd" else words[2:])
     if arguments.command == "upscale":
         settings_of(arguments)
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("python3 run.py train")])
+def test_training_command_has_a_configuration_and_settings_that_exist(command: str) -> None:
+    words = shlex.split(command)
+    assert words[3:6:2] == ["--config", "--set"]
+    load_config(ROOT / words[4], words[6:])
+
+
+def test_trained_lora_is_upscaled_with_from_where_training_put_it() -> None:
+    trained = next(line for line in COMMANDS if "small_cpu.yaml" in line)
+    out = re.search(r"run\.out=(\S+)", trained)
+    assert out is not None
+    assert any(f"--lora {out[1]}/{LAST_LORA}" in line for line in OURS)
 
 
 def test_first_command_upscales_a_shipped_photograph() -> None:

@@ -1,24 +1,26 @@
-"""Make LR/HR pairs for `evaluate` out of photographs: the central crop, and what a degradation leaves of it.
+"""Make LR/HR pairs for validation and `evaluate` out of photographs: the central crop, and what a degradation leaves.
 
     python -m train_tools.make_pairs PHOTOS PAIRS [--preset camera] [--size 512] [--seed 0]
 
 Writes PAIRS/HR/NAME.png and PAIRS/LR/NAME.png, a quarter as large. Photographs are first reduced to twice the size.
+Keep these photographs out of training.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from dfosd_core import images
+from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.training.degradation import PRESETS, SCALE, degrade
 
 from .photos import SUFFIXES
+from .pictures import save_picture, to_picture, to_tensor
 
 
 def central_crop(path: Path, size: int) -> Tensor:
@@ -30,17 +32,23 @@ def central_crop(path: Path, size: int) -> Tensor:
         image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
     width, height = (min(size, edge) // SCALE * SCALE for edge in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
-    pixels = np.array(image.crop((left, top, left + width, top + height)))
-    return images.to_bchw(torch.from_numpy(pixels)[None].float() / 255)
+    return to_tensor(image.crop((left, top, left + width, top + height)))
 
 
-def save(x: Tensor, path: Path) -> None:
-    """Write (1, 3, H, W) in [0, 1] as an 8-bit PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((images.to_bhwc(x)[0] * 255).round().byte().numpy()).save(path)
+def make_pairs(photos: Path, pairs: Path, preset: str = "camera", size: int = 512, seed: int = 0) -> list[str]:
+    """Write a pair of each photograph; return the names. Raises ConfigError where there is none."""
+    paths = sorted(p for p in photos.glob("*") if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise ConfigError(f"No photographs in '{photos}': expected files ending in {', '.join(sorted(SUFFIXES))}.")
+    rng = np.random.default_rng(seed)
+    for path in paths:
+        x_hr = central_crop(path, size)
+        save_picture(to_picture(x_hr), pairs / "HR" / f"{path.stem}.png")
+        save_picture(to_picture(degrade(x_hr, PRESETS[preset], rng)), pairs / "LR" / f"{path.stem}.png")
+    return [f"{path.stem}.png" for path in paths]
 
 
-def main() -> None:
+def main() -> int:
     """Parse the command line and write the pairs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
@@ -49,12 +57,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    rng = np.random.default_rng(args.seed)
-    for path in sorted(p for p in args.photos.iterdir() if p.suffix.lower() in SUFFIXES):
-        x_hr = central_crop(path, args.size)
-        save(x_hr, args.pairs / "HR" / f"{path.stem}.png")
-        save(degrade(x_hr, PRESETS[args.preset], rng), args.pairs / "LR" / f"{path.stem}.png")
+    try:
+        names = make_pairs(args.photos, args.pairs, args.preset, args.size, args.seed)
+    except DfosdError as error:
+        print(f"make_pairs: {error}", file=sys.stderr)
+        return 1
+    print(f"{len(names)} pairs in {args.pairs}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

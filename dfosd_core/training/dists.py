@@ -1,6 +1,7 @@
 """DISTS: structure and texture similarity of images (Ding et al. 2020, arXiv 2004.07728; method.md section 3.2).
 
-The VGG16 convolutions and the weights alpha and beta are not part of this project: both are given by path.
+VGG16's convolutions are not part of this project; their file is given by path. alpha and beta lie beside this module
+(from dists-pytorch 0.1, MIT).
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..errors import ConfigError
+from .dists_ops import l2_pool, moments
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,6 +28,10 @@ EPSILON = 1e-6
 """The constants c1 = c2 of equations (5) and (6) of the DISTS paper."""
 
 
+ALPHA_BETA = Path(__file__).with_name("dists_alpha_beta.safetensors")
+"""The official alpha and beta, as the package dists-pytorch 0.1 has them (MIT)."""
+
+
 class Dists(nn.Module):
     """DISTS as a loss: differentiable, no resizing, mean over the batch.
 
@@ -35,7 +40,6 @@ class Dists(nn.Module):
     Raises ConfigError where a tensor is missing or of another shape.
     """
 
-    kernel: Tensor
     mean: Tensor
     std: Tensor
 
@@ -49,25 +53,27 @@ class Dists(nn.Module):
         self.alpha = [w.float() for w in torch.split((alpha * scale).flatten(), CHANNELS)]
         self.beta = [w.float() for w in torch.split((beta * scale).flatten(), CHANNELS)]
         self.stages = nn.ModuleList(_stage(vgg, stage) for stage in range(len(VGG16_STAGES)))
-        hann = torch.tensor([0.5, 1.0, 0.5])
-        self.register_buffer("kernel", torch.outer(hann, hann) / hann.sum() ** 2, persistent=False)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False)
 
     @classmethod
-    def from_files(cls, vgg: str | Path, weights: str | Path, dtype: torch.dtype = torch.float32) -> Dists:
-        """Read VGG16 (`vgg`) and alpha, beta (`weights`) from safetensors files.
+    def from_files(
+        cls, vgg: str | Path, weights: str | Path | None = None, dtype: torch.dtype = torch.float32
+    ) -> Dists:
+        """Read VGG16's convolutions, and alpha and beta (`weights`; None: the published ones, which are shipped).
 
+        Files are safetensors; `vgg` may also be torchvision's `vgg16-397923af.pth`.
         dtype: of the convolutions. bfloat16 makes training on a CPU several times faster; statistics stay float32.
         """
-        for path in (vgg, weights):
-            if not Path(path).is_file():
-                raise ConfigError(f"DISTS needs the weights file '{path}', which does not exist.")
-        tensors = load_file(weights)
+        path = ALPHA_BETA if weights is None else Path(weights)
+        for file in (Path(vgg), path):
+            if not file.is_file():
+                raise ConfigError(f"DISTS needs the weights file '{file}', which does not exist.")
+        tensors = _read(path)
         if not {"alpha", "beta"} <= set(tensors):
-            raise ConfigError(f"'{weights}' holds {sorted(tensors)[:4]}, expected 'alpha' and 'beta'.")
-        dists = cls(load_file(vgg), tensors["alpha"], tensors["beta"])
+            raise ConfigError(f"'{path}' holds {sorted(tensors)[:4]}, expected 'alpha' and 'beta'.")
+        dists = cls(_read(Path(vgg)), tensors["alpha"], tensors["beta"])
         cast("Any", dists.stages).to(dtype=dtype, memory_format=torch.channels_last)
         return dists
 
@@ -78,7 +84,7 @@ class Dists(nn.Module):
         maps = [image.expand(-1, 3, -1, -1)]
         for index, stage in enumerate(self.stages):
             if index:
-                x = self._l2_pool(x)
+                x = l2_pool(x)
             x = stage(x)
             maps.append(x)
         return maps
@@ -91,14 +97,25 @@ class Dists(nn.Module):
         """Return DISTS of two results of `features` as a scalar, the batch's mean."""
         score = maps[0].new_zeros((), dtype=torch.float32)
         for x, y, alpha, beta in zip(maps, reference, self.alpha, self.beta, strict=True):
-            luminance, structure = _similarity(x.float(), y.float())
+            luminance, structure = _similarity(x, y)
             score = score + (luminance * alpha.to(x.device) + structure * beta.to(x.device)).sum(1).mean()
         return 1 - score
 
-    def _l2_pool(self, x: Tensor) -> Tensor:
-        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, 3, 3)
-        squared = F.conv2d(x.square(), kernel, stride=2, padding=1, groups=x.shape[1])
-        return (squared + 1e-12).sqrt()
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a safetensors file or of a pickle, which is read without running its code."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's unpickler meets random bytes with any of a dozen exceptions
+        raise ConfigError(
+            f"'{path}' is damaged or no weights file ({type(error).__name__}). "
+            "DISTS reads safetensors and torchvision's .pth."
+        ) from error
+    if not isinstance(tensors, dict):
+        raise ConfigError(f"'{path}' holds a {type(tensors).__name__}, expected a dictionary of VGG16's weights.")
+    return cast("dict[str, Tensor]", tensors)
 
 
 def _stage(vgg: Mapping[str, Tensor], stage: int) -> nn.Sequential:
@@ -114,16 +131,13 @@ def _stage(vgg: Mapping[str, Tensor], stage: int) -> nn.Sequential:
                 wanted = f"'features.{index}.{name}' of shape {tuple(parameter.shape)}"
                 raise ConfigError(f"VGG16 weights: expected {wanted}, found {found}.")
             parameter.data = value.float().clone()
-        layers += [conv, nn.ReLU()]
+        layers += [conv, nn.ReLU(inplace=True)]
         inputs = width
     return nn.Sequential(*layers)
 
 
 def _similarity(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Equations (5) and (6): similarity of means and of variations, each (B, C)."""
-    mu_x, mu_y = x.mean((2, 3), keepdim=True), y.mean((2, 3), keepdim=True)
-    luminance = (2 * mu_x * mu_y + EPSILON) / (mu_x.square() + mu_y.square() + EPSILON)
-    dx, dy = x - mu_x, y - mu_y
-    covariance = (dx * dy).mean((2, 3))
-    variances = dx.square().mean((2, 3)) + dy.square().mean((2, 3))
-    return luminance[..., 0, 0], (2 * covariance + EPSILON) / (variances + EPSILON)
+    """Equations (5) and (6): similarity of means and of variations, each (B, C) float32."""
+    mean_x, mean_y, variance_x, variance_y, covariance = moments(x, y)
+    luminance = (2 * mean_x * mean_y + EPSILON) / (mean_x.square() + mean_y.square() + EPSILON)
+    return luminance, (2 * covariance + EPSILON) / (variance_x + variance_y + EPSILON)

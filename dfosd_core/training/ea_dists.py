@@ -33,5 +33,9 @@ class EaDists(nn.Module):
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
         """Return the loss of two batches (B, 3, H, W) in [0, 1] as a scalar."""
-        image, reference = image.float(), reference.float()
-        return self.dists(image, reference) + self.dists(sobel(image), sobel(reference))
+        # One batch for both terms: the mean over twice the batch is half their sum.
+        return 2 * self.dists(_with_edges(image.float()), _with_edges(reference.float()))
+
+
+def _with_edges(image: Tensor) -> Tensor:
+    return torch.cat((image, sobel(image).expand_as(image)))

@@ -11,10 +11,13 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from ..lora.file import DfosdLora
+from ..lora.keys import kohya_name
 from ..lora.metadata import LoraMetadata
 from ..one_step import predict_z_sr
-from .lora_layers import inject_lora, lora_pairs, new_prompt, share_weights
+from .lora_layers import LoraLayer, inject_lora, lora_pairs, new_prompt, share_weights
+from .noise import Rng, randn
 
 
 class DfosdGenerator(nn.Module):
@@ -50,7 +53,7 @@ class DfosdGenerator(nn.Module):
         self._shift_factor = float(facts.get("shift_factor") or 0.0)
 
     @torch.no_grad()
-    def encode(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
+    def encode(self, x: Tensor, rng: Rng | None = None) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> model-space latent (B, C, H/f, W/f) float32, without gradient.
 
         rng: a sample of the posterior (training); None: its mean (evaluation) (method.md section 1.1).
@@ -60,8 +63,7 @@ class DfosdGenerator(nn.Module):
             latent = posterior.mean.float()
         else:
             mean, std = posterior.mean.float(), posterior.std.float()
-            noise = torch.randn(mean.shape, generator=rng, device=rng.device)
-            latent = mean + std * noise.to(mean.device)
+            latent = mean + std * randn(rng, mean.shape, mean.device)
         return (latent - self._shift_factor) * self._scaling_factor
 
     def decode(self, z: Tensor) -> Tensor:
@@ -75,7 +77,7 @@ class DfosdGenerator(nn.Module):
         eps = cast("Any", self.unet)(z_lr, self.t, encoder_hidden_states=prompt_embeds).sample
         return predict_z_sr(z_lr.float(), eps, self.t)
 
-    def forward(self, x_lr: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x_lr: Tensor, rng: Rng | None = None) -> tuple[Tensor, Tensor]:
         """Return z_sr (B, C, H/f, W/f) and x_sr (B, 3, H, W), both float32, of x_lr (B, 3, H, W) in [-1, 1].
 
         H and W must be multiples of f. rng: as in `encode`; give one in training.
@@ -95,3 +97,37 @@ class DfosdGenerator(nn.Module):
             raise ValueError(f"metadata says {told} ({what}), the generator has {true}")
         prompt_embeds = self.prompt_embeds.detach().to(dtype, copy=True)
         return DfosdLora(pairs=lora_pairs(self.unet, dtype), prompt_embeds=prompt_embeds, metadata=metadata)
+
+    def load_lora(self, lora: DfosdLora) -> None:
+        """Take a LoRA file's pairs and prompt as the start; the inverse of `export_lora`.
+
+        Raises ConfigError before anything changes where timestep, rank, alpha, prediction, layers or shapes are not
+        this generator's. The base is the caller's to check (`check_base`).
+        """
+        metadata = lora.metadata
+        theirs = (metadata.timestep, metadata.rank, metadata.lora_alpha, metadata.prediction)
+        ours = (self.t, self.rank, self.lora_alpha, "eps-x0")
+        if theirs != ours:
+            what = "timestep, rank, lora_alpha, prediction"
+            raise ConfigError(
+                f"The LoRA to start from has {theirs} ({what}), expected {ours}. Set model.* to match it."
+            )
+        modules = self.unet.named_modules()
+        layers = {kohya_name(name): layer for name, layer in modules if isinstance(layer, LoraLayer)}
+        wrong = sorted(layers.keys() ^ lora.pairs.keys()) + [
+            name
+            for name in sorted(layers.keys() & lora.pairs.keys())
+            if (lora.pairs[name].down.shape, lora.pairs[name].up.shape)
+            != (layers[name].down_weight.shape, layers[name].up_weight.shape)
+        ]
+        if wrong or lora.set_weights or lora.bias_diffs or lora.prompt_embeds.shape != self.prompt_embeds.shape:
+            first = f"first {wrong[0]}" if wrong else "replaced weights or another prompt length"
+            raise ConfigError(
+                f"The LoRA to start from does not fit: {len(wrong)} of {len(layers)} layers are missing, unknown or of "
+                f"another shape ({first}). Give a LoRA that DFOSD trained on this base."
+            )
+        with torch.no_grad():
+            for name, layer in layers.items():
+                layer.down_weight.copy_(lora.pairs[name].down)
+                layer.up_weight.copy_(lora.pairs[name].up)
+            self.prompt_embeds.copy_(lora.prompt_embeds)

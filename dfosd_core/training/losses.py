@@ -5,6 +5,7 @@
     L_D   = mean softplus(D(F(z_sr, t))) + mean softplus(-D(F(z_hr, t)))
 
 D gives logits a, and softplus(-a) = -log sigmoid(a). Who updates which network when belongs to the recipe.
+A discriminator of images (`space` "image", an ablation) sees x itself in place of F(z, t).
 Logits, DISTS and all sums are float32, also under autocast.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ from ..errors import ConfigError
 from ..images import to_unit
 from ..schedule import NUM_TIMESTEPS, add_noise
 from .lora_layers import frozen
+from .noise import Rng, randint, randn
+
+Space = Literal["latent", "image"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,56 +71,68 @@ def generator_loss(
     *,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None,
     nad: nn.Module | None,
-    rng: torch.Generator,
+    rng: Rng,
     settings: LossSettings,
 ) -> GeneratorLosses:
     """L_gen of x_sr, x_hr (B, 3, H, W) in [-1, 1] and z_sr (B, C, h, w).
 
     MSE and `perceptual` see [0, 1], unclamped. The discriminator gets no gradient.
     perceptual: `EaDists` (or `Dists`); None leaves its term out, which then reads 0, and so does `nad` None.
-    rng draws timesteps and noise, on its own device.
+    rng draws timesteps and noise. A discriminator of images judges x_sr instead of z_sr.
     """
     zero = torch.zeros((), device=x_sr.device)
     with torch.autocast(x_sr.device.type, enabled=False):
         image, reference = to_unit(x_sr.float()), to_unit(x_hr.float())
         mse = F.mse_loss(image, reference)
         ea_dists = zero if perceptual is None else perceptual(image, reference)
-    adversarial = zero if nad is None else adversarial_loss(nad, z_sr, rng, settings)
+    adversarial = zero if nad is None else adversarial_loss(nad, judged(nad, z_sr, x_sr), rng, settings)
     total = mse + settings.lambda_2 * ea_dists + settings.lambda_1 * adversarial
     return GeneratorLosses(total, mse.detach(), ea_dists.detach(), adversarial.detach())
 
 
-def adversarial_loss(nad: nn.Module, z_sr: Tensor, rng: torch.Generator, settings: LossSettings) -> Tensor:
-    """L_G (eq. 2): the gradient goes through the discriminator into z_sr, not into its parameters.
+def adversarial_loss(nad: nn.Module, fake: Tensor, rng: Rng, settings: LossSettings) -> Tensor:
+    """L_G (eq. 2): the gradient goes through the discriminator into `fake`, not into its parameters.
 
-    With gradient checkpointing hold `frozen(nad)` around the backward pass too: it runs the network again.
+    fake: z_sr, or x_sr for a discriminator of images. With gradient checkpointing hold `frozen(nad)` around the
+    backward pass too: it runs the network again.
     """
-    t_noise = _draw_timesteps(z_sr, rng, settings)
+    t_noise = _draw_timesteps(fake, rng, settings)
     with frozen(nad):
-        logits = nad(_noised(z_sr, t_noise, rng), t_noise)
+        logits = nad(_seen(nad, fake, t_noise, rng), t_noise)
     return F.softplus(-logits.float()).mean()
 
 
 def discriminator_loss(
-    nad: nn.Module, z_sr: Tensor, z_hr: Tensor, *, rng: torch.Generator, settings: LossSettings
+    nad: nn.Module, fake: Tensor, real: Tensor, *, rng: Rng, settings: LossSettings
 ) -> DiscriminatorLosses:
-    """L_D (eq. 3) of z_sr (detached here) and z_hr (B, C, h, w).
+    """L_D (eq. 3) of z_sr (detached here) and z_hr (B, C, h, w), or of images where the discriminator sees those.
 
     A pair shares its timestep, since the paper compares paired features; the noises are independent.
     """
-    t_noise = _draw_timesteps(z_sr, rng, settings)
-    fake, real = (_noised(z.detach(), t_noise, rng) for z in (z_sr, z_hr))
+    t_noise = _draw_timesteps(fake, rng, settings)
+    pair = torch.cat([_seen(nad, x.detach(), t_noise, rng) for x in (fake, real)])
     # One call for both: a network wrapped for several GPUs wants one forward for each backward.
-    logits = nad(torch.cat((fake, real)), torch.cat((t_noise, t_noise))).float()
+    logits = nad(pair, torch.cat((t_noise, t_noise))).float()
     fake_logits, real_logits = logits.chunk(2)
     fake_loss, real_loss = F.softplus(fake_logits).mean(), F.softplus(-real_logits).mean()
     return DiscriminatorLosses(fake_loss + real_loss, fake_loss.detach(), real_loss.detach())
 
 
-def _draw_timesteps(z: Tensor, rng: torch.Generator, settings: LossSettings) -> Tensor:
-    low, high = settings.t_noise_min, settings.t_noise_max + 1
-    return torch.randint(low, high, (z.shape[0],), generator=rng, device=rng.device).to(z.device)
+def space_of(nad: nn.Module) -> Space:
+    """What the discriminator judges; it may be wrapped for several processes."""
+    return cast("Space", getattr(getattr(nad, "module", nad), "space", "latent"))
 
 
-def _noised(z: Tensor, t_noise: Tensor, rng: torch.Generator) -> Tensor:
-    return add_noise(z.float(), torch.randn(z.shape, generator=rng, device=rng.device).to(z.device), t_noise)
+def judged(nad: nn.Module, z: Tensor, x: Tensor) -> Tensor:
+    """The one of latent and image that the discriminator judges."""
+    return z if space_of(nad) == "latent" else x
+
+
+def _draw_timesteps(x: Tensor, rng: Rng, settings: LossSettings) -> Tensor:
+    return randint(rng, settings.t_noise_min, settings.t_noise_max + 1, x.shape[0], x.device)
+
+
+def _seen(nad: nn.Module, x: Tensor, t_noise: Tensor, rng: Rng) -> Tensor:
+    if space_of(nad) == "image":
+        return x.float()
+    return add_noise(x.float(), randn(rng, x.shape, x.device), t_noise)

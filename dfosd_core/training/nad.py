@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from .heads import Head, HeadKind
 from .lora_layers import inject_lora, new_prompt, share_weights
 
 
 class Nad(nn.Module):
-    """The base's UNet up to its mid block, frozen under a trainable LoRA, and an MLP that scores each patch.
+    """The base's UNet up to its mid block, frozen under a trainable LoRA, and a head that scores each patch.
 
-    The up path is dropped; the condition is a learnable prompt embedding of the discriminator's own. The head
-    is a pointwise MLP, so each cell of the mid block's map gets one logit.
+    The up path is dropped; the condition is a learnable prompt embedding of the discriminator's own.
     unet: the base without LoRA. It keeps its modules, is frozen, and shares its frozen tensors with this
     network: beside a generator on the same base the discriminator costs only its LoRA and head in memory.
     prompt_embeds: the embedding's start (1, N, C), copied; None draws 77 tokens. rng draws LoRA and head.
     """
+
+    space: Literal["latent", "image"] = "latent"
+    """What the discriminator judges."""
+    PARTS = ("conv_in", "time_embedding", "down_blocks", "mid_block")
+    """The UNet's modules that are taken over."""
 
     def __init__(
         self,
@@ -28,27 +33,27 @@ class Nad(nn.Module):
         prompt_embeds: Tensor | None = None,
         rank: int = 16,
         lora_alpha: float = 16.0,
+        head: HeadKind = "pointwise",
         rng: torch.Generator,
     ) -> None:
         super().__init__()
         source = cast("Any", unet)
         self.time_proj = share_weights(source.time_proj)
-        self.backbone = nn.ModuleDict(
-            {
-                name: share_weights(getattr(source, name))
-                for name in ("conv_in", "time_embedding", "down_blocks", "mid_block")
-            }
-        )
+        self.backbone = nn.ModuleDict({name: share_weights(getattr(source, name)) for name in self.PARTS})
         self.lora_layers = inject_lora(self.backbone, rank, lora_alpha, rng)
-        self.head = _pointwise_mlp(source.config.block_out_channels[-1], rng).to(source.conv_in.weight.device)
+        self.head = Head(head, source.config.block_out_channels[-1], rng).to(source.conv_in.weight.device)
         if prompt_embeds is None:
             prompt_embeds = new_prompt(77, source.config.cross_attention_dim, rng)
         self.prompt_embeds = nn.Parameter(prompt_embeds.detach().clone().float())
 
+    def embedding(self, t_noise: Tensor, dtype: torch.dtype) -> Tensor:
+        """The blocks' time embedding of t (B,): (B, E)."""
+        return cast("Any", self.backbone)["time_embedding"](self.time_proj(t_noise).to(dtype))
+
     def features(self, z_noised: Tensor, t_noise: Tensor) -> Tensor:
         """The mid block's output for F(z, t) (B, C, h, w) and t (B,): (B, 1280, h/8, w/8) for SD 2.1."""
         backbone = cast("Any", self.backbone)
-        embedding = backbone["time_embedding"](self.time_proj(t_noise).to(z_noised.dtype))
+        embedding = self.embedding(t_noise, z_noised.dtype)
         prompt_embeds = self.prompt_embeds.expand(z_noised.shape[0], -1, -1)
         hidden = backbone["conv_in"](z_noised)
         for block in backbone["down_blocks"]:
@@ -59,7 +64,7 @@ class Nad(nn.Module):
     def forward(self, z_noised: Tensor, t_noise: Tensor) -> Tensor:
         """Return logits (B, 1, h', w') of F(z, t) (B, C, h, w) and its timesteps (B,): high means real.
 
-        The head runs in float32, also under autocast.
+        The head runs in float32, also under autocast; it raises ConfigError where the map is too small for it.
         """
         features = self.features(z_noised, t_noise)
         with torch.autocast(features.device.type, enabled=False):
@@ -69,12 +74,3 @@ class Nad(nn.Module):
 def _text(block: nn.Module, prompt_embeds: Tensor) -> dict[str, Tensor]:
     # As diffusers' UNet does: only blocks with attention take the text, and not all others have the flag.
     return {"encoder_hidden_states": prompt_embeds} if getattr(block, "has_cross_attention", False) else {}
-
-
-def _pointwise_mlp(channels: int, rng: torch.Generator) -> nn.Sequential:
-    first, last = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, 1, 1)
-    with torch.no_grad():
-        for conv in (first, last):
-            conv.weight.copy_(torch.randn(conv.weight.shape, generator=rng, device=rng.device) * channels**-0.5)
-            cast("Tensor", conv.bias).zero_()
-    return nn.Sequential(first, nn.SiLU(), last)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dfosd_core.errors import ConfigError
 from dfosd_core.training.dists import Dists
+from dfosd_core.training.dists_ops import l2_pool
 from dfosd_core.training.ea_dists import EaDists, sobel
 
 WIDTHS = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256}
@@ -183,9 +184,10 @@ def test_one_channel_equals_three(dists: Dists) -> None:
     assert dists(a, b).item() == pytest.approx(expected.item(), abs=1e-6)
 
 
-def test_pooling_kernel_is_the_papers(dists: Dists) -> None:
-    expected = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
-    torch.testing.assert_close(dists.kernel, expected)
+def test_pooling_kernel_is_the_papers() -> None:
+    kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    pooled = [float(l2_pool(x[None, None])[0, 0, 1, 1]) for x in torch.eye(25).reshape(25, 5, 5)]
+    torch.testing.assert_close(torch.tensor(pooled).reshape(5, 5)[1:4, 1:4], kernel.sqrt())
 
 
 def test_sobel_of_a_step_is_four_and_of_flat_ground_is_a_thousandth() -> None:
@@ -238,3 +240,21 @@ def test_real_dists_equals_a_plain_computation_and_ranks_damage(real_dists: Dist
     expected = naive_dists(as_array(image), as_array(slight), vgg, (weights["alpha"], weights["beta"]))
     assert real_dists(image, slight).item() == pytest.approx(expected, abs=1e-5)
     assert 0 < real_dists(image, slight) < real_dists(image, strong) < 1
+
+
+def test_torchvision_file_and_shipped_weights_are_read(tmp_path: Path) -> None:
+    vgg = random_vgg()
+    torch.save(
+        {**vgg, "classifier.0.bias": torch.zeros(1)},
+        tmp_path / "vgg16.pth",
+    )
+    dists = Dists.from_files(tmp_path / "vgg16.pth")
+    assert float(sum(w.sum() for w in dists.alpha)) == pytest.approx(0.8760, abs=1e-4)
+    assert float(sum(w.sum() for w in dists.beta)) == pytest.approx(0.1240, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vgg16.pth", "vgg16.safetensors"])
+def test_file_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"not weights at all")
+    with pytest.raises(ConfigError, match=f"'.*{name}' is damaged or no weights file .* DISTS reads safetensors and"):
+        Dists.from_files(tmp_path / name)

@@ -1,0 +1,123 @@
+"""OUT/checkpoint.pt: everything a run needs to go on, in one file that is either the old one or the whole new one.
+
+Only tensors and plain Python values, so it loads with `weights_only=True`. The sampler's position and the learning
+rates are functions of the step and need no entry.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dfosd_core.errors import ConfigError
+
+CHECKPOINT = "checkpoint.pt"
+FORMAT = "dfosd-training-1"
+State = dict[str, Any]
+
+
+def write_checkpoint(out: Path, state: State) -> Path:
+    """Write OUT/checkpoint.pt so that a kill or a power cut at any moment leaves the old or the new one."""
+    path = out / CHECKPOINT
+    part = path.with_name(f".{CHECKPOINT}.part")
+    with part.open("wb") as file:
+        torch.save({"format": FORMAT, **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    if os.name == "posix":  # the name, too, has to reach the disk
+        folder = os.open(out, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    return path
+
+
+def read_checkpoint(out: Path) -> State | None:
+    """The state in OUT, its tensors on the CPU; None without one. Raises ConfigError for a damaged or foreign file."""
+    path = out / CHECKPOINT
+    if not path.exists():
+        return None
+    advice = "Put a copy back, or delete it to start afresh."
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not check the sums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            f"'{path}' holds more than tensors and numbers, so it is no checkpoint of DFOSD. {advice}"
+        ) from error
+    except Exception as error:  # zipfile and torch meet random bytes with any of a dozen exceptions
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"'{path}' is damaged or no checkpoint ({reason}). {advice}") from error
+    if not isinstance(state, dict) or cast("State", state).get("format") != FORMAT:
+        raise ConfigError(f"'{path}' is not a checkpoint of this version of DFOSD ({FORMAT}). {advice}")
+    return cast("State", state)
+
+
+def remove_leftovers(out: Path) -> list[str]:
+    """Delete what a killed run had half written; return the names."""
+    parts = sorted(out.glob(".*.part"))
+    for part in parts:
+        part.unlink(missing_ok=True)
+    return [part.name for part in parts]
+
+
+def trainable_state(network: nn.Module) -> dict[str, Tensor]:
+    """name -> trainable parameter, detached; the frozen base stays where it is."""
+    return {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
+
+
+def load_trainable(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Put the tensors of `trainable_state` back. Raises ConfigError unless names and shapes are the network's."""
+    wanted = trainable_state(network)
+    wrong = sorted(wanted.keys() ^ tensors.keys())
+    wrong += [name for name in wanted if name in tensors and wanted[name].shape != tensors[name].shape]
+    if wrong:
+        raise ConfigError(
+            f"The checkpoint's {what} does not fit the configuration's: {len(wrong)} of {len(wanted)} parameters are "
+            f"missing, unknown or of another shape, first {wrong[0]}. Set the model as it was, or give another run.out."
+        )
+    for name, parameter in wanted.items():
+        parameter.copy_(tensors[name])
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Take moments and counts from `state`; the settings stay the configuration's."""
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+
+
+def random_states() -> State:
+    """The global generators' states. Training itself draws from (seed, sample) alone; a library might not."""
+    kind, keys, position, has_gauss, gauss = cast("Any", np.random.get_state())
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_states(states: State) -> None:
+    """The inverse of `random_states`; GPUs only where there are as many as then."""
+    version, keys, gauss = states["python"]
+    random.setstate((version, tuple(keys), gauss))
+    kind, numpy_keys, *rest = states["numpy"]
+    np.random.set_state((kind, numpy_keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    cuda = cast("Sequence[Tensor]", states["cuda"])
+    if cuda and len(cuda) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(list(cuda))

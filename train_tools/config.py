@@ -1,0 +1,297 @@
+"""Everything a training run can be told: one dataclass a section, each field with its meaning beside it.
+
+`configs/*.yaml` holds the recipes. How a file and `--set` become a `TrainConfig` lives in `config_file.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from dfosd_core.errors import ConfigError
+from dfosd_core.schedule import NUM_TIMESTEPS
+from dfosd_core.training.degradation import SCALE
+
+Preset = Literal["heavy", "light", "camera"]
+Perceptual = Literal["none", "dists", "ea_dists"]
+DiscriminatorKind = Literal["none", "nad", "sdxl", "pixel"]
+Head = Literal["pointwise", "conv", "strided"]
+Schedule = Literal["constant", "cosine"]
+Precision = Literal["no", "bf16", "fp16"]
+
+
+def require(ok: bool, text: str) -> None:
+    """Raise ConfigError(text) unless ok."""
+    if not ok:
+        raise ConfigError(text)
+
+
+def require_at_least(name: str, value: float, least: float) -> None:
+    """Raise ConfigError unless value is a finite number of `least` or more."""
+    require(math.isfinite(value) and value >= least, f"{name}: expected {least:g} or more, found {value}.")
+
+
+def require_above(name: str, value: float, least: float) -> None:
+    """Raise ConfigError unless value is a finite number above `least`."""
+    require(math.isfinite(value) and value > least, f"{name}: expected more than {least:g}, found {value}.")
+
+
+def require_fraction(name: str, value: float) -> None:
+    """Raise ConfigError unless 0 <= value < 1."""
+    require(0 <= value < 1, f"{name}: expected 0 to below 1, found {value}.")
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The generator: base, LoRA, prompt."""
+
+    base: str = "embedded"
+    """`embedded`, or the path of an SD 2.1-base: a diffusers folder or a single checkpoint file."""
+    init_lora: Path | None = None
+    """A DFOSD LoRA to start from, of the same rank and base; none: a fresh one."""
+    rank: int = 16
+    """Rank of the generator's LoRA (paper: 16)."""
+    lora_alpha: float = 16.0
+    """Alpha of the generator's LoRA (paper: 16)."""
+    timestep: int = 399
+    """T_L, the timestep given to the UNet."""
+    prompt_tokens: int = 77
+    """Length of the prompt embedding where none is at hand to start from (no text encoder beside the base)."""
+
+    def __post_init__(self) -> None:
+        require_at_least("model.rank", self.rank, 1)
+        require_above("model.lora_alpha", self.lora_alpha, 0)
+        require_at_least("model.prompt_tokens", self.prompt_tokens, 1)
+        require(
+            0 <= self.timestep < NUM_TIMESTEPS,
+            f"model.timestep: expected 0 to {NUM_TIMESTEPS - 1}, found {self.timestep}.",
+        )
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Photographs, crops, degradation, batches."""
+
+    photos: Path = Path("photos")
+    """A folder of photographs, or the set that `prepare_data` made of one."""
+    crop: int = 512
+    """Edge of the square crops in pixels; a multiple of 4."""
+    presets: list[Preset] = field(default_factory=lambda: ["heavy"])
+    """Degradations, drawn with equal chances for each crop (Real-ESRGAN's `heavy`, `light`, or a mild `camera`)."""
+    batch_size: int = 8
+    """Crops an optimiser step sees, over all processes and accumulated micro-batches."""
+    micro_batch: int = 8
+    """Crops a process takes through the networks at once; gradients of several accumulate to its share of the batch."""
+    workers: int = 2
+    """Processes that prepare crops beside each training process; 0: none, it prepares them itself."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.crop >= 4 * SCALE and self.crop % SCALE == 0,
+            f"data.crop: expected a multiple of {SCALE}, at least {4 * SCALE}, found {self.crop}.",
+        )
+        require(bool(self.presets), "data.presets: expected at least one of heavy, light, camera, found none.")
+        require_at_least("data.batch_size", self.batch_size, 1)
+        require_at_least("data.micro_batch", self.micro_batch, 1)
+        require_at_least("data.workers", self.workers, 0)
+
+
+@dataclass(kw_only=True)
+class LossConfig:
+    """L_gen = MSE + lambda_2 perceptual + lambda_1 adversarial (paper section 3.4)."""
+
+    perceptual: Perceptual = "ea_dists"
+    """The perceptual term: none, DISTS, or edge-aware DISTS (the paper)."""
+    vgg: Path | None = None
+    """VGG16's convolutions for DISTS (torchvision's `vgg16-397923af.pth` or safetensors); not part of the project."""
+    lambda_1: float = 5e-3
+    """Weight of the adversarial term."""
+    lambda_2: float = 1.0
+    """Weight of the perceptual term."""
+    perceptual_from: int = 0
+    """Step at which the perceptual term joins; before it MSE stands alone."""
+
+    def __post_init__(self) -> None:
+        require_at_least("loss.lambda_1", self.lambda_1, 0)
+        require_at_least("loss.lambda_2", self.lambda_2, 0)
+        require_at_least("loss.perceptual_from", self.perceptual_from, 0)
+
+
+@dataclass(kw_only=True)
+class DiscriminatorConfig:
+    """Who judges the generator's latents."""
+
+    kind: DiscriminatorKind = "nad"
+    """`nad`: half of the generator's UNet (DFOSD); `sdxl`: half of SDXL's (D3SR); `pixel`: a CNN on images; `none`."""
+    base: Path | None = None
+    """SDXL 1.0-base (diffusers folder or checkpoint file) for kind `sdxl`."""
+    head: Head = "pointwise"
+    """MLP on the mid block: `pointwise` 1x1 convolutions; `conv` CODiff's two 4x4; `strided` DMD2's 4x4 grid."""
+    rank: int = 16
+    """Rank of the discriminator's LoRA (paper: 16)."""
+    lora_alpha: float = 16.0
+    """Alpha of the discriminator's LoRA (paper: 16)."""
+    lr: float = 5e-5
+    """Peak learning rate of the discriminator (paper: 5e-5)."""
+    from_step: int = 0
+    """Step at which the adversarial term joins the generator's loss."""
+    warmup_steps: int = 0
+    """Steps for which the discriminator trains alone before that."""
+    t_noise_min: int = 0
+    """Smallest timestep at which latents are noised for it."""
+    t_noise_max: int = NUM_TIMESTEPS - 1
+    """Largest such timestep, included (paper: all of the schedule)."""
+
+    def __post_init__(self) -> None:
+        require_at_least("discriminator.rank", self.rank, 1)
+        require_above("discriminator.lora_alpha", self.lora_alpha, 0)
+        require_above("discriminator.lr", self.lr, 0)
+        found = f"{self.t_noise_min} and {self.t_noise_max}"
+        require(
+            0 <= self.t_noise_min <= self.t_noise_max < NUM_TIMESTEPS,
+            f"discriminator.t_noise_min and t_noise_max: expected 0 <= min <= max < {NUM_TIMESTEPS}, found {found}.",
+        )
+        require(
+            0 <= self.warmup_steps <= self.from_step,
+            f"discriminator.warmup_steps: expected 0 to from_step ({self.from_step}), found {self.warmup_steps}. "
+            "The discriminator warms up in the steps before from_step.",
+        )
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """AdamW for both networks."""
+
+    steps: int = 100_000
+    """Optimiser steps in all."""
+    lr: float = 5e-5
+    """Peak learning rate of the generator (paper: 5e-5)."""
+    schedule: Schedule = "constant"
+    """After the warm-up: constant, or a cosine down to a hundredth of the peak at the last step."""
+    warmup_steps: int = 0
+    """Steps of a linear warm-up of each learning rate, from the network's own first step on."""
+    beta_1: float = 0.9
+    """AdamW's first beta."""
+    beta_2: float = 0.999
+    """AdamW's second beta."""
+    weight_decay: float = 1e-2
+    """AdamW's weight decay."""
+    clip: float = 1.0
+    """Largest gradient norm, of each network by itself; 0: no clipping."""
+    ema: float = 0.0
+    """Decay of the averaged generator that is then validated and exported; 0: none."""
+
+    def __post_init__(self) -> None:
+        require_at_least("optim.steps", self.steps, 1)
+        require_above("optim.lr", self.lr, 0)
+        require(
+            0 <= self.warmup_steps < self.steps,
+            f"optim.warmup_steps: expected 0 to below optim.steps ({self.steps}), found {self.warmup_steps}.",
+        )
+        require_fraction("optim.beta_1", self.beta_1)
+        require_fraction("optim.beta_2", self.beta_2)
+        require_at_least("optim.weight_decay", self.weight_decay, 0)
+        require_at_least("optim.clip", self.clip, 0)
+        require_fraction("optim.ema", self.ema)
+
+
+@dataclass(kw_only=True)
+class ValidationConfig:
+    """Held-out pairs that go through `pipeline.upscale` now and then."""
+
+    pairs: Path | None = None
+    """A folder with `LR/` and `HR/` of the same file names; `make_pairs` makes one. None: no validation."""
+    every: int = 1000
+    """Steps between validations; the last step is always validated."""
+    count: int = 16
+    """At most this many pairs, evenly chosen."""
+    best_by: Literal["DISTS", "PSNR-Y", "SSIM-Y"] = "DISTS"
+    """The metric by which the best LoRA is kept (DISTS needs loss.vgg)."""
+
+    def __post_init__(self) -> None:
+        require_at_least("validation.every", self.every, 1)
+        require_at_least("validation.count", self.count, 1)
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """Where, how long between saves, with what numbers."""
+
+    out: Path = Path("runs/dfosd")
+    """Folder for checkpoint, logs, pictures and LoRAs."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+    precision: Precision = "bf16"
+    """Autocast of UNet, VAE and VGG; latent arithmetic, losses and logits stay float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations of the UNets again in the backward pass: less memory, more time."""
+    channels_last: bool = True
+    """Convolutions with their channels last: faster on CPUs and recent GPUs."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; besides, one at Ctrl-C and at the end."""
+    log_every: int = 10
+    """Steps between log lines, each the mean of its steps."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**63, f"run.seed: expected 0 to 2^63 - 1, found {self.seed}.")
+        require_at_least("run.checkpoint_every", self.checkpoint_every, 1)
+        require_at_least("run.log_every", self.log_every, 1)
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The generator."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Photographs and batches."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Terms and weights."""
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    """Who judges."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Steps and learning rates."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """Held-out pairs."""
+    run: RunConfig = field(default_factory=RunConfig)
+    """Folder, seed, precision."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.loss.perceptual == "none" or self.loss.vgg is not None,
+            f"loss.perceptual is '{self.loss.perceptual}', which needs loss.vgg, a file with VGG16's convolutions. "
+            "Give one, or set loss.perceptual to none.",
+        )
+        require(
+            self.loss.perceptual == "none" or self.loss.perceptual_from < self.optim.steps,
+            f"loss.perceptual_from ({self.loss.perceptual_from}) is not before the last step ({self.optim.steps}): the "
+            "term would never join. Set loss.perceptual to none.",
+        )
+        require(
+            self.validation.pairs is None or self.validation.best_by != "DISTS" or self.loss.vgg is not None,
+            "validation.best_by is DISTS, which needs loss.vgg, a file with VGG16's convolutions. Give one, or set "
+            "validation.best_by to PSNR-Y or SSIM-Y.",
+        )
+        require(
+            (self.discriminator.kind == "sdxl") == (self.discriminator.base is not None),
+            f"discriminator.base: expected with discriminator.kind sdxl and only there, found "
+            f"{self.discriminator.base} with kind {self.discriminator.kind}.",
+        )
+        require(
+            self.discriminator.kind == "none" or self.discriminator.from_step < self.optim.steps,
+            f"discriminator.from_step ({self.discriminator.from_step}) is not before the last step "
+            f"({self.optim.steps}): the discriminator would never be used. Set discriminator.kind to none.",
+        )
+
+
+def plain_config(config: TrainConfig) -> dict[str, dict[str, Any]]:
+    """The configuration as nested dicts of plain values, for YAML and checkpoints: paths become text."""
+    return {section.name: plain_values(getattr(config, section.name)) for section in fields(config)}
+
+
+def plain_values(section: Any) -> dict[str, Any]:
+    """One section of a configuration as a dict of plain values."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(section).items()}

@@ -1,0 +1,80 @@
+"""Contact sheets: rows of images side by side, each column under its title, each row over its scores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from dfosd_core import images
+
+CELL_PX = 256
+GAP_PX = 4
+LINE_PX = 18
+FONT_PX = 13
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetRow:
+    """Images (1, 3, H, W) in [0, 1], all taken to the size of the last one, and a line under each (or none)."""
+
+    images: Sequence[Tensor]
+    captions: Sequence[str] = ()
+
+
+def contact_sheet(rows: Sequence[SheetRow], titles: Sequence[str], cell_px: int = CELL_PX) -> Image.Image:
+    """Draw central crops of cell_px; a small image keeps its pixels visible (nearest neighbour)."""
+    font = ImageFont.load_default(FONT_PX)
+    line = LINE_PX if any(row.captions for row in rows) else 0
+    pitch = cell_px + GAP_PX
+    sheet = Image.new("RGB", (len(titles) * pitch - GAP_PX, LINE_PX + len(rows) * (pitch + line)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        draw.text((column * pitch + 2, 1), title, fill="black", font=font)
+    for i, row in enumerate(rows):
+        top = LINE_PX + i * (pitch + line)
+        for column, image in enumerate(row.images):
+            sheet.paste(_cell(image, row.images[-1], cell_px), (column * pitch, top))
+        for column, caption in enumerate(row.captions):
+            draw.text((column * pitch + 2, top + cell_px + 1), caption, fill="black", font=font)
+    return sheet
+
+
+def _cell(image: Tensor, like: Tensor, cell_px: int) -> Image.Image:
+    height, width = like.shape[-2:]
+    picture = to_picture(image).resize((width, height), Image.Resampling.NEAREST)
+    left, top = max(0, (width - cell_px) // 2), max(0, (height - cell_px) // 2)
+    return picture.crop((left, top, left + min(cell_px, width), top + min(cell_px, height)))
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """(1, 3, H, W) in [0, 1], on any device -> an 8-bit picture."""
+    return Image.fromarray((images.to_bhwc(image.detach().cpu().float())[0] * 255).round().byte().numpy())
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """A picture -> (1, 3, H, W) in [0, 1], transparency dropped."""
+    return images.to_bchw(torch.from_numpy(np.array(picture.convert("RGB")))[None].float() / 255)
+
+
+def read_image(path: Path) -> Tensor:
+    """An 8-bit image file as (1, 3, H, W) in [0, 1]."""
+    with Image.open(path) as opened:
+        return to_tensor(opened)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG in one go: who looks meanwhile sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        picture.save(part, format="PNG")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
