@@ -30,6 +30,7 @@ from .networks import Networks, base_path, make_dists
 from .recipe import Recipe, Stage
 from .trainer import LAST_LORA
 from .validation import Scores, bicubic, find_pairs, read_pair, restored_by, score_pairs
+from .whole_files import write_text
 
 DRAWS = 8
 """Times a pair is noised for the discriminator."""
@@ -53,7 +54,7 @@ def evaluate_runs(
             scored = list(pool.map(score, folders))
     told = [{"row": row, "seed": seed, "scores": own} for (row, seed, _), own in zip(runs, scored[1:], strict=True)]
     content = {"steps": config.optim.steps, "dtype": str(fast_dtype("cpu")), "bicubic": scored[0], "runs": told}
-    results.write_text(json.dumps(content, indent=2) + "\n")
+    write_text(results, json.dumps(content, indent=2) + "\n")
 
 
 def score_run(run: Path | None, pairs: Mapping[str, Path], config: TrainConfig) -> dict[str, Scores]:
@@ -73,7 +74,7 @@ def score_run(run: Path | None, pairs: Mapping[str, Path], config: TrainConfig) 
         key = str(folder.resolve())
         if key not in known:
             known[key] = _score_lora(run, folder, config)
-            kept.write_text(json.dumps(known, indent=2) + "\n")
+            write_text(kept, json.dumps(known, indent=2) + "\n")
     return {name: known[str(folder.resolve())] for name, folder in pairs.items()}
 
 

@@ -13,13 +13,15 @@ from typing import Any, Literal
 from dfosd_core.errors import ConfigError
 from dfosd_core.schedule import NUM_TIMESTEPS
 from dfosd_core.training.degradation import SCALE
+from dfosd_core.training.discriminators import DiscriminatorKind
+from dfosd_core.training.heads import HeadKind
 
 Preset = Literal["heavy", "light", "camera"]
 Perceptual = Literal["none", "dists", "ea_dists"]
-DiscriminatorKind = Literal["none", "nad", "sdxl", "pixel"]
-Head = Literal["pointwise", "conv", "strided"]
 Schedule = Literal["constant", "cosine"]
 Precision = Literal["no", "bf16", "fp16"]
+EMBEDDED = "embedded"
+"""`model.base` of the small base that ships."""
 
 
 def require(ok: bool, text: str) -> None:
@@ -47,7 +49,7 @@ def require_fraction(name: str, value: float) -> None:
 class ModelConfig:
     """The generator: base, LoRA, prompt."""
 
-    base: str = "embedded"
+    base: str = EMBEDDED
     """`embedded`, or the path of an SD 2.1-base: a diffusers folder or a single checkpoint file."""
     init_lora: Path | None = None
     """A DFOSD LoRA to start from, of the same rank and base; none: a fresh one."""
@@ -127,7 +129,7 @@ class DiscriminatorConfig:
     """`nad`: half of the generator's UNet (DFOSD); `sdxl`: half of SDXL's (D3SR); `pixel`: a CNN on images; `none`."""
     base: Path | None = None
     """SDXL 1.0-base (diffusers folder or checkpoint file) for kind `sdxl`."""
-    head: Head = "pointwise"
+    head: HeadKind = "pointwise"
     """MLP on the mid block: `pointwise` 1x1 convolutions; `conv` CODiff's two 4x4; `strided` DMD2's 4x4 grid."""
     rank: int = 16
     """Rank of the discriminator's LoRA (paper: 16)."""

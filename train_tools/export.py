@@ -11,18 +11,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from dfosd_core.errors import BaseModelMismatchError
+from dfosd_core.hosts.base_files import WEIGHT_FILES
 from dfosd_core.lora import BaseLayout, LoraMetadata
 from dfosd_core.training.degradation import SCALE
 
-from .config import TrainConfig
+from .config import EMBEDDED, TrainConfig
 
-EMBEDDED = "embedded"
 EMBEDDED_NAME = "DFOSD small base"
 ROOT = Path(__file__).parent.parent
-# In the order in which `read_base` looks for them.
-WEIGHT_FILES = tuple(
-    f"diffusion_pytorch_model{variant}.{kind}" for kind in ("safetensors", "bin") for variant in ("", ".fp16")
-)
 
 
 def lora_metadata(config: TrainConfig, layout: BaseLayout, step: int, base_sha256: str) -> LoraMetadata:

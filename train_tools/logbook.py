@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .pictures import save_picture
 from .plots import draw_run
+from .whole_files import write_text
 
 PLOT_EVERY_S = 30.0
 PLOT_SHARE = 0.02
@@ -37,7 +37,7 @@ class Logbook:
         self.out, self.path = out, out / "metrics.jsonl"
         out.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_log(self.path) if row["step"] <= resume_step] if resume_step else []
-        _rewrite(self.path, kept)
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._series: dict[str, tuple[list[int], list[float]]] = {}
         for row in kept:
             self._remember(row["step"], row)
@@ -92,12 +92,3 @@ def read_log(path: Path) -> list[Row]:
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     return [cast("Row", json.loads(line)) for line in lines[:-1]]  # after the last newline: nothing, or the torn one
-
-
-def _rewrite(path: Path, rows: list[Row]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -20,8 +20,7 @@ from dfosd_core.training.ea_dists import EaDists
 from dfosd_core.training.generator import DfosdGenerator
 from dfosd_core.training.sdxl import read_sdxl_unet
 
-from .config import TrainConfig
-from .export import EMBEDDED
+from .config import EMBEDDED, TrainConfig
 from .prompt import initial_prompt
 
 PerceptualLoss = Callable[[Tensor, Tensor], Tensor]

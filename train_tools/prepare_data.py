@@ -31,6 +31,7 @@ from dfosd_core.errors import ConfigError, DfosdError
 from .pictures import save_picture
 from .prepare_crops import CropSettings, SourceResult, prepare_source, stamp
 from .prepared_set import CROPS, INDEX, IndexRow
+from .whole_files import write_text
 
 JOURNAL = ".journal.jsonl"
 """SET's memory: the settings, then one line a finished source. A last line cut off by a kill is passed over."""
@@ -54,8 +55,8 @@ def prepare(photos: Path, out: Path, settings: CropSettings, workers: int = 2) -
             known[result.source] = result
     results = drop_doubles([known[name] for name in sources])
     rows = [row for result in results for row in result.rows]
-    _write_text(out / INDEX, "".join(f"{row.to_json()}\n" for row in rows))
-    _write_text(out / REPORT, report(results, settings))
+    write_text(out / INDEX, "".join(f"{row.to_json()}\n" for row in rows))
+    write_text(out / REPORT, report(results, settings))
     listed = {Path(row.file).name for row in rows}
     for path in (out / CROPS).iterdir():  # only now: till here the old index needed them
         if OWN_FILE.fullmatch(path.name) and path.name not in listed:
@@ -172,7 +173,7 @@ def _read_journal(out: Path, settings: CropSettings) -> dict[str, SourceResult]:
 
 def _write_journal(out: Path, settings: CropSettings, known: dict[str, SourceResult]) -> None:
     lines = [asdict(settings), *(result.to_json() for result in known.values())]
-    _write_text(out / JOURNAL, "".join(f"{json.dumps(line)}\n" for line in lines))
+    write_text(out / JOURNAL, "".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def _prepare_all(
@@ -215,12 +216,6 @@ def _results(
 
 def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops the workers
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

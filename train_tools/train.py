@@ -26,8 +26,19 @@ from .config import TrainConfig
 from .config_file import dump_config, load_config
 from .resume_policy import check_resume
 from .trainer import BEST_LORA, LAST_LORA, Trainer
+from .whole_files import write_text
 
 CONFIG_FILE = "config.yaml"
+WRITTEN = (
+    LAST_LORA,
+    BEST_LORA,
+    CHECKPOINT,
+    CONFIG_FILE,
+    "metrics.jsonl",
+    "loss.png",
+    "validation.png",
+    "tensorboard",
+)
 
 
 def make_accelerator() -> Accelerator:
@@ -80,25 +91,6 @@ def run(config: TrainConfig, accelerator: Accelerator) -> int:
     written = [path for name in WRITTEN if (path := out / name).exists()]
     say("Written: " + ", ".join(str(path) for path in written))
     return OK if stopped_by is None else 128 + stopped_by
-
-
-WRITTEN = (
-    LAST_LORA,
-    BEST_LORA,
-    CHECKPOINT,
-    CONFIG_FILE,
-    "metrics.jsonl",
-    "loss.png",
-    "validation.png",
-    "tensorboard",
-)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `path` so that a reader sees the old text or the whole new one."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

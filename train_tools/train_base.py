@@ -10,7 +10,6 @@ again, and ends by writing RUN/small_base/{vae,unet} as diffusers folders.
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from dfosd_core import images
 from dfosd_core.schedule import add_noise
 from dfosd_core.training.dists import Dists
 
+from .learner import lr_factor
 from .metrics import psnr
 from .photos import PhotoCrops
 from .small_base import (
@@ -38,13 +38,7 @@ from .small_base import (
 )
 
 SAVE_EVERY_S = 180
-
-
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
-    """Linear warm-up, then a cosine down to a hundredth of the peak."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
+WARMUP_STEPS = 100
 
 
 def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
@@ -80,7 +74,7 @@ def fit(
     saved, began = time.monotonic(), time.monotonic()
     for step in range(start, args.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.lr)
+            group["lr"] = args.lr * lr_factor(step, 0, steps=args.steps, warmup_steps=WARMUP_STEPS, schedule="cosine")
         value = loss(step)
         optimizer.zero_grad(set_to_none=True)
         value.backward()

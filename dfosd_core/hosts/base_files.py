@@ -21,7 +21,7 @@ from ..lora.metadata import BaseLayout
 from .layouts import AutoencoderKL, Config, UNet2DConditionModel, build_unet, build_vae, layout_of
 from .single_file import read_single_file
 
-_WEIGHTS = tuple(
+WEIGHT_FILES = tuple(
     f"diffusion_pytorch_model{variant}.{kind}" for kind in ("safetensors", "bin") for variant in ("", ".fp16")
 )
 
@@ -103,10 +103,10 @@ def _folder_prediction_type(folder: Path) -> str:
 
 
 def _folder_weights(folder: Path) -> Mapping[str, Tensor]:
-    for name in _WEIGHTS:
+    for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return _read_tensors(folder / name)[0]
-    raise BaseModelMismatchError(f"'{folder}' has no weights. Expected {_WEIGHTS[0]}.")
+    raise BaseModelMismatchError(f"'{folder}' has no weights. Expected {WEIGHT_FILES[0]}.")
 
 
 def _read_tensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 
 HeadKind = Literal["pointwise", "conv", "strided"]
+Space = Literal["latent", "image"]
+"""What a discriminator judges."""
 
 
 class Head(nn.Module):

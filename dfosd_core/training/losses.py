@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,9 @@ from torch.nn import functional as F
 from ..errors import ConfigError
 from ..images import to_unit
 from ..schedule import NUM_TIMESTEPS, add_noise
+from .heads import Space
 from .lora_layers import frozen
 from .noise import Rng, randint, randn
-
-Space = Literal["latent", "image"]
 
 
 @dataclass(frozen=True, kw_only=True)

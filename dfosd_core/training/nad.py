@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from .heads import Head, HeadKind
+from .heads import Head, HeadKind, Space
 from .lora_layers import inject_lora, new_prompt, share_weights
 
 
@@ -21,7 +21,7 @@ class Nad(nn.Module):
     prompt_embeds: the embedding's start (1, N, C), copied; None draws 77 tokens. rng draws LoRA and head.
     """
 
-    space: Literal["latent", "image"] = "latent"
+    space: Space = "latent"
     """What the discriminator judges."""
     PARTS = ("conv_in", "time_embedding", "down_blocks", "mid_block")
     """The UNet's modules that are taken over."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .heads import start_convolutions
+from .heads import Space, start_convolutions
 
 WIDTHS = (64, 128, 256, 256)
 SMALLEST = 24
@@ -20,7 +18,7 @@ class PixelDiscriminator(nn.Module):
     No normalisation, so that a batch's or a map's statistics tell nothing. rng draws its start.
     """
 
-    space: Literal["latent", "image"] = "image"
+    space: Space = "image"
     """What the discriminator judges."""
 
     def __init__(self, *, rng: torch.Generator) -> None:

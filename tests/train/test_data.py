@@ -1,0 +1,92 @@
+"""Sample k is the same whoever asks for it: workers, processes and micro-batches change nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dfosd_core.errors import ConfigError
+from train_tools.config import DataConfig
+from train_tools.data import CropDataset, batches
+from train_tools.photos import PixelCache
+
+STEPS, BATCH = 3, 4
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+def opened(photos: Path, seed: int = 0) -> CropDataset:
+    return CropDataset.open(DataConfig(photos=photos, crop=32, presets=["camera", "light"]), seed)
+
+
+def samples(dataset: CropDataset, rank: int = 0, world: int = 1, micro: int = BATCH, workers: int = 0) -> list[Tensor]:
+    """x_lr and x_hr of each sample, in order."""
+    plan = {"first_step": 0, "steps": STEPS, "batch_size": BATCH}
+    steps = batches(dataset, **plan, rank=rank, world=world, micro_batch=micro, workers=workers)
+    parts = [part for step in steps for part in step]
+    return [torch.stack(pair) for part in parts for pair in zip(part.x_lr, part.x_hr, strict=True)]
+
+
+def test_workers_and_micro_batches_change_nothing(photos: Path) -> None:
+    expected = samples(opened(photos))
+    assert len(expected) == STEPS * BATCH
+    for other in (samples(opened(photos), micro=1), samples(opened(photos), micro=3, workers=2)):
+        assert all(torch.equal(a, b) for a, b in zip(expected, other, strict=True))
+
+
+def test_two_processes_see_together_what_one_sees(photos: Path) -> None:
+    whole = samples(opened(photos))
+    halves = [samples(opened(photos), rank=rank, world=2) for rank in (0, 1)]
+    for step in range(STEPS):
+        together = [sample for half in halves for sample in half[2 * step : 2 * step + 2]]
+        assert all(torch.equal(a, b) for a, b in zip(whole[4 * step : 4 * step + 4], together, strict=True))
+
+
+def test_samples_and_seeds_differ(photos: Path) -> None:
+    first, other = samples(opened(photos)), samples(opened(photos, seed=1))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert not any(torch.equal(first[0], b) for b in first[1:])
+
+
+def test_images_are_in_range_and_the_input_is_the_worse_one(photos: Path) -> None:
+    x_lr, x_hr = opened(photos)[0]
+    assert x_lr.shape == x_hr.shape == (3, 32, 32)
+    assert x_lr.dtype == x_hr.dtype == torch.float32
+    assert max(x_lr.abs().max(), x_hr.abs().max()) <= 1
+    assert x_lr.diff().abs().mean() < x_hr.diff().abs().mean()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_photograph_is_named(photos: Path, tmp_path: Path, workers: int) -> None:
+    whole = (photos / "a.png").read_bytes()
+    (tmp_path / "torn.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match=r"torn\.png.*prepare_data"):
+        samples(CropDataset.open(DataConfig(photos=tmp_path, crop=32), 0), workers=workers)
+
+
+def test_folder_without_photographs_of_that_size_is_named(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No photographs in"):
+        CropDataset.open(DataConfig(photos=tmp_path), 0)
+    with pytest.raises(ConfigError, match="expected photographs of 512 pixels and more, all are smaller"):
+        CropDataset.open(DataConfig(photos=photos, crop=512), 0)
+
+
+def test_decoded_photographs_stay_within_their_limit() -> None:
+    cache = PixelCache(limit=250)
+    for key in range(4):
+        cache.put(key, np.zeros(100, dtype=np.uint8))
+        cache.get(0)
+    assert cache.held == 200
+    assert sorted(cache.entries) == [0, 3]

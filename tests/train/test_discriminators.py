@@ -1,0 +1,121 @@
+"""The discriminators by name: SDXL's size and map, the three heads, and the pixel CNN."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_networks import RANK, rng, small_unet
+from torch import nn
+
+from dfosd_core.errors import ConfigError
+from dfosd_core.hosts.layouts import build_unet
+from dfosd_core.training.discriminators import make_discriminator
+from dfosd_core.training.heads import Head
+from dfosd_core.training.lora_layers import LoraLayer
+from dfosd_core.training.sdxl import SDXL_UNET, SdxlDiscriminator
+
+
+def size(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_counts_on_sdxl_equal_the_measured_ones() -> None:
+    judge = SdxlDiscriminator(build_unet(SDXL_UNET), rng=rng())
+    layers = [m for m in judge.modules() if isinstance(m, LoraLayer)]
+    lora = sum(layer.down_weight.numel() + layer.up_weight.numel() for layer in layers)
+    frozen = size(judge.backbone) - lora
+    assert len(layers) == judge.lora_layers == 378
+    assert round(lora / 1e6, 2) == 23.50
+    assert round(frozen / 1e6, 1) == 1243.4
+    trainable = sum(p.numel() for p in judge.parameters() if p.requires_grad)
+    assert trainable == lora + size(judge.head), "its conditions are constants"
+
+
+def test_sdxl_map_is_16x16_for_a_latent_of_64x64() -> None:
+    judge = SdxlDiscriminator(build_unet(SDXL_UNET), rng=rng()).to("meta")
+    features = judge.features(torch.empty(1, 4, 64, 64, device="meta"), torch.empty(1, device="meta"))
+    assert features.shape == (1, 1280, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "edge", "parameters"),
+    [
+        ("pointwise", 8, 1280 * 1280 + 1280 + 1280 + 1),
+        ("conv", 6, 16 * 1280 * 2560 + 2560 + 2 * 2560 + 16 * 2560 + 1),  # about 52.5 M
+        ("strided", 4, 16 * 1280 * 1280 + 1280 + 2 * 1280 + 1280 + 1),
+    ],
+)
+def test_head_has_its_grid_and_size_on_sd21(kind: str, edge: int, parameters: int) -> None:
+    head = Head(kind, 1280, rng())  # type: ignore[arg-type]
+    assert size(head) == parameters
+    with torch.no_grad():
+        logits = head(torch.randn(1, 1280, 8, 8))
+    assert logits.shape == (1, 1, edge, edge)
+    assert logits.std() > 0.01, "no layer starts at zero"
+
+
+@pytest.mark.parametrize("kind", ["pointwise", "conv", "strided"])
+def test_head_works_on_the_embedded_bases_width(kind: str) -> None:
+    assert Head(kind, 160, rng())(torch.randn(2, 160, 12, 12)).isfinite().all()  # type: ignore[arg-type]
+
+
+def test_map_that_is_too_small_for_a_head_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"head 'conv' needs a mid-block map of 3x3 or more, found 2x2"):
+        Head("conv", 32, rng())(torch.randn(1, 32, 2, 2))
+
+
+@pytest.mark.parametrize("kind", ["nad", "pixel"])
+def test_equal_seeds_give_equal_networks(kind: str) -> None:
+    first, second = (make(kind) for _ in "ab")
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_none_is_none() -> None:
+    assert (
+        make_discriminator(
+            "none", small_unet(), prompt_embeds=None, rank=RANK, lora_alpha=RANK, head="pointwise", rng=rng()
+        )
+        is None
+    )
+
+
+def test_sdxl_on_another_autoencoder_is_refused() -> None:
+    unet = small_unet()
+    unet.register_to_config(in_channels=16)
+    with pytest.raises(ConfigError, match="judges latents of 4 channels, found a base with 16"):
+        make_discriminator(
+            "sdxl",
+            unet,
+            sdxl_unet=build_unet(SDXL_UNET),
+            prompt_embeds=None,
+            rank=RANK,
+            lora_alpha=RANK,
+            head="pointwise",
+            rng=rng(),
+        )
+
+
+def test_unet_that_is_not_sdxls_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected SDXL's UNet"):
+        SdxlDiscriminator(small_unet(), rng=rng())
+
+
+def test_pixel_discriminator_scores_patches_and_names_the_smallest_crop() -> None:
+    judge, t_noise = make("pixel"), torch.tensor([0])
+    assert judge(torch.randn(1, 3, 64, 64), t_noise).shape == (1, 1, 6, 6)
+    with pytest.raises(ConfigError, match="needs crops of 24 pixels or more, found 16x16"):
+        judge(torch.randn(1, 3, 16, 16), t_noise)
+
+
+def make(kind: str) -> nn.Module:
+    judge = make_discriminator(
+        kind,  # type: ignore[arg-type]
+        small_unet(),
+        prompt_embeds=None,
+        rank=RANK,
+        lora_alpha=RANK,
+        head="pointwise",
+        rng=rng(3),
+    )
+    assert judge is not None
+    return judge
