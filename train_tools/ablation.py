@@ -1,7 +1,7 @@
 """Do the method's parts earn their place? Trains each row of the ablation from the same start and compares them.
 
     python -m train_tools.ablation --config CONFIG --out OUT --start-steps 500 --pairs NAME=FOLDER [NAME=FOLDER ...]
-        [--seeds 0 1 2] [--rows mse dists ea_dists nad pixel] [--jobs 2] [--set a.b=value ...]
+        [--seeds 0 1 2] [--rows mse dists ea_dists nad pixel] [--jobs 2] [--set a.b=value ...] [--start-set a.b=value ...]
 
 For each seed a start is trained on MSE alone; then each row trains `optim.steps` further steps from it, all on the same
 crops. Started again with the same arguments it goes on where it stopped; more seeds, rows and pairs may be added.
@@ -59,14 +59,21 @@ class Run(NamedTuple):
         return path.is_file() and load_lora(path).metadata.train_config.get("trained_steps") == self.steps
 
 
-def plan(config: TrainConfig, out: Path, rows: Sequence[str], seeds: Sequence[int], start_steps: int) -> list[Run]:
-    """All runs: the starts, then the rows, seed by seed."""
+def plan(
+    config: TrainConfig,
+    out: Path,
+    rows: Sequence[str],
+    seeds: Sequence[int],
+    start_steps: int,
+    start_settings: Sequence[str] = (),
+) -> list[Run]:
+    """All runs: the starts, then the rows, seed by seed. `start_settings` are the starts' alone."""
     starts: list[Run] = []
     runs: list[Run] = []
     for seed in seeds:
         folder = out / f"seed{seed}"
         own = (f"optim.steps={start_steps}", f"run.seed={seed + START_SEED}", f"run.out={folder / START}")
-        starts.append(Run(START, seed, folder / START, start_steps, (*ROWS["mse"], *own)))
+        starts.append(Run(START, seed, folder / START, start_steps, (*ROWS["mse"], *start_settings, *own)))
         for row in rows:
             own = (f"model.init_lora={folder / START / LAST_LORA}", f"run.seed={seed}", f"run.out={folder / row}")
             runs.append(Run(row, seed, folder / row, config.optim.steps, (*ROWS[row], *own)))
@@ -122,16 +129,16 @@ def threads_each(jobs: int) -> int:
     return max(1, cores // jobs)
 
 
-def check_out(out: Path, config: TrainConfig, start_steps: int) -> None:
+def check_out(out: Path, config: TrainConfig, start_steps: int, start_settings: Sequence[str] = ()) -> None:
     """Refuse a folder whose runs were trained under other settings; remember those of a new one."""
     path = out / "ablation.json"
-    told = {"config": dump_config(config), "start_steps": start_steps}
+    told = {"config": dump_config(config), "start_steps": start_steps, "start_settings": list(start_settings)}
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(told, indent=2) + "\n")
     elif json.loads(path.read_text()) != told:
         raise ConfigError(
-            f"'{out}' was begun with another configuration or another --start-steps (see {path}). "
+            f"'{out}' was begun with another configuration or another start (see {path}). "
             "Repeat those, or give another --out."
         )
 
@@ -149,8 +156,8 @@ def ablate(args: argparse.Namespace) -> None:
     """Train, evaluate, report."""
     config = load_config(args.config, args.set)
     pairs = named_pairs(args.pairs)
-    check_out(args.out, config, args.start_steps)
-    runs = plan(config, args.out, args.rows, args.seeds, args.start_steps)
+    check_out(args.out, config, args.start_steps, args.start_set)
+    runs = plan(config, args.out, args.rows, args.seeds, args.start_steps, args.start_set)
     if not args.report:
         train_all(runs, args.config, args.set, args.jobs)
         folders = [(run.row, run.seed, run.out) for run in runs]
@@ -168,6 +175,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=list(ROWS))
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="A.B=VALUE", help="for every run")
+    parser.add_argument("--start-set", nargs="+", action="extend", default=[], metavar="A.B=VALUE", help="for the starts")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each gets its share of the cores")
     parser.add_argument("--report", action="store_true", help="draw table, plot and pictures again, nothing else")
     args = parser.parse_args()

@@ -31,7 +31,7 @@ CONFIG = TrainConfig(loss=LossConfig(perceptual="none"), optim=OptimConfig(steps
 
 
 def test_every_row_starts_from_its_seeds_start_and_takes_the_same_steps(tmp_path: Path) -> None:
-    runs = plan(CONFIG, tmp_path, list(ROWS), [0, 1], start_steps=10)
+    runs = plan(CONFIG, tmp_path, list(ROWS), [0, 1], start_steps=10, start_settings=["optim.lr=0.5"])
     starts, rows = [("start", 0), ("start", 1)], [(row, seed) for seed in (0, 1) for row in ROWS]
     assert [(run.row, run.seed) for run in runs] == starts + rows
     for run in runs:
@@ -39,10 +39,12 @@ def test_every_row_starts_from_its_seeds_start_and_takes_the_same_steps(tmp_path
         assert facts["run.out"] == str(run.out)
         if run.row == "start":
             assert (run.steps, facts["optim.steps"], facts["loss.perceptual"]) == (10, "10", "none")
+            assert facts["optim.lr"] == "0.5"
         else:
             assert (run.steps, facts["run.seed"]) == (40, str(run.seed))
             assert facts["model.init_lora"] == f"{tmp_path}/seed{run.seed}/start/last.safetensors"
             assert "optim.steps" not in facts
+            assert "optim.lr" not in facts
     assert len({run.settings[:2] for run in runs if run.row != "start"}) == len(ROWS)
     assert set(LABELS) == {"start", *ROWS}
 
@@ -83,8 +85,10 @@ def test_after_a_failure_nothing_more_begins(tmp_path: Path, monkeypatch: pytest
 def test_folder_of_another_ablation_is_refused(tmp_path: Path) -> None:
     check_out(tmp_path / "out", CONFIG, 10)
     check_out(tmp_path / "out", CONFIG, 10)
-    with pytest.raises(ConfigError, match="was begun with another configuration or another --start-steps"):
+    with pytest.raises(ConfigError, match="was begun with another configuration or another start"):
         check_out(tmp_path / "out", CONFIG, 20)
+    with pytest.raises(ConfigError, match="was begun with another configuration or another start"):
+        check_out(tmp_path / "out", CONFIG, 10, ["optim.lr=0.5"])
 
 
 def test_pairs_are_given_by_name(tmp_path: Path) -> None:
@@ -162,6 +166,7 @@ def small_setting(place: Path) -> argparse.Namespace:
         seeds=[0],
         rows=["mse", "nad"],
         set=[],
+        start_set=[],
         jobs=1,
         report=False,
     )
