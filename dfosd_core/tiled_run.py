@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .tile_size import TileSize
-from .tiling import TileGrid, tiled_apply
+from .tiling import Tile, TileGrid, tiled_apply
 
 logger = logging.getLogger("dfosd")
 
@@ -19,6 +19,21 @@ MIN_TILE_PX = 128
 """Tiles are never halved below this: the networks see too little of the picture in less."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FinishedTile:
+    """A stage's output for one tile, for previews. Good during the callback only: keep no reference to it."""
+
+    image: int
+    """Which image of the batch, from 0."""
+    top: int
+    left: int
+    """Where it begins in the stage's whole output, in samples of that output."""
+    size: tuple[int, int]
+    """(height, width) of the whole output."""
+    values: Tensor
+    """(1, C, h, w) float32: pixels of about [0, 1] after "decode", latents after the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +46,8 @@ class Progress:
     """Tiles finished in the whole call."""
     total: int
     """Tiles in the whole call. Grows, and `done` steps back, if a stage starts again with smaller tiles."""
+    tile: FinishedTile | None = None
+    """The tile that has just been finished."""
 
 
 ProgressCallback = Callable[[Progress], None]
@@ -77,7 +94,7 @@ class TiledRun:
             self._sizes[name] = size  # the next image starts with what worked for this one
             self._counts[self._step] = len(grid)
             factors = {"in_factor": stage.in_factor, "out_factor": stage.out_factor}
-            return tiled_apply(fn, x, grid, **factors, on_tile=self._ticker(name))
+            return tiled_apply(fn, x, grid, **factors, on_tile=self._ticker(stage))
 
         longest = max(self._latent_size)
         y = with_smaller_tiles_on_oom(run, self._sizes[name], longest, self._align, self._minimum)
@@ -87,15 +104,20 @@ class TiledRun:
     def _grid(self, size: TileSize) -> TileGrid:
         return TileGrid(*self._latent_size, size, self._align)
 
-    def _ticker(self, name: str) -> Callable[[], None] | None:
+    def _ticker(self, stage: Stage) -> Callable[[Tile, Tensor], None] | None:
         if self._progress is None:
             return None
         report, total, done = self._progress, sum(self._counts), sum(self._counts[: self._step])
+        image, f = self._step // len(self._stages), stage.out_factor
+        height, width = self._latent_size
 
-        def tick() -> None:
+        def tick(tile: Tile, y: Tensor) -> None:
             nonlocal done
             done += 1
-            report(Progress(phase=name, done=done, total=total))
+            finished = FinishedTile(
+                image=image, top=tile.top * f, left=tile.left * f, size=(height * f, width * f), values=y
+            )
+            report(Progress(phase=stage.name, done=done, total=total, tile=finished))
 
         return tick
 

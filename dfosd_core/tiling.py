@@ -95,19 +95,21 @@ def tiled_apply(
     *,
     in_factor: int = 1,
     out_factor: int = 1,
-    on_tile: Callable[[], None] | None = None,
+    on_tile: Callable[[Tile, Tensor], None] | None = None,
 ) -> Tensor:
     """`fn` tile by tile: (B, C, H * in_factor, W * in_factor) -> (B, C', H * out_factor, W * out_factor).
 
-    H, W are the grid's; the result is float32. `on_tile` is called after each tile; what it or `fn` raises
-    passes through. Where neighbours agree the result is exactly theirs, so an identity or pointwise function
-    gives the same bits as without tiles. One tile, one strip of tiles and the result are held at a time.
+    H, W are the grid's; the result is float32. `on_tile` is called after each tile, with its place in the grid and
+    what `fn` made of it; what it or `fn` raises passes through. Where neighbours agree the result is exactly
+    theirs, so an identity or pointwise function gives the same bits as without tiles. One tile, one strip of tiles
+    and the result are held at a time.
     """
 
     def run(row: Span, column: Span) -> Tensor:
-        y = fn(Tile(row.start, column.start, row.length, column.length).crop(x, in_factor)).float()
+        tile = Tile(row.start, column.start, row.length, column.length)
+        y = fn(tile.crop(x, in_factor)).float()
         if on_tile is not None:
-            on_tile()
+            on_tile(tile, y)
         return y
 
     def strip(row: Span) -> Tensor:

@@ -47,14 +47,22 @@ def test_root_does_nothing_outside_comfyui() -> None:
 
 
 def test_root_hands_on_our_nodes_in_comfyui(monkeypatch: pytest.MonkeyPatch) -> None:
-    host_nodes = ModuleType("nodes")
-    host_nodes.NODE_CLASS_MAPPINGS = {"HostNode": object}  # pyright: ignore[reportAttributeAccessIssue]
+    """Where the nodes come from is tests/comfy's business: here is no ComfyUI for them to import."""
+    host_nodes, ours = ModuleType("nodes"), ModuleType("ours")
+    vars(host_nodes).update(NODE_CLASS_MAPPINGS={"HostNode": object})
+    vars(ours).update(NODE_CLASS_MAPPINGS={"Ours": object}, NODE_DISPLAY_NAME_MAPPINGS={"Ours": "Ours"})
     monkeypatch.setitem(sys.modules, "nodes", host_nodes)
     monkeypatch.setitem(sys.modules, "folder_paths", ModuleType("folder_paths"))
+    monkeypatch.setitem(sys.modules, "/custom_nodes/dfosd-0_x_1.nodes.comfy", ours)
     module = load(ROOT / "__init__.py", "/custom_nodes/dfosd-0_x_1")
-    ours = sys.modules.pop("/custom_nodes/dfosd-0_x_1.nodes")
-    assert module.NODE_CLASS_MAPPINGS is ours.NODE_CLASS_MAPPINGS
-    assert "HostNode" not in module.NODE_CLASS_MAPPINGS
+    assert module.NODE_CLASS_MAPPINGS == {"Ours": object}
+    assert module.NODE_DISPLAY_NAME_MAPPINGS == {"Ours": "Ours"}
+
+
+def test_nodes_do_nothing_as_a_top_level_package() -> None:
+    """WebUIs put the pack's folder first on their path, and some extension may import `nodes`."""
+    module = load(ROOT / "nodes" / "__init__.py", "nodes")
+    assert [name for name in vars(module) if not name.startswith("__")] == []
 
 
 def test_install_is_silent_and_fast_when_nothing_is_missing() -> None:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..errors import BaseModelMismatchError
 from ..lora.keys import ldm_unet_key, ldm_vae_key, parse_lora_key
-from .layouts import Config, build_unet, build_vae, unet_config, vae_config
+from .configs import Config, unet_config, vae_config
+from .plain_models import build_unet, build_vae
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
@@ -119,13 +120,13 @@ def _vae_config(vae: Tensors) -> Config:
 
 def _convert_unet(name: str, config: Config, ldm: Tensors) -> dict[str, Tensor]:
     up_has_attention = [kind.startswith("CrossAttn") for kind in config["up_block_types"]]
-    wanted = build_unet(config).state_dict()
+    wanted = build_unet(config, name).state_dict()
     return _pick(name, wanted, ldm, lambda key: ldm_unet_key(key, config["layers_per_block"], up_has_attention))
 
 
 def _convert_vae(name: str, config: Config, ldm: Tensors) -> dict[str, Tensor]:
     levels = len(config["block_out_channels"])
-    return _pick(name, build_vae(config).state_dict(), ldm, lambda key: ldm_vae_key(key, levels))
+    return _pick(name, build_vae(config, name).state_dict(), ldm, lambda key: ldm_vae_key(key, levels))
 
 
 def _pick(name: str, wanted: Tensors, ldm: Tensors, ldm_key: Callable[[str], str]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ Nothing here reads a tensor's values.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -173,6 +173,24 @@ def ldm_vae_key(key: str, levels: int) -> str:
     key = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{levels - 1 - int(m[1])}.upsample", key)
     stem, part, tail = key.rsplit(".", 2) if key.count(".") > 1 else ("", *key.split(".", 1))
     return ".".join(filter(None, (stem, _VAE_LAST.get(part, part), tail)))
+
+
+def ldm_vae_table(ldm_keys: Collection[str]) -> dict[str, str]:
+    """kohya name -> LDM name, for every convolution and linear layer of an SD autoencoder given by its LDM keys."""
+    levels = 1 + max(int(key.split(".")[2]) for key in ldm_keys if key.startswith("encoder.down."))
+    names = ["quant_conv", "post_quant_conv"]
+    for side, blocks, sampler in (("encoder", "down_blocks", "downsamplers"), ("decoder", "up_blocks", "upsamplers")):
+        names += [f"{side}.conv_in", f"{side}.conv_out"]
+        names += [f"{side}.mid_block.attentions.0.{layer}" for layer in ("to_q", "to_k", "to_v", "to_out.0")]
+        resnets = [f"mid_block.resnets.{i}" for i in range(2)]
+        resnets += [f"{blocks}.{level}.resnets.{i}" for level in range(levels) for i in range(3)]
+        names += [f"{side}.{resnet}.{layer}" for resnet in resnets for layer in ("conv1", "conv2", "conv_shortcut")]
+        names += [f"{side}.{blocks}.{level}.{sampler}.0.conv" for level in range(levels)]
+    theirs = {name: ldm_vae_key(f"{name}.weight", levels) for name in names}
+    # SD's layers are some of these; which ones, the keys say.
+    return {
+        kohya_name(name, VAE_PREFIX): key.removesuffix(".weight") for name, key in theirs.items() if key in ldm_keys
+    }
 
 
 def current_vae_key(key: str) -> str:

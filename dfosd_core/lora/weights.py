@@ -76,6 +76,26 @@ def _write(parameter: nn.Parameter, value: Tensor) -> None:
         parameter.copy_(value)
 
 
+def check_fit(lora: DfosdLora, shapes: Mapping[tuple[str, str], torch.Size]) -> None:
+    """Refuse a network that the LoRA does not fit in full: raises LoraMismatchError with counts and first names.
+
+    shapes: (kohya layer name, "weight" or "bias") -> the shape of that parameter, for every layer there is.
+    """
+    missing: list[str] = []
+    misshapen: list[str] = []
+    found = 0
+    for name, source, parameter_name, _ in _wanted(lora):
+        shape = shapes.get((name, parameter_name))
+        if shape is None:
+            missing.append(name)
+        elif not _fits(source, shape):
+            misshapen.append(f"{name} ({_shape_text(source)} for {tuple(shape)})")
+        else:
+            found += 1
+    if missing or misshapen:
+        raise LoraMismatchError(_complaint(found, missing, misshapen))
+
+
 def _plan(networks: Mapping[str, nn.Module], lora: DfosdLora) -> list[_Change]:
     """Find every layer of `lora`, or raise LoraMismatchError with counts and the first names."""
     layers = {
@@ -83,20 +103,11 @@ def _plan(networks: Mapping[str, nn.Module], lora: DfosdLora) -> list[_Change]:
         for prefix, network in networks.items()
         for kohya, name in kohya_table(network, prefix).items()
     }
-    missing: list[str] = []
-    misshapen: list[str] = []
-    changes: list[_Change] = []
-    for name, source, parameter_name, relative in _wanted(lora):
-        parameter = getattr(layers.get(name), parameter_name, None)
-        if not isinstance(parameter, nn.Parameter):
-            missing.append(name)
-        elif not _fits(source, parameter.shape):
-            misshapen.append(f"{name} ({_shape_text(source)} for {tuple(parameter.shape)})")
-        else:
-            changes.append(_Change(parameter, source, relative))
-    if missing or misshapen:
-        raise LoraMismatchError(_complaint(len(changes), missing, misshapen))
-    return changes
+    parameters = {
+        (kohya, name): parameter for kohya, layer in layers.items() for name, parameter in layer.named_parameters()
+    }
+    check_fit(lora, {place: parameter.shape for place, parameter in parameters.items()})
+    return [_Change(parameters[name, place], source, relative) for name, source, place, relative in _wanted(lora)]
 
 
 def _wanted(lora: DfosdLora) -> list[tuple[str, LoraPair | Tensor, str, bool]]:
@@ -141,4 +152,4 @@ def _complaint(found: int, missing: list[str], misshapen: list[str]) -> str:
     )
 
 
-__all__ = ["UNET_PREFIX", "VAE_PREFIX", "delta_weight", "merged"]
+__all__ = ["UNET_PREFIX", "VAE_PREFIX", "check_fit", "delta_weight", "merged"]

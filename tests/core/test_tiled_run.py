@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dfosd_core.tile_size import TileSize
 from dfosd_core.tiled_run import Progress, Stage, TiledRun, is_out_of_memory, with_smaller_tiles_on_oom
@@ -81,6 +82,23 @@ def test_progress_counts_over_stages_and_images() -> None:
     assert [p.phase for p in seen] == ["a", "a", "b"] * 2
     assert [p.done for p in seen] == [1, 2, 3, 4, 5, 6]
     assert {p.total for p in seen} == {6}
+
+
+def test_progress_hands_out_each_finished_tile_and_its_place() -> None:
+    pieces = torch.full((2, 1, 12, 20), torch.nan)
+
+    def paste(progress: Progress) -> None:
+        tile = progress.tile
+        assert tile is not None
+        assert tile.size == (12, 20)
+        height, width = tile.values.shape[-2:]
+        pieces[tile.image, :, tile.top : tile.top + height, tile.left : tile.left + width] = tile.values[0]
+
+    stages = [Stage(name="decode", size=TileSize(4, 0), out_factor=2)]
+    run = TiledRun(stages, (6, 10), align=1, minimum=4, images=2, progress=paste)
+    x = torch.rand(2, 1, 6, 10)
+    enlarged = [run("decode", lambda z: functional.interpolate(z, scale_factor=2.0), x[i : i + 1]) for i in (0, 1)]
+    assert torch.equal(pieces, torch.cat(enlarged))
 
 
 def test_progress_ends_at_its_total_after_running_out_of_memory() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfosd_core.tile_size import TileSize
-from dfosd_core.tiling import TileGrid, blend_window, tiled_apply
+from dfosd_core.tiling import Tile, TileGrid, blend_window, tiled_apply
 
 SIZES = [(1, 1), (1, 9), (7, 5), (16, 16), (17, 40), (33, 31)]
 TILE_SIZES = [TileSize(t, o) for t, o in itertools.product((0, 1, 2, 3, 8, 16, 64), (0, 1, 3, 8, 40))]
@@ -130,17 +130,19 @@ def test_window_leaves_the_outer_thirds_to_the_other_tile() -> None:
 
 
 def test_tiles_are_reported_and_errors_pass_through() -> None:
-    calls: list[int] = []
+    calls: list[Tile] = []
     grid = TileGrid(20, 30, TileSize(10, 2))
+    x = torch.rand(1, 1, 20, 30)
 
-    def interrupt() -> None:
-        calls.append(1)
+    def interrupt(tile: Tile, y: Tensor) -> None:
+        calls.append(tile)
+        assert torch.equal(y, 2 * tile.crop(x))
         if len(calls) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tiled_apply(lambda x: x, torch.zeros(1, 1, 20, 30), grid, on_tile=interrupt)
-    assert len(calls) == 3
+        tiled_apply(lambda part: 2 * part, x, grid, on_tile=interrupt)
+    assert calls == list(grid)[:3]
 
 
 def test_tile_sizes_are_rounded_to_what_networks_take() -> None:

@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import safetensors.torch
@@ -18,6 +16,7 @@ import torch
 from tiny_models import random_lora
 from torch import Tensor, nn
 
+from benchmarks.random_base import random_half, save_part
 from dfosd_core.hosts.diffusers import DiffusersHost, load_base
 from dfosd_core.identity import sd21_models
 from dfosd_core.lora import DfosdLora
@@ -33,33 +32,14 @@ SETTINGS = UpscaleSettings(color_fix="none")
 UP_HAS_ATTENTION = (False, True, True, True)
 
 
-def random_half(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Random float16 weights that keep the signal's size, for a model on the meta device."""
-    generator = torch.Generator().manual_seed(seed)
-    weights: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        noise = torch.empty(parameter.shape).uniform_(-1.7, 1.7, generator=generator)
-        if parameter.ndim > 1:
-            weights[name] = noise.div_(parameter[0].numel() ** 0.5).half()
-        else:
-            weights[name] = noise.mul_(0.05).add_(1.0 if name.endswith("weight") else 0.0).half()
-    return weights
-
-
-def save(weights: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config, default=list))
-    safetensors.torch.save_file(weights, folder / "diffusion_pytorch_model.fp16.safetensors")
-
-
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """The same weights as a diffusers folder and as a single file (float16: 1.9 GB each)."""
     place = tmp_path_factory.mktemp("full")
     unet, vae = sd21_models()
     unet_weights, vae_weights = random_half(unet, 0), random_half(vae, 1)
-    save(unet_weights, dict(unet.config), place / "folder" / "unet")
-    save(vae_weights, dict(vae.config), place / "folder" / "vae")
+    save_part(unet_weights, dict(unet.config), place / "folder" / "unet")
+    save_part(vae_weights, dict(vae.config), place / "folder" / "vae")
     ldm = {f"model.diffusion_model.{ldm_unet_key(k, 2, UP_HAS_ATTENTION)}": v for k, v in unet_weights.items()}
     for key, value in vae_weights.items():
         is_linear = ".attentions." in key and value.ndim == 2

@@ -1,0 +1,166 @@
+"""What the hosts over two networks in our own process have in common: scaling, merging, tiles, the default's place.
+
+The networks have diffusers' module names; who runs them is the subclass's business.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BaseModelMismatchError
+from ..lora.file import DfosdLora, load_lora
+from ..lora.keys import UNET_PREFIX, VAE_PREFIX
+from ..lora.metadata import BaseLayout, check_base
+from ..lora.weights import merged
+from ..schedule import eps_from_v
+from ..tile_size import TileSettings, TileSize
+from .local_norm import ChannelAffine
+
+DEFAULT_WEIGHTS = Path(__file__).parent.parent / "weights"
+DEFAULT_BASE = "small_base"
+DEFAULT_LORA = "dfosd_small_x4.safetensors"
+
+UnetT = TypeVar("UnetT", bound=nn.Module)
+VaeT = TypeVar("VaeT", bound=nn.Module)
+
+
+class NetworkHost(ABC, Generic[UnetT, VaeT]):
+    """A `Host` over a UNet and a VAE. Takes tensors from any device, gives float32 back on the same one."""
+
+    def __init__(
+        self, unet: UnetT, vae: VaeT, layout: BaseLayout, *, scaling_factor: float, shift_factor: float
+    ) -> None:
+        self.unet = unet
+        self.vae = vae
+        self.layout = layout
+        self._scaling_factor = scaling_factor
+        self._shift_factor = shift_factor
+        self._has_local_norm = any(isinstance(module, ChannelAffine) for module in unet.modules())
+
+    @abstractmethod
+    def _encode(self, x: Tensor) -> Tensor:
+        """The posterior's mean, in the VAE's own scale."""
+
+    @abstractmethod
+    def _decode(self, latent: Tensor) -> Tensor:
+        """The image of a latent in the VAE's own scale."""
+
+    @abstractmethod
+    def _predict(self, z: Tensor, t: int, context: Tensor) -> Tensor:
+        """The UNet's output, eps or v, for (B, C, h, w) under (B, N, context_dim)."""
+
+    @property
+    def context_dim(self) -> int:
+        """Width of the prompt embedding."""
+        return self.layout.context_dim
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels per latent cell along one side."""
+        return self.layout.latent_factor
+
+    @property
+    def size_multiple_px(self) -> int:
+        """f where the base has group norms: the UNet fits its skips to any latent size.
+
+        Without them a tile can equal the whole image, if its cells fall on the UNet's grid: f times its
+        downsampling.
+        """
+        down = 2 ** (len(self.layout.block_out_channels) - 1)
+        return self.latent_factor * (down if self._has_local_norm else 1)
+
+    @torch.inference_mode()
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> model-space latent (B, C, H/f, W/f): the posterior's mean, so
+        deterministic.
+        """
+        mean = self._encode(self._own(x))
+        return (mean.to(x.device, torch.float32) - self._shift_factor) * self._scaling_factor
+
+    @torch.inference_mode()
+    def decode(self, z: Tensor) -> Tensor:
+        """Model-space latent (B, C, h, w) -> (B, 3, h*f, w*f), about [-1, 1], not clamped."""
+        latent = z.float() / self._scaling_factor + self._shift_factor
+        return self._decode(self._own(latent)).to(z.device, torch.float32)
+
+    @torch.inference_mode()
+    def predict_eps(self, z: Tensor, t: int, prompt_embeds: Tensor) -> Tensor:
+        """One UNet call on (B, C, h, w) with (1, N, context_dim); a v-predicting base's output is turned
+        into eps.
+        """
+        context = self._own(prompt_embeds).expand(z.shape[0], -1, -1)
+        output = self._predict(self._own(z), t, context).to(z.device, torch.float32)
+        return eps_from_v(output, z.float(), t) if self.layout.prediction_type == "v_prediction" else output
+
+    @contextmanager
+    def lora(self, lora: DfosdLora, strength: float) -> Iterator[None]:
+        """Merge `lora` for the length of the `with` block; afterwards every weight is bit for bit as before.
+
+        Raises BaseModelMismatchError for a base the LoRA was not trained on, LoraMismatchError when its
+        layers do not all fit or a LoRA is merged already; then nothing was changed.
+        """
+        check_base(lora.metadata.base_layout, self.layout)
+        with merged({UNET_PREFIX: self.unet, VAE_PREFIX: self.vae}, lora, strength):
+            yield
+
+    def auto_tiles(self, height_px: int, width_px: int) -> TileSettings:
+        """Tiles for an output of this size, by what each stage needs in memory."""
+        pixels = height_px * width_px
+        return small_base_tiles(pixels) if self._has_local_norm else stable_diffusion_tiles(pixels)
+
+    def _own(self, x: Tensor) -> Tensor:
+        parameter = next(self.unet.parameters())
+        layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
+        return x.to(parameter.device, parameter.dtype, memory_format=layout)
+
+
+def stable_diffusion_tiles(pixels: int) -> TileSettings:
+    """Below 1.5K the whole UNet call costs less than tiles and has no seams; the VAE's memory is the
+    larger.
+    """
+    unet = TileSize(0, 0) if pixels <= 1536 * 1536 else TileSize(768, 192)
+    return TileSettings(encode=TileSize(1024, 128), unet=unet, decode=TileSize(768, 128))
+
+
+def small_base_tiles(pixels: int) -> TileSettings:
+    """One tile up to a megapixel; above, tiles that keep the whole process under 2 GB in float32.
+
+    The base sees 38 px around a pixel in the encoder, 168 in the UNet and 52 in the decoder. The outer third
+    of an overlap is thrown away, so three times that makes tiles equal the whole image.
+    """
+    vae_tile = 0 if pixels <= 1024 * 1024 else 768
+    return TileSettings(encode=TileSize(vae_tile, 128), unet=TileSize(2048, 512), decode=TileSize(vae_tile, 160))
+
+
+def fast_dtype(device: torch.device | str) -> torch.dtype:
+    """The number format that is fast there: float16 on CUDA, bfloat16 on CPUs that multiply it, else float32.
+
+    Elsewhere bfloat16 is emulated and slower than float32. The x0 line and the blending are float32 everywhere.
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.float16
+    # Private, and not in every torch: where a name is missing, float32 is right and only slower.
+    native = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    has_bfloat16 = any(getattr(torch.cpu, name, lambda: False)() for name in native)
+    return torch.bfloat16 if kind == "cpu" and has_bfloat16 else torch.float32
+
+
+def default_parts(weights: Path) -> tuple[Path, DfosdLora]:
+    """Where the embedded small base lies, and its LoRA. Raises BaseModelMismatchError when they were left out of
+    the installation.
+    """
+    for part in (weights / DEFAULT_BASE, weights / DEFAULT_LORA):
+        if not part.exists():
+            raise BaseModelMismatchError(
+                f"The embedded default is incomplete: there is no '{part}'. "
+                "Install DFOSD again, or give --base and --lora."
+            )
+    return weights / DEFAULT_BASE, load_lora(weights / DEFAULT_LORA)

@@ -1,0 +1,56 @@
+"""A random base that ComfyUI takes for SD 2.1-base, its diffusers twin, LoRAs for it, and ComfyUI itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from comfy_graph import CHECKPOINT, LORA, VAE_LORA, Graph, with_vae_layers
+from comfy_process import HERE, NOT_SET, PATH, ROOT, ComfyProcess
+from safetensors.torch import save_file
+from tiny_models import fill, ldm_tensors, random_lora
+
+from dfosd_core.hosts.diffusers import DiffusersHost
+from dfosd_core.hosts.layouts import build_unet, build_vae, layout_of, unet_config, vae_config
+from dfosd_core.lora import DfosdLora, save_lora
+
+PACK = "comfyui-dfosd"
+
+
+@pytest.fixture(scope="session")
+def twin() -> DiffusersHost:
+    """The base in diffusers. ComfyUI wants 320 channels and context 1024, and has one VAE: only depth can be saved."""
+    layout = unet_config(block_out_channels=(320, 320), layers_per_block=1, attention_levels=(True, False))
+    unet = fill(build_unet(layout), 0)
+    vae = fill(build_vae(vae_config()), 1)
+    return DiffusersHost(unet, vae, layout_of(unet, vae, "epsilon"))
+
+
+@pytest.fixture(scope="session")
+def lora(twin: DiffusersHost) -> DfosdLora:
+    return random_lora(twin, size=0.2)
+
+
+@pytest.fixture(scope="session")
+def vae_lora(twin: DiffusersHost, lora: DfosdLora) -> DfosdLora:
+    """As an imported peer's: it changes the VAE too, and replaces a layer of the UNet."""
+    return with_vae_layers(lora, twin)
+
+
+@pytest.fixture(scope="session")
+def graph(
+    tmp_path_factory: pytest.TempPathFactory, twin: DiffusersHost, lora: DfosdLora, vae_lora: DfosdLora
+) -> Iterator[Graph]:
+    if not PATH:
+        pytest.skip(NOT_SET)
+    base = tmp_path_factory.mktemp("comfy")
+    for folder in ("checkpoints", "dfosd", "loras"):
+        (base / "models" / folder).mkdir(parents=True)
+    save_file({k: v.contiguous() for k, v in ldm_tensors(twin).items()}, base / "models" / "checkpoints" / CHECKPOINT)
+    save_lora(base / "models" / "dfosd" / LORA, lora)
+    save_lora(base / "models" / "loras" / VAE_LORA, vae_lora)
+    process = ComfyProcess(base, {PACK: ROOT, "probe_pack": HERE / "probe_pack"})
+    try:
+        yield Graph(process, base)
+    finally:
+        process.close()

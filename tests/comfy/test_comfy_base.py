@@ -1,0 +1,117 @@
+"""What a run leaves behind in ComfyUI: nothing. MODEL and VAE bit for bit, no growth, no patching twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_graph import CHECKPOINT, LORA, VAE_LORA, Graph, picture
+
+LOADER = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": CHECKPOINT}}
+
+
+def fingerprint(graph: Graph) -> str:
+    """Of what the host's own nodes make of the base, and of its weights."""
+    probe = {"class_type": "ProbeFingerprint", "inputs": {"model": ["1", 0], "vae": ["1", 2]}}
+    result = graph.run({"1": LOADER, "9": probe})
+    assert result.status == "success", result.error
+    return result.outputs["9"]["sha256"][0]
+
+
+def limited(graph: Graph, latents: int, **inputs: Any) -> dict[str, Any]:
+    """DFOSD Upscale on a base that is out of memory for more latents than that."""
+    workflow = graph.upscale(picture(1, 24, 24), **inputs)
+    workflow["5"] = {
+        "class_type": "ProbeLimit",
+        "inputs": {"model": ["1", 0], "vae": ["1", 2], "latents": latents},
+    }
+    workflow["3"]["inputs"] |= {"model": ["5", 0], "vae": ["5", 1]}
+    return workflow
+
+
+def test_base_is_bit_equal_after_success_interruption_and_error(graph: Graph) -> None:
+    before = fingerprint(graph)
+    assert graph.run(graph.upscale(picture(1, 32, 32), lora=VAE_LORA, scale=2.0)).status == "success"
+    assert fingerprint(graph) == before
+    tiles = {"unet_tile": 64, "unet_overlap": 16, "lora": VAE_LORA}
+    assert graph.run(graph.upscale(picture(1, 48, 48), **tiles), interrupt_at=3).status == "interrupted"
+    assert fingerprint(graph) == before
+    assert graph.run(limited(graph, 1, lora=VAE_LORA)).status == "error"
+    assert fingerprint(graph) == before
+
+
+def test_base_is_bit_equal_within_one_workflow(graph: Graph) -> None:
+    before = fingerprint(graph)
+    workflow = graph.upscale(picture(1, 16, 16), scale=2.0)
+    inputs = {"model": ["1", 0], "vae": ["1", 2], "after": ["3", 0]}
+    result = graph.run({**workflow, "9": {"class_type": "ProbeFingerprint", "inputs": inputs}})
+    assert result.outputs["9"]["sha256"] == [before]
+
+
+def test_stop_takes_effect_within_one_tile(graph: Graph) -> None:
+    tiles = {"unet_tile": 64, "unet_overlap": 16, "vae_tile": 64, "vae_overlap": 16}
+    result = graph.run(graph.upscale(picture(1, 48, 48), **tiles), interrupt_at=4)
+    assert result.status == "interrupted"
+    assert len(result.progress) <= 5
+    assert graph.run(graph.upscale(picture(1, 16, 16), scale=2.0)).status == "success"
+
+
+def test_too_little_memory_makes_smaller_tiles(graph: Graph) -> None:
+    """24x24 by 16 latents of 8 px is 384 px: 48x48 latents, then 24x24, which fit."""
+    result = graph.run(limited(graph, 24 * 24, scale=8.0, color_fix="none"))
+    assert result.status == "success", result.error
+    assert result.progress[-1][0] == result.progress[-1][1]
+    assert "Out of memory; trying again with tiles of" in graph.process.log
+    assert "retrying with tiled VAE" not in graph.process.log  # the host's own way: three passes, its own tint
+
+
+def test_too_little_memory_even_for_small_tiles_is_said_in_one_line(graph: Graph) -> None:
+    result = graph.run(limited(graph, 1, scale=8.0))
+    assert result.status == "error"
+    assert "Out of memory, even with tiles of" in result.error
+    assert "Free some memory or use a smaller scale" in result.error
+
+
+def test_second_run_pays_no_patching(graph: Graph) -> None:
+    def run(seed: int) -> tuple[float, float, list[str]]:
+        torch.manual_seed(seed)
+        workflow = graph.upscale(picture(1, 48, 48), scale=2.0, lora=VAE_LORA)
+        probe = {"class_type": "ProbePatchTime", "inputs": {"after": ["3", 0]}}
+        result = graph.run({**workflow, "9": probe})
+        assert result.status == "success", result.error
+        return result.outputs["9"]["seconds"][0], result.seconds, result.executed
+
+    fingerprint(graph)  # another user of the base, so that the LoRA is off
+    first, _, _ = run(1)
+    second, whole, executed = run(2)
+    assert "3" in executed
+    assert second < 0.05 * whole
+    assert second < 0.1 * first
+
+
+def test_twenty_runs_do_not_grow_the_process(graph: Graph) -> None:
+    def run(seed: int) -> int:
+        torch.manual_seed(seed)
+        result = graph.run(graph.upscale(picture(1, 16, 16), scale=2.0, strength=0.5 + seed % 2 * 0.1))
+        assert result.status == "success", result.error
+        return result.memory_kib["RssAnon"]
+
+    for seed in range(4):
+        begin = run(seed)
+    for seed in range(4, 24):
+        end = run(seed)
+    assert end < 1.01 * begin
+
+
+def test_changed_file_of_the_same_name_is_read_again(graph: Graph) -> None:
+    path = graph.process.base / "models" / "loras" / "changing.safetensors"
+    sources = [graph.process.base / "models" / folder / name for folder, name in (("dfosd", LORA), ("loras", VAE_LORA))]
+    image = picture(1, 16, 16)
+    found: list[torch.Tensor] = []
+    for source in sources:
+        path.write_bytes(source.read_bytes())
+        graph.refresh()
+        found.append(graph.output(graph.upscale(image, scale=2.0, lora=path.name)))
+        expected = graph.output(graph.upscale(image, scale=2.0, lora=source.name))
+        assert torch.equal(found[-1], expected)
+    assert not torch.equal(*found)

@@ -1,0 +1,196 @@
+// The before/after slider on DFOSD Upscale: takes the node's `dfosd_before_after` output, asks only for the host's /view.
+
+import { api } from "../../../scripts/api.js"
+import { app } from "../../../scripts/app.js"
+import { BeforeAfter } from "./before_after.js"
+
+const NODE = "DFOSDUpscale"
+const OUTPUT = "dfosd_before_after"
+const PREVIEW_WIDGET = "$$canvas-image-preview" // the host's name for the picture that it shows during a run
+const STORE = "dfosd.before_after"
+const MARGIN = 8
+const LEAST_HEIGHT = 160
+const MOST_HEIGHT = 480 // of what the node grows to by itself
+const PREVIEW_HEIGHT = 240 // what the host's own preview makes the node grow by, and a little
+const GOOD_WIDTH = 340 // room for the embedded LoRA's name
+
+const WORDS = {
+  en: { before: "Before", after: "After", previous: "Previous image", next: "Next image", whole: "Whole screen" },
+  zh: { before: "放大前", after: "放大后", previous: "上一张", next: "下一张", whole: "全屏" },
+}
+
+function words() {
+  const locale = app.extensionManager?.setting?.get("Comfy.Locale") ?? "en"
+  return locale.startsWith("zh") ? WORDS.zh : WORDS.en
+}
+
+function viewUrl({ filename, subfolder = "", type = "temp" }) {
+  return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`)
+}
+
+const rootGraph = () => app.rootGraph ?? app.graph
+
+function allNodes() {
+  const graphs = [rootGraph(), ...(rootGraph()?.subgraphs?.values() ?? [])]
+  return graphs.flatMap((graph) => graph?.nodes ?? []).filter((node) => node.type === NODE)
+}
+
+/** The page's name for a node, by which it keeps outputs: its number, in a subgraph with the subgraph's id before it. */
+function locator(node) {
+  return node.graph === rootGraph() ? String(node.id) : `${node.graph?.id}:${node.id}`
+}
+
+/** What nodes of the open workflow show, for when the page is loaded anew: the page itself forgets it then. */
+const memory = {
+  read() {
+    try {
+      return JSON.parse(sessionStorage.getItem(STORE)) ?? {}
+    } catch {
+      return {}
+    }
+  },
+  write(all) {
+    try {
+      sessionStorage.setItem(STORE, JSON.stringify(all))
+    } catch {
+      // storage is full or forbidden: then a page that is loaded anew starts without sliders
+    }
+  },
+  put: (node, pairs) => memory.write({ ...memory.read(), [locator(node)]: pairs }),
+}
+
+/** Wheel and panning over the slider are the canvas's, as everywhere on it. */
+function handOnToCanvas(element) {
+  const pass = (event, Kind) => {
+    if (document.fullscreenElement) return
+    event.preventDefault()
+    event.stopPropagation()
+    app.canvas.canvas.dispatchEvent(new Kind(event.type, event))
+  }
+  element.addEventListener("wheel", (event) => pass(event, WheelEvent), { passive: false })
+  const panning = (event) => event.buttons === 4 || (event.buttons === 1 && app.canvas.read_only)
+  for (const type of ["pointerdown", "pointermove"]) {
+    element.addEventListener(type, (event) => panning(event) && pass(event, PointerEvent), { capture: true })
+  }
+}
+
+/** The slider of one node: made with its first result, then kept. */
+class Slider {
+  constructor(node) {
+    this.node = node
+    this.finished = false
+    this.hasRoom = false
+    this.view = new BeforeAfter(words())
+    handOnToCanvas(this.view.element)
+    this.widget = node.addDOMWidget("before_after", "dfosd_before_after", this.view.element, {
+      serialize: false,
+      hideOnZoom: false,
+      margin: MARGIN,
+      getValue: () => "",
+      getMinHeight: () => (this.widget?.hidden ? 0 : LEAST_HEIGHT),
+      getMaxHeight: () => (this.widget?.hidden ? 0 : undefined),
+    })
+    this.widget.serialize = false // no place in widgets_values
+    this.widget.hidden = true
+  }
+
+  /** isNew: out of a run, not remembered. */
+  async show(pairs, isNew) {
+    await this.view.show(pairs.map(({ before, after }) => ({ before: viewUrl(before), after: viewUrl(after) })))
+    this.widget.hidden = false
+    if (isNew && !this.hasRoom) this.makeRoom()
+    this.hasRoom = true
+    this.node.setDirtyCanvas(true, true)
+  }
+
+  /** Unless it was given more room before, the node becomes as high as the picture wants. */
+  makeRoom() {
+    const [width, height] = this.node.size
+    const others = this.node.computeSize()[1] - LEAST_HEIGHT
+    if (height > others + PREVIEW_HEIGHT) return
+    const wanted = (width - 2 * MARGIN) / this.view.ratio + 2 * MARGIN
+    this.node.setSize([width, others + Math.min(Math.max(wanted, LEAST_HEIGHT), MOST_HEIGHT)])
+  }
+
+  /** The host's live preview and the slider take turns in the same place. Called before each drawing of the node. */
+  yieldToPreview() {
+    const { node, widget } = this
+    const preview = node.widgets.findIndex((other) => other.name === PREVIEW_WIDGET)
+    if (this.finished && node.imgs) {
+      node.imgs = undefined
+      if (preview >= 0) {
+        node.widgets[preview].onRemove?.()
+        node.widgets.splice(preview, 1)
+      }
+    }
+    widget.hidden = this.view.pairs.length === 0 || Boolean(node.imgs?.length)
+  }
+}
+
+const sliders = new WeakMap()
+let pageIsNew = true
+
+function show(node, pairs, isNew = false) {
+  if (!pairs?.length || !node?.addDOMWidget) return
+  if (!sliders.has(node)) sliders.set(node, new Slider(node))
+  const slider = sliders.get(node)
+  slider.finished = true
+  slider.show(pairs, isNew).then(
+    () => memory.put(node, pairs),
+    () => memory.put(node, undefined), // the host has emptied its temp folder since
+  )
+}
+
+function showOutputs(outputs) {
+  for (const node of allNodes()) show(node, outputs?.[locator(node)]?.[OUTPUT])
+}
+
+function after(prototype, name, action) {
+  const original = prototype[name]
+  prototype[name] = function (...args) {
+    const result = original?.apply(this, args)
+    action.apply(this, args)
+    return result
+  }
+}
+
+app.registerExtension({
+  name: "DFOSD.BeforeAfter",
+
+  setup() {
+    api.addEventListener("execution_start", () => {
+      for (const node of allNodes()) {
+        const slider = sliders.get(node)
+        if (slider) slider.finished = false
+      }
+    })
+  },
+
+  beforeRegisterNodeDef(nodeType, nodeData) {
+    if (nodeData.name !== NODE) return
+    after(nodeType.prototype, "onExecuted", function (output) {
+      show(this, output?.[OUTPUT], true)
+    })
+    after(nodeType.prototype, "onDrawBackground", function () {
+      sliders.get(this)?.yieldToPreview()
+    })
+    after(nodeType.prototype, "onRemoved", function () {
+      sliders.get(this)?.view.clear()
+    })
+  },
+
+  nodeCreated(node) {
+    if (node.constructor.comfyClass !== NODE) return
+    node.setSize([Math.max(node.size[0], GOOD_WIDTH), node.size[1]])
+  },
+
+  /** Another workflow, undo and redo: the page still knows outputs or tells them later. A new page: only we do. */
+  afterConfigureGraph() {
+    const outputs = Object.fromEntries(Object.entries(memory.read()).map(([key, pairs]) => [key, { [OUTPUT]: pairs }]))
+    memory.write({})
+    showOutputs(pageIsNew ? outputs : app.nodeOutputs)
+    pageIsNew = false
+  },
+
+  onNodeOutputsUpdated: showOutputs,
+})
