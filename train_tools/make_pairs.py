@@ -19,14 +19,16 @@ from torch import Tensor
 from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.training.degradation import PRESETS, SCALE, degrade
 
-from .photos import SUFFIXES
+from .photos import SUFFIXES, read_pixels
 from .pictures import save_picture, to_picture, to_tensor
 
 
 def central_crop(path: Path, size: int) -> Tensor:
-    """The middle of a photograph as (1, 3, H, W) in [0, 1], at most size x size, sides multiples of 4."""
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
+    """The middle of a photograph as (1, 3, H, W) in [0, 1], at most size x size, sides multiples of 4.
+
+    Raises ConfigError, one line, for what cannot be read.
+    """
+    image = Image.fromarray(read_pixels(path))
     factor = 2 * size / min(image.size)
     if factor < 1:
         image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)

@@ -11,7 +11,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dfosd_core.hosts.local_norm import replace_group_norms
+from dfosd_core.hosts.configs import NORM_KEY, SELF_ATTENTION_KEY
+from dfosd_core.hosts.local_norm import NoAttention, remove_self_attention, replace_group_norms
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -57,6 +58,7 @@ def make_unet() -> UNet2DConditionModel:
         norm_num_groups=1,
     )
     replace_group_norms(unet)
+    remove_self_attention(unet)
     initialize(unet)
     return unet
 
@@ -81,7 +83,9 @@ def save_part(module: nn.Module, folder: Path) -> None:
     """Write config.json and float16 weights of a VAE or UNet into `folder`, the way diffusers lays them out."""
     folder.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {k: v for k, v in dict(cast("Any", module).config).items() if k[0] != "_"}
-    config |= {"_class_name": type(module).__name__, "dfosd_norm": "affine"}
+    config |= {"_class_name": type(module).__name__, NORM_KEY: "affine"}
+    if any(isinstance(layer, NoAttention) for layer in module.modules()):
+        config[SELF_ATTENTION_KEY] = "none"
     weights = {name: value.to(torch.float16).contiguous() for name, value in module.state_dict().items()}
     partial = folder / "weights.partial"
     save_file(weights, partial, metadata={"format": "pt"})

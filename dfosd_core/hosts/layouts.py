@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel  # pyright: ignore[rep
 from torch import nn
 
 from ..lora.metadata import BaseLayout
-from .configs import NORM_KEY, Config, unet_config, vae_config
-from .local_norm import replace_group_norms
+from .configs import NORM_KEY, SELF_ATTENTION_KEY, Config, unet_config, vae_config
+from .local_norm import remove_self_attention, replace_group_norms
 
 
 def build_unet(config: Mapping[str, Any]) -> UNet2DConditionModel:
@@ -25,11 +25,13 @@ def build_vae(config: Mapping[str, Any]) -> AutoencoderKL:
 
 
 def _build(kind: type[nn.Module], config: Mapping[str, Any]) -> nn.Module:
-    plain = {key: value for key, value in config.items() if key != NORM_KEY}
+    plain = {key: value for key, value in config.items() if key not in (NORM_KEY, SELF_ATTENTION_KEY)}
     with torch.device("meta"):
         model = cast("Any", kind).from_config(plain)
         if config.get(NORM_KEY) == "affine":
             replace_group_norms(model)
+        if config.get(SELF_ATTENTION_KEY) == "none":
+            remove_self_attention(model)
     return model.eval().requires_grad_(False)
 
 

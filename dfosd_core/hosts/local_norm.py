@@ -1,8 +1,9 @@
-"""Normalisation without statistics, for the embedded small base.
+"""What keeps the embedded small base's sight finite: normalisation without statistics, and no self-attention.
 
 GroupNorm's statistics run over the whole map, so a tile is normalised differently from the image it was cut from
 and tiled output differs from untiled output. The small base was therefore trained with each GroupNorm replaced by
-the affine map it ends with. Its receptive field is finite, and tiles with enough overlap give the untiled image.
+the affine map it ends with. Self-attention, which sees the whole map, was taken out of it. Its receptive field is finite,
+and tiles with enough overlap give the untiled image.
 """
 
 from __future__ import annotations
@@ -36,3 +37,19 @@ def replace_group_norms(module: nn.Module) -> int:
         else:
             replaced += replace_group_norms(child)
     return replaced
+
+
+class NoAttention(nn.Module):
+    """Stands in for a self-attention that was taken out: adds nothing to its input and costs nothing."""
+
+    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
+        """A zero that fits any shape, in x's dtype."""
+        return x.new_zeros(())
+
+
+def remove_self_attention(module: nn.Module) -> int:
+    """Replace every self-attention (`attn1`) below `module` by NoAttention; return how many."""
+    blocks = [block for block in module.modules() if isinstance(getattr(block, "attn1", None), nn.Module)]
+    for block in blocks:
+        block.attn1 = NoAttention()
+    return len(blocks)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import BaseModelMismatchError
 from ..lora.metadata import BaseLayout
-from .configs import NORM_KEY, SD_SCALING_FACTOR, Config
+from .configs import NORM_KEY, SD_SCALING_FACTOR, SELF_ATTENTION_KEY, Config
 
 # diffusers' defaults for what we build one way only. A configuration may leave them out.
 _UNET_FIXED: Mapping[str, tuple[Any, ...]] = {
@@ -71,6 +71,8 @@ class UnetPlan:
     norm_eps: float
     local_norm: bool
     """The embedded base's norms, without statistics."""
+    self_attention: bool
+    """Not in the embedded base."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,7 @@ def unet_plan(config: Config, name: str) -> UnetPlan:
         norm_groups=config.get("norm_num_groups", 32),
         norm_eps=config.get("norm_eps", 1e-5),
         local_norm=config.get(NORM_KEY) == "affine",
+        self_attention=config.get(SELF_ATTENTION_KEY) != "none",
     )
 
 

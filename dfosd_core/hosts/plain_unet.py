@@ -141,7 +141,7 @@ class Transformer(nn.Module):
         self.norm = norms(plan.norm_groups, TRANSFORMER_EPS, plan.local_norm)(width)
         # A linear layer in SD 2.x, in SD 1.x a 1x1 convolution: the same numbers in another shape.
         self.proj_in = nn.Linear(width, width) if plan.linear_projection else nn.Conv2d(width, width, 1)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(width, plan.context_dim, plan.heads[level])])
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(plan, level)])
         self.proj_out = nn.Linear(width, width) if plan.linear_projection else nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
@@ -160,18 +160,20 @@ class Transformer(nn.Module):
 class TransformerBlock(nn.Module):
     """(B, N, width), (B, M, context_dim) -> (B, N, width)."""
 
-    def __init__(self, width: int, context_dim: int, heads: int) -> None:
+    def __init__(self, plan: UnetPlan, level: int) -> None:
         super().__init__()
+        width, heads = plan.block_out_channels[level], plan.heads[level]
         self.norm1 = nn.LayerNorm(width)
-        self.attn1 = Attention(width, width, heads)
+        self.attn1 = Attention(width, width, heads) if plan.self_attention else None
         self.norm2 = nn.LayerNorm(width)
-        self.attn2 = Attention(width, context_dim, heads)
+        self.attn2 = Attention(width, plan.context_dim, heads)
         self.norm3 = nn.LayerNorm(width)
         self.ff = FeedForward(width)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        h = self.norm1(x)
-        x = self.attn1(h, h).add_(x)
+        if self.attn1 is not None:
+            h = self.norm1(x)
+            x = self.attn1(h, h).add_(x)
         x = self.attn2(self.norm2(x), context).add_(x)
         return self.ff(self.norm3(x)).add_(x)
 

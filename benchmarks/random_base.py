@@ -1,0 +1,41 @@
+"""Stable Diffusion 2.1's layout with random weights: for measuring and testing at full size without the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from dfosd_core.identity import sd21_models
+
+
+def random_half(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Random float16 weights that keep the signal's size, for a model on the meta device."""
+    generator = torch.Generator().manual_seed(seed)
+    weights: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        noise = torch.empty(parameter.shape).uniform_(-1.7, 1.7, generator=generator)
+        if parameter.ndim > 1:
+            weights[name] = noise.div_(parameter[0].numel() ** 0.5).half()
+        else:
+            weights[name] = noise.mul_(0.05).add_(1.0 if name.endswith("weight") else 0.0).half()
+    return weights
+
+
+def save_part(weights: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
+    """Write a UNet or VAE as diffusers lays it out."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config, default=list))
+    safetensors.torch.save_file(weights, folder / "diffusion_pytorch_model.fp16.safetensors")
+
+
+def write_random_sd21(folder: Path) -> Path:
+    """Write `folder`/unet and `folder`/vae (float16, 1.9 GB); return `folder`."""
+    for part, seed, model in zip(("unet", "vae"), (0, 1), sd21_models(), strict=True):
+        facts: Any = model
+        save_part(random_half(model, seed), dict(facts.config), folder / part)
+    return folder

@@ -1,0 +1,193 @@
+"""Time and memory of one training step of Stable Diffusion 2.1's layout, with and without gradient checkpointing.
+
+    python -m benchmarks.train_memory                     # one crop of 256, bfloat16, on the CPU: 10 GB, 2 minutes
+    python -m benchmarks.train_memory --device cuda --crop 512 --vgg vgg16-397923af.pth
+
+The weights are random, the step is `train_tools.recipe`'s own: generator, then discriminator (NAD), batch of one. Each
+row has a process of its own, so that a peak is its own. Also shows that checkpointing changes neither losses nor
+gradients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dfosd_core.training.lora_layers import LoraLayer
+from train_tools.config import DataConfig, LossConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from train_tools.data import CropDataset, MicroBatch, batches
+from train_tools.networks import Networks
+from train_tools.recipe import Recipe
+
+from .random_base import write_random_sd21
+from .speed import peak_mib
+
+PHOTOS = Path(__file__).parents[1] / "examples" / "photos" / "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What one process measures."""
+
+    base: Path
+    crop: int
+    precision: Any
+    device: str
+    vgg: Path | None
+    checkpointing: bool
+    gradients: Path
+    """Where it leaves all gradients."""
+
+
+class Measured(NamedTuple):
+    """What it found."""
+
+    seconds: float
+    rest_mib: float
+    """Memory with all networks in place, before the step."""
+    peak_mib: float
+    """Largest memory during the step."""
+    values: dict[str, float]
+    """Losses and gradient norms."""
+
+
+def main() -> None:
+    """Parse the command line, measure both ways, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--crop", type=int, default=256, help="edge of the crop in pixels")
+    parser.add_argument("--precision", choices=("bf16", "no"), default="bf16", help="autocast")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--vgg", type=Path, help="VGG16's convolutions: adds EA-DISTS to the loss")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="dfosd-") as folder:
+        place = Path(folder)
+        base = write_random_sd21(place / "base")
+        cases = [
+            Case(**vars(args), base=base, checkpointing=on, gradients=place / f"{on}.safetensors")
+            for on in (False, True)
+        ]
+        found = [_in_own_process(case) for case in cases]
+        print(_table(cases, found))
+
+
+def _in_own_process(case: Case) -> Measured:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(measure, case).result()
+
+
+def measure(case: Case) -> Measured:
+    """Build the networks, take one step."""
+    config = TrainConfig(
+        model=ModelConfig(base=str(case.base)),
+        data=DataConfig(photos=PHOTOS, crop=case.crop, batch_size=1, micro_batch=1, workers=0),
+        loss=LossConfig(perceptual="none" if case.vgg is None else "ea_dists", vgg=case.vgg),
+        optim=OptimConfig(steps=1, clip=0.0),
+        run=RunConfig(precision=case.precision, gradient_checkpointing=case.checkpointing),
+    )
+    accelerator = Accelerator(cpu=case.device == "cpu", mixed_precision="no")
+    networks = Networks(config, accelerator.device)
+    recipe = Recipe(config, networks, accelerator)
+    for learner in recipe.learners().values():
+        _start_off_zero(learner.network)
+    gradients = _kept_gradients(recipe)
+    batch = _one_batch(config)
+    rest = _start_peak(accelerator.device)
+    began = time.perf_counter()
+    values = recipe.train_step(0, batch)
+    numbers = {name: float(value) for name, value in values.items()}  # waits for the device
+    seconds, peak = time.perf_counter() - began, _peak(accelerator.device)
+    save_file(gradients, case.gradients)
+    return Measured(seconds, rest, peak, numbers)
+
+
+def _start_off_zero(network: nn.Module) -> None:
+    # An `up` of zeros would leave every `down` without a gradient to compare.
+    rng = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, LoraLayer):
+                layer.up_weight.copy_(torch.randn(layer.up_weight.shape, generator=rng) * 0.02)
+
+
+def _kept_gradients(recipe: Recipe) -> dict[str, Tensor]:
+    """Filled with a copy of each network's gradients just before its optimiser's step, on the CPU."""
+    kept: dict[str, Tensor] = {}
+    for name, learner in recipe.learners().items():
+
+        def keep(
+            _optimizer: Any, _args: Any, _kwargs: Any, name: str = name, network: nn.Module = learner.network
+        ) -> None:
+            for key, parameter in network.named_parameters():
+                if parameter.grad is not None:
+                    kept[f"{name}.{key}"] = parameter.grad.to("cpu", copy=True).contiguous()
+
+        learner.optimizer.register_step_pre_hook(keep)
+    return kept
+
+
+def _one_batch(config: TrainConfig) -> list[MicroBatch]:
+    data = config.data
+    crops = CropDataset.open(data, config.run.seed)
+    return next(batches(crops, first_step=0, steps=1, batch_size=1, rank=0, world=1, micro_batch=1, workers=0))
+
+
+def _start_peak(device: torch.device) -> float:
+    """Forget the peak so far; return the memory now, MiB."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif (lever := Path("/proc/self/clear_refs")).exists():
+        lever.write_text("5")  # Linux; elsewhere the peak contains the reading of the weights
+    return _peak(device)
+
+
+def _peak(device: torch.device) -> float:
+    return torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else peak_mib()
+
+
+def _table(cases: list[Case], found: list[Measured]) -> str:
+    case = cases[0]
+    threads = f", {torch.get_num_threads()} threads" if case.device == "cpu" else f", {torch.cuda.get_device_name()}"
+    lines = [
+        f"One crop of {case.crop}, autocast {case.precision}, {'EA-DISTS' if case.vgg else 'no perceptual term'}; "
+        f"{case.device}{threads}, {platform.processor() or platform.machine()}, torch {torch.__version__}",
+        "",
+        "| checkpointing | s | MiB before | MiB peak | step's own MiB | " + " | ".join(found[0].values) + " |",
+        "|---" * (5 + len(found[0].values)) + "|",
+    ]
+    for case, row in zip(cases, found, strict=True):
+        numbers = [
+            f"{row.seconds:.1f}",
+            *(f"{v:.0f}" for v in (row.rest_mib, row.peak_mib, row.peak_mib - row.rest_mib)),
+        ]
+        numbers += [f"{value:.6g}" for value in row.values.values()]
+        lines.append(f"| {'on' if case.checkpointing else 'off'} | " + " | ".join(numbers) + " |")
+    return "\n".join([*lines, "", _comparison(cases, found)])
+
+
+def _comparison(cases: list[Case], found: list[Measured]) -> str:
+    """Largest differences between the two runs, in words."""
+    plain, checkpointed = (load_file(case.gradients) for case in cases)
+    assert plain.keys() == checkpointed.keys()
+    difference = max(float((plain[name] - checkpointed[name]).abs().max()) for name in plain)
+    largest = max(float(gradient.abs().max()) for gradient in plain.values())
+    losses = max(abs(value - found[1].values[name]) for name, value in found[0].values.items())
+    return (
+        f"Largest difference of a loss or norm: {losses:.3g}; of one of {sum(g.numel() for g in plain.values()):,} "
+        f"gradients: {difference:.3g} (the largest gradient is {largest:.3g})."
+    )
+
+
+if __name__ == "__main__":
+    main()
