@@ -18,14 +18,23 @@ from typing import Any
 
 import aiohttp
 
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --remote-debugging-port=0 --remote-allow-origins=*"
-).split()
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-port=0",
+    "--remote-allow-origins=*",
+]
 
 
 class Page:
-    """One tab. `console`: errors and warnings so far; `requests`: every address that was asked for."""
+    """One tab. `console`: errors and warnings so far; `requests`: the addresses asked for so far."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
@@ -70,6 +79,19 @@ class Page:
             raise RuntimeError(str(answer["exceptionDetails"].get("exception", answer)))
         return answer["result"].get("value")
 
+    async def reload(self) -> None:
+        """Load the page anew; returns when the old one is gone."""
+        await self.js("window.isOld = true")
+        await self.call("Page.reload")
+        for _ in range(100):
+            await asyncio.sleep(0.2)
+            try:
+                if not await self.js("Boolean(window.isOld)"):
+                    return
+            except RuntimeError:
+                continue  # asked while neither page was there
+        raise TimeoutError("the page does not load anew")
+
     async def until(self, condition: str, seconds: float = 60) -> None:
         """Wait until the expression is true. Raises TimeoutError."""
         for _ in range(round(seconds * 5)):
@@ -109,10 +131,11 @@ class Page:
         for kind in ("keyDown", "keyUp"):
             await self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, modifiers=8 if shift else 0)
 
-    async def screenshot(self, path: Path, clip: dict[str, float] | None = None) -> None:
+    async def picture(self, clip: dict[str, float] | None = None) -> bytes:
+        """PNG of the window, or of a part of it: {x, y, width, height}."""
         area = {"clip": {"scale": 1, **clip}} if clip else {}
         answer = await self.call("Page.captureScreenshot", format="png", **area)
-        path.write_bytes(base64.b64decode(answer["data"]))
+        return base64.b64decode(answer["data"])
 
 
 @asynccontextmanager

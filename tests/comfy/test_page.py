@@ -1,0 +1,113 @@
+"""The before/after slider on ComfyUI's running page: COMFYUI_PATH names ComfyUI, CHROMIUM the browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfy_process import HERE, PATH, ROOT, ComfyProcess
+from PIL import Image
+
+CHROMIUM = os.environ.get("CHROMIUM", "")
+PACK = "comfyui-dfosd"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def host(comfyui: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyProcess]:
+    if not CHROMIUM:
+        pytest.skip("CHROMIUM is not set: it names the browser that shows ComfyUI's page")
+    process = ComfyProcess(tmp_path_factory.mktemp("page"), {PACK: ROOT})
+    photo = Image.open(ROOT / "examples" / "photo.png")
+    photo.resize((36, 24)).save(process.base / "input" / "example.png")
+    photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((36, 24)).save(process.base / "input" / "second.png")
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def seen(host: ComfyProcess) -> dict[str, Any]:
+    """What `slider_scenario.py` saw."""
+    command = [str(Path(PATH).absolute() / "venv" / "bin" / "python"), str(HERE / "slider_scenario.py"), host.url]
+    environment = {**os.environ, "CHROMIUM": shutil.which(CHROMIUM) or CHROMIUM}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=800)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_example_workflows_load_without_a_warning(seen: dict[str, Any]) -> None:
+    names = {path.stem for path in (ROOT / "example_workflows").glob("*.json")}
+    assert seen["loaded"] == dict.fromkeys(names, 0)
+
+
+def test_hosts_preview_is_shown_during_a_run_and_gives_way_to_the_slider(seen: dict[str, Any]) -> None:
+    assert seen["previews"] > 0
+    assert seen["left_preview"] is False
+
+
+def test_line_follows_mouse_finger_and_keys(seen: dict[str, Any]) -> None:
+    move = seen["move"]
+    assert move["start"] == pytest.approx(50)
+    assert move["dragged"] == pytest.approx(30, abs=1)
+    assert move["swiped"] == pytest.approx(70, abs=1)
+    assert move["keys"] == pytest.approx(move["swiped"] + 8)
+    assert (move["Home"], move["End"]) == (0, 100)
+    assert move["pictures_differ"]
+    assert move["beyond"] == 0
+    assert move["node_stayed"]
+
+
+def test_images_of_a_batch_are_pages(seen: dict[str, Any]) -> None:
+    assert seen["pages"] == ["1 / 2", "2 / 2"]
+
+
+def test_picture_keeps_its_shape_in_a_resized_node(seen: dict[str, Any]) -> None:
+    larger, shape, shape_before = seen["survive"]["resized"]
+    assert larger > 1.2
+    assert shape == pytest.approx(shape_before, rel=0.01)
+
+
+def test_slider_survives_undo_another_workflow_and_a_new_page(seen: dict[str, Any]) -> None:
+    survive = seen["survive"]
+    assert {key: survive[key] for key in ("undone", "back", "reloaded")} == {"undone": 2, "back": 2, "reloaded": 2}
+
+
+def test_slider_goes_with_its_node(seen: dict[str, Any]) -> None:
+    assert (seen["survive"]["blank"], seen["survive"]["removed"]) == (0, 0)
+
+
+def test_slider_adds_nothing_to_the_workflow(seen: dict[str, Any]) -> None:
+    assert seen["survive"]["values"][1:] == [4, 0, 0, -1, -1, -1, -1, "wavelet", 1]
+
+
+def test_page_speaks_chinese(seen: dict[str, Any]) -> None:
+    chinese = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text("utf-8"))
+    assert seen["survive"]["chinese_title"] == chinese["DFOSDUpscale"]["display_name"]
+    assert seen["survive"]["chinese"] == "放大前"
+
+
+def test_script_asks_for_pictures_only_and_causes_no_message(seen: dict[str, Any]) -> None:
+    assert set(seen["foreign"]) <= {"api.comfy.org"}  # ComfyUI's own page asks there for news
+    assert seen["pictures"] == ["/api/view"]
+    assert seen["console"] == []
+
+
+def test_english_texts_are_the_nodes_own(host: ComfyProcess) -> None:
+    english = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text("utf-8"))
+    assert english.keys() == host.nodes.keys()
+    for name, texts in english.items():
+        facts = host.nodes[name]
+        inputs = {**facts["input"]["required"], **facts["input"].get("optional", {})}
+        assert texts["display_name"] == facts["display_name"]
+        assert texts["description"] == facts["description"]
+        assert {key: text["tooltip"] for key, text in texts["inputs"].items()} == {
+            key: options[1]["tooltip"] for key, options in inputs.items()
+        }
+        assert [text["tooltip"] for text in texts["outputs"].values()] == facts["output_tooltips"]
