@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 
 import folder_paths  # pyright: ignore[reportMissingImports]
 from torch import Tensor
@@ -21,15 +22,19 @@ File = dict[str, str]
 def save_before_after(before: Tensor, after: Tensor) -> list[dict[str, File]]:
     """`before`: (B, H, W, C), `after`: (B, h, w, C), both in [0, 1]. Both are saved in the output's size, or less."""
     size = fit((after.shape[1], after.shape[2]), LONGEST_PX)
-    pairs = zip(before[:MOST_IMAGES], after[:MOST_IMAGES], strict=True)
-    return [{"before": _save("before", a, size), "after": _save("after", b, size)} for a, b in pairs]
+    run = secrets.token_hex(8)  # the page remembers names: none may mean another picture after the host's next start
+    return [
+        {
+            "before": _save(f"{run}_{i}_before", before[i], size),
+            "after": _save(f"{run}_{i}_after", after[i], size),
+        }
+        for i in range(min(MOST_IMAGES, after.shape[0]))
+    ]
 
 
 def _save(name: str, image: Tensor, size: tuple[int, int]) -> File:
-    folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(
-        f"dfosd_{name}", folder_paths.get_temp_directory(), size[1], size[0]
-    )
-    filename = f"{stem}_{counter:05}_.png"
-    picture = to_pil(resize(to_bchw(image[None].float()), size))
-    picture.save(os.path.join(folder, filename), compress_level=1)
-    return {"filename": filename, "subfolder": subfolder, "type": "temp"}
+    folder = folder_paths.get_temp_directory()
+    os.makedirs(folder, exist_ok=True)
+    filename = f"dfosd_{name}.png"
+    to_pil(resize(to_bchw(image[None].float()), size)).save(os.path.join(folder, filename), compress_level=1)
+    return {"filename": filename, "subfolder": "", "type": "temp"}

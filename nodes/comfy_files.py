@@ -35,10 +35,16 @@ def lora_path(name: str) -> str:
     )
 
 
-def lora_fingerprint(name: str) -> str:
-    """What changes when the file does: for IS_CHANGED and for `LoraFile`."""
-    path = lora_path(name)
-    facts = os.stat(path)
+def lora_fingerprint(name: str | None) -> str:
+    """What changes when the file does: for IS_CHANGED, and for `LoraFile`.
+
+    Empty when there is no file, which the run itself will say, and for None: then the name comes over a link.
+    """
+    try:
+        path = lora_path(name or "")
+        facts = os.stat(path)
+    except (LoraFormatError, OSError):
+        return ""
     return f"{path}:{facts.st_mtime_ns}:{facts.st_size}"
 
 

@@ -19,7 +19,7 @@ def settings_inputs() -> Inputs:
     inputs: Inputs = {}
     for field in fields(UpscaleSettings):
         facts = field.metadata
-        tooltip = {"tooltip": facts["help"]}
+        tooltip = {"tooltip": _help(field.name, facts["help"])}
         if "choices" in facts:
             inputs[field.name] = (list(facts["choices"]), {"default": field.default, **tooltip})
         elif field.name in NOT_GIVEN:
@@ -34,6 +34,14 @@ def settings_inputs() -> Inputs:
             limits = {"min": facts["min"], "max": facts["max"], "step": 0.05, "round": 0.001}
             inputs[field.name] = ("FLOAT", {"default": field.default, **limits, **tooltip})
     return inputs
+
+
+def _help(name: str, text: str) -> str:
+    """The setting's help, with the number that stands for its default."""
+    if name not in NOT_GIVEN:
+        return text
+    number = NOT_GIVEN[name]
+    return text.replace("Default: automatic.", f"{number}: automatic.") if number else f"{text} {number}: not given."
 
 
 def settings_from(values: dict[str, Any]) -> UpscaleSettings:

@@ -55,8 +55,8 @@ def test_root_hands_on_our_nodes_in_comfyui(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "folder_paths", ModuleType("folder_paths"))
     monkeypatch.setitem(sys.modules, "/custom_nodes/dfosd-0_x_1.nodes.comfy", ours)
     module = load(ROOT / "__init__.py", "/custom_nodes/dfosd-0_x_1")
-    assert module.NODE_CLASS_MAPPINGS == {"Ours": object}
-    assert module.NODE_DISPLAY_NAME_MAPPINGS == {"Ours": "Ours"}
+    assert list(module.NODE_CLASS_MAPPINGS) == ["Ours"]
+    assert list(module.NODE_DISPLAY_NAME_MAPPINGS) == ["Ours"]
 
 
 def test_nodes_do_nothing_as_a_top_level_package() -> None:

@@ -1,13 +1,15 @@
 """ComfyUI's MODEL and VAE as a `Host`, through the host's own loading, patching and sampling.
 
-No weight is copied or written to here: a LoRA goes onto clones, which the host applies when a tile runs and takes
-back when anything else wants the weights. Imports `comfy`, so this file loads inside ComfyUI only.
+No weight is copied or written to here. On a graphics card a LoRA goes onto clones, which the host applies when a tile
+runs and takes back when anything else wants the weights. On a CPU the host would hold patched and original weights side
+by side, a second UNet; there the UNet's LoRA acts through hooks for the length of the run. Imports `comfy`, so this
+file loads inside ComfyUI only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import comfy.model_management as model_management  # pyright: ignore[reportMissingImports]
@@ -17,11 +19,13 @@ from torch import Tensor
 
 from ..images import to_bchw, to_bhwc
 from ..lora.file import DfosdLora
+from ..lora.hooks import hooked
+from ..lora.keys import UNET_PREFIX
 from ..lora.metadata import check_base
 from ..tile_size import TileSettings
 from ..tiled_run import is_out_of_memory
 from .comfy_base import check_vae, read_layout
-from .comfy_clones import LoraClones
+from .comfy_clones import LoraClones, lora_part, patching_doubles, unet_layers
 from .network_host import stable_diffusion_tiles
 
 
@@ -112,7 +116,7 @@ class ComfyHost:
 
     @contextmanager
     def lora(self, lora: DfosdLora, strength: float) -> Iterator[None]:
-        """Run on clones with the LoRA inside the `with` block; MODEL and VAE themselves never change.
+        """Run with the LoRA inside the `with` block; MODEL and VAE themselves never change.
 
         Raises BaseModelMismatchError for a base the LoRA was not trained on, LoraMismatchError when not all of
         its layers fit.
@@ -120,12 +124,16 @@ class ComfyHost:
         model, vae = self._bases
         check_vae(lora.metadata.base_layout, self.layout)
         check_base(lora.metadata.base_layout, self.layout)
+        use_hooks = not self._has_lora and patching_doubles(model)
+        vae_only = self._has_lora or use_hooks
+        unet_lora = hooked(unet_layers(model), lora_part(lora, UNET_PREFIX), strength) if use_hooks else nullcontext()
         before = self._model, self._vae
-        self._model, self._vae = self._clones.get(model, vae, lora, strength, vae_only=self._has_lora)
-        try:
-            yield
-        finally:
-            self._model, self._vae = before
+        with unet_lora:
+            self._model, self._vae = self._clones.get(model, vae, lora, strength, vae_only)
+            try:
+                yield
+            finally:
+                self._model, self._vae = before
 
     def _format(self) -> Any:
         return self._model.get_model_object("latent_format")

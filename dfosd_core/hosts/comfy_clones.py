@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import comfy.lora as host_lora  # pyright: ignore[reportMissingImports]
 import comfy.utils as host_utils  # pyright: ignore[reportMissingImports]
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import LoraMismatchError
 from ..lora.file import DfosdLora
@@ -36,11 +36,15 @@ class LoraClones:
         """
         key = (model, model.patches_uuid, vae, vae.patcher.patches_uuid, lora, strength, vae_only)
         if len(key) != len(self._key) or any(a is not b and a != b for a, b in zip(key, self._key, strict=True)):
-            self._key, self._clones = (), (None, None)  # let go of the old ones before making new ones
+            self.clear()  # before new ones are made
             patched = model if vae_only else with_unet_lora(model, lora, strength)
             self._clones = patched, self.own_vae(vae, lora, strength)
             self._key = key
         return self._clones
+
+    def clear(self) -> None:
+        """Let go of the clones, and with them of their MODEL and VAE."""
+        self._key, self._clones = (), (None, None)
 
     @staticmethod
     def own_vae(vae: Any, lora: DfosdLora | None = None, strength: float = 1.0) -> Any:
@@ -63,14 +67,34 @@ class LoraClones:
 def with_unet_lora(model: Any, lora: DfosdLora, strength: float) -> Any:
     """A clone of the MODEL with the LoRA's UNet layers. Raises LoraMismatchError when not all of them fit."""
     clone = model.clone()
+    add_lora(clone, _unet_names(model), lora_part(lora, UNET_PREFIX), strength)
+    return clone
+
+
+def unet_layers(model: Any) -> dict[str, nn.Module]:
+    """kohya name -> convolution or linear layer of the MODEL's UNet, for `hooks.hooked`."""
+    modules = dict(model.model.named_modules())
+    found = {layer: modules.get(name) for layer, name in _unet_names(model).items()}
+    return {layer: module for layer, module in found.items() if isinstance(module, nn.Conv2d | nn.Linear)}
+
+
+def patching_doubles(model: Any) -> bool:
+    """Whether patched weights would lie beside the original ones: where the MODEL computes is where it rests.
+
+    On a graphics card the originals rest in main memory anyway. With all of DFOSD's layers the patched ones are
+    nearly the whole UNet.
+    """
+    return bool(model.load_device == model.offload_device)
+
+
+def _unet_names(model: Any) -> dict[str, str]:
+    """kohya name -> the layer's name in the MODEL; some are there for larger UNets only."""
     theirs = host_utils.unet_to_diffusers(model.model.model_config.unet_config)
-    names = {
+    return {
         kohya_name(ours.removesuffix(".weight")): f"diffusion_model.{their.removesuffix('.weight')}"
         for ours, their in theirs.items()
         if ours.endswith(".weight")
     }
-    add_lora(clone, names, lora_part(lora, UNET_PREFIX), strength)
-    return clone
 
 
 def add_lora(patcher: Any, names: Mapping[str, str], lora: DfosdLora, strength: float) -> None:

@@ -59,12 +59,17 @@ class Graph:
         save_file({"image": image.contiguous()}, path)
         return {"class_type": "ProbeLoadTensor", "inputs": {"path": str(path)}}
 
-    def upscale(self, image: Tensor, checkpoint: str = CHECKPOINT, **inputs: Any) -> dict[str, Any]:
-        """A workflow whose result `output` reads; `inputs` are DFOSD Upscale's."""
+    def upscale(self, image: Tensor, checkpoint: str = CHECKPOINT, card: bool = False, **inputs: Any) -> dict[str, Any]:
+        """A workflow whose result `output` reads; `inputs` are DFOSD Upscale's.
+
+        `card`: the MODEL is one that looks as if it lay on a graphics card, so that the host patches it.
+        """
         widgets = self.process.nodes["DFOSDUpscale"]["input"]["required"].items()
         defaults = {name: options["default"] for name, (_, options) in widgets if "default" in options}
         values = {**defaults, "lora": LORA, "model": ["1", 0], "vae": ["1", 2], "image": ["2", 0], **inputs}
-        return {
+        if card:
+            values["model"] = ["8", 0]
+        workflow = {
             "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
             "2": self.image(image),
             "3": {"class_type": "DFOSDUpscale", "inputs": {k: v for k, v in values.items() if v is not None}},
@@ -73,6 +78,9 @@ class Graph:
                 "inputs": {"image": ["3", 0], "path": str(self.folder / "out.safetensors")},
             },
         }
+        if card:
+            workflow["8"] = {"class_type": "ProbeLikeOnACard", "inputs": {"model": ["1", 0]}}
+        return workflow
 
     def refresh(self) -> None:
         """Let the host see new files, as a press of R on the page does."""

@@ -38,7 +38,7 @@ class Result:
     executed: list[str]
     """Ids of the nodes that ran; the others came from the host's cache."""
     memory_kib: dict[str, int]
-    """The server's VmRSS, RssAnon and VmHWM afterwards."""
+    """The server's VmRSS and RssAnon afterwards, and VmHWM, the largest VmRSS of this run."""
 
 
 class ComfyProcess:

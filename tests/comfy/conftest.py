@@ -18,7 +18,14 @@ PACK = "comfyui-dfosd"
 
 
 @pytest.fixture(scope="session")
-def twin() -> DiffusersHost:
+def comfyui() -> None:
+    """Skips what needs the real host, before anything is made for it."""
+    if not PATH:
+        pytest.skip(NOT_SET)
+
+
+@pytest.fixture(scope="session")
+def twin(comfyui: None) -> DiffusersHost:
     """The base in diffusers. ComfyUI wants 320 channels and context 1024, and has one VAE: only depth can be saved."""
     layout = unet_config(block_out_channels=(320, 320), layers_per_block=1, attention_levels=(True, False))
     unet = fill(build_unet(layout), 0)
@@ -41,8 +48,6 @@ def vae_lora(twin: DiffusersHost, lora: DfosdLora) -> DfosdLora:
 def graph(
     tmp_path_factory: pytest.TempPathFactory, twin: DiffusersHost, lora: DfosdLora, vae_lora: DfosdLora
 ) -> Iterator[Graph]:
-    if not PATH:
-        pytest.skip(NOT_SET)
     base = tmp_path_factory.mktemp("comfy")
     for folder in ("checkpoints", "dfosd", "loras"):
         (base / "models" / folder).mkdir(parents=True)

@@ -59,9 +59,13 @@ class Server:
             time.sleep(0.2)
 
     def memory_kib(self) -> dict[str, int]:
-        """Resident, anonymous and peak size of the process."""
+        """Resident, anonymous and, since the last `forget_peak`, peak size of the process."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return {name: int(re.search(rf"{name}:\s+(\d+)", text)[1]) for name in ("VmRSS", "RssAnon", "VmHWM")}
+
+    def forget_peak(self) -> None:
+        """Let the peak begin at the present size (Linux)."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -97,8 +101,12 @@ async def run(session: aiohttp.ClientSession, url: str, job: dict[str, Any]) -> 
                     if kind == "progress" and len(result["progress"]) == job["interrupt_at"]:
                         await session.post(f"{url}/interrupt", json={})
             result["seconds"] = time.monotonic() - began
-    async with session.get(f"{url}/history/{posted['prompt_id']}") as answer:
-        result["outputs"] = (await answer.json()).get(posted["prompt_id"], {}).get("outputs", {})
+    history: dict[str, Any] = {}
+    while not history:  # the last message is sent before the history is written
+        await asyncio.sleep(0.05)
+        async with session.get(f"{url}/history/{posted['prompt_id']}") as answer:
+            history = (await answer.json()).get(posted["prompt_id"], {})
+    result["outputs"] = history.get("outputs", {})
     return result
 
 
@@ -137,12 +145,14 @@ async def serve(server: Server) -> None:
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             job = json.loads(line)
             if job:
+                server.forget_peak()
                 say({**await run(session, server.url, job), "memory": server.memory_kib()})
             else:
                 say({"nodes": await pack_nodes(session, server.url)})
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server is stopped on the way out
     server = Server(Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute(), sys.argv[3:])
     try:
         server.wait(240)

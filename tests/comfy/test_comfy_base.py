@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from comfy_graph import CHECKPOINT, LORA, VAE_LORA, Graph, picture
+from torch import Tensor
+
+from dfosd_core.hosts.diffusers import DiffusersHost
+from dfosd_core.lora import DfosdLora
+from dfosd_core.pipeline import UpscaleSettings, upscale
 
 LOADER = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": CHECKPOINT}}
 
@@ -18,9 +24,9 @@ def fingerprint(graph: Graph) -> str:
     return result.outputs["9"]["sha256"][0]
 
 
-def limited(graph: Graph, latents: int, **inputs: Any) -> dict[str, Any]:
+def limited(graph: Graph, image: Tensor, latents: int, **inputs: Any) -> dict[str, Any]:
     """DFOSD Upscale on a base that is out of memory for more latents than that."""
-    workflow = graph.upscale(picture(1, 24, 24), **inputs)
+    workflow = graph.upscale(image, **inputs)
     workflow["5"] = {
         "class_type": "ProbeLimit",
         "inputs": {"model": ["1", 0], "vae": ["1", 2], "latents": latents},
@@ -29,15 +35,18 @@ def limited(graph: Graph, latents: int, **inputs: Any) -> dict[str, Any]:
     return workflow
 
 
-def test_base_is_bit_equal_after_success_interruption_and_error(graph: Graph) -> None:
+@pytest.mark.parametrize("card", [False, True], ids=["hooks, as on a CPU", "patches, as on a card"])
+def test_base_is_bit_equal_after_success_interruption_and_error(graph: Graph, card: bool) -> None:
     before = fingerprint(graph)
-    assert graph.run(graph.upscale(picture(1, 32, 32), lora=VAE_LORA, scale=2.0)).status == "success"
+    run = graph.upscale(picture(1, 32, 32), lora=VAE_LORA, scale=2.0, card=card)
+    assert graph.run(run).status == "success"
     assert fingerprint(graph) == before
-    tiles = {"unet_tile": 64, "unet_overlap": 16, "lora": VAE_LORA}
-    assert graph.run(graph.upscale(picture(1, 48, 48), **tiles), interrupt_at=3).status == "interrupted"
+    run = graph.upscale(picture(1, 48, 48), lora=VAE_LORA, unet_tile=64, unet_overlap=16, card=card)
+    assert graph.run(run, interrupt_at=3).status == "interrupted"
     assert fingerprint(graph) == before
-    assert graph.run(limited(graph, 1, lora=VAE_LORA)).status == "error"
-    assert fingerprint(graph) == before
+    if not card:
+        assert graph.run(limited(graph, picture(1, 16, 16), 1, lora=VAE_LORA)).status == "error"
+        assert fingerprint(graph) == before
 
 
 def test_base_is_bit_equal_within_one_workflow(graph: Graph) -> None:
@@ -56,17 +65,18 @@ def test_stop_takes_effect_within_one_tile(graph: Graph) -> None:
     assert graph.run(graph.upscale(picture(1, 16, 16), scale=2.0)).status == "success"
 
 
-def test_too_little_memory_makes_smaller_tiles(graph: Graph) -> None:
-    """24x24 by 16 latents of 8 px is 384 px: 48x48 latents, then 24x24, which fit."""
-    result = graph.run(limited(graph, 24 * 24, scale=8.0, color_fix="none"))
-    assert result.status == "success", result.error
-    assert result.progress[-1][0] == result.progress[-1][1]
-    assert "Out of memory; trying again with tiles of" in graph.process.log
-    assert "retrying with tiled VAE" not in graph.process.log  # the host's own way: three passes, its own tint
+def test_too_little_memory_makes_smaller_tiles_of_ours(graph: Graph, twin: DiffusersHost, lora: DfosdLora) -> None:
+    """16x32 pixels by 8 are 16x32 latents; 16x16 is allowed. The host's own tiled VAE would give another image."""
+    image = picture(1, 16, 32)
+    found = graph.output(limited(graph, image, 16 * 16, scale=8.0))
+    tiles = {"unet_tile": 128, "unet_overlap": 32, "vae_tile": 128, "vae_overlap": 64}
+    expected = upscale(image, twin, lora, UpscaleSettings(scale=8.0, **tiles))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
+    assert "Out of memory; trying again with tiles of 16 latents" in graph.process.log
 
 
 def test_too_little_memory_even_for_small_tiles_is_said_in_one_line(graph: Graph) -> None:
-    result = graph.run(limited(graph, 1, scale=8.0))
+    result = graph.run(limited(graph, picture(1, 32, 32), 1, scale=8.0))
     assert result.status == "error"
     assert "Out of memory, even with tiles of" in result.error
     assert "Free some memory or use a smaller scale" in result.error
@@ -75,7 +85,7 @@ def test_too_little_memory_even_for_small_tiles_is_said_in_one_line(graph: Graph
 def test_second_run_pays_no_patching(graph: Graph) -> None:
     def run(seed: int) -> tuple[float, float, list[str]]:
         torch.manual_seed(seed)
-        workflow = graph.upscale(picture(1, 48, 48), scale=2.0, lora=VAE_LORA)
+        workflow = graph.upscale(picture(1, 48, 48), scale=2.0, lora=VAE_LORA, card=True)
         probe = {"class_type": "ProbePatchTime", "inputs": {"after": ["3", 0]}}
         result = graph.run({**workflow, "9": probe})
         assert result.status == "success", result.error
@@ -103,11 +113,22 @@ def test_twenty_runs_do_not_grow_the_process(graph: Graph) -> None:
     assert end < 1.01 * begin
 
 
+def test_one_base_is_held_at_a_time(graph: Graph) -> None:
+    folder = graph.process.base / "models" / "checkpoints"
+    (folder / "again.safetensors").symlink_to(folder / CHECKPOINT)
+    graph.refresh()
+    for checkpoint in (CHECKPOINT, "again.safetensors", CHECKPOINT):
+        workflow = graph.upscale(picture(1, 8, 8), checkpoint, scale=2.0)
+        result = graph.run({**workflow, "9": {"class_type": "ProbeTrim", "inputs": {"image": ["3", 0]}}})
+        assert result.status == "success", result.error
+        assert result.outputs["9"]["bases"] == [1]
+
+
 def test_changed_file_of_the_same_name_is_read_again(graph: Graph) -> None:
     path = graph.process.base / "models" / "loras" / "changing.safetensors"
     sources = [graph.process.base / "models" / folder / name for folder, name in (("dfosd", LORA), ("loras", VAE_LORA))]
     image = picture(1, 16, 16)
-    found: list[torch.Tensor] = []
+    found: list[Tensor] = []
     for source in sources:
         path.write_bytes(source.read_bytes())
         graph.refresh()

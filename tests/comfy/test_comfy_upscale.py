@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from comfy_graph import EMBEDDED, LORA, VAE_LORA, Graph, picture
+from comfy_graph import CHECKPOINT, EMBEDDED, LORA, VAE_LORA, Graph, picture
 from PIL import Image
 
 from dfosd_core.hosts.diffusers import DiffusersHost
 from dfosd_core.hosts.plain import fast_dtype, load_default
-from dfosd_core.lora import DfosdLora
+from dfosd_core.lora import DfosdLora, save_lora
 from dfosd_core.pipeline import UpscaleSettings, upscale
 
 TOLERANCE = 2e-4
 TILED = {"scale": 4.0, "unet_tile": 64, "unet_overlap": 16, "vae_tile": 64, "vae_overlap": 16}
 
 
+@pytest.mark.parametrize("card", [False, True], ids=["hooks, as on a CPU", "patches, as on a card"])
 @pytest.mark.parametrize(
     "settings",
     [{"scale": 2.0}, TILED, {"long_edge": 61, "strength": 0.5, "color_fix": "none"}],
     ids=["whole", "tiled", "other settings"],
 )
 def test_image_is_the_standalone_hosts(
-    graph: Graph, twin: DiffusersHost, lora: DfosdLora, settings: dict[str, Any]
+    graph: Graph, twin: DiffusersHost, lora: DfosdLora, settings: dict[str, Any], card: bool
 ) -> None:
     image = picture(1, 35, 27)
     expected = upscale(image, twin, lora, UpscaleSettings(**settings))
-    found = graph.output(graph.upscale(image, **settings))
+    found = graph.output(graph.upscale(image, card=card, **settings))
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
     assert expected.std() > 0.05
 
@@ -39,9 +41,23 @@ def test_vae_layers_and_replaced_weights_are_the_standalone_hosts(
 ) -> None:
     image, settings = picture(1, 32, 32), UpscaleSettings(scale=2.0, strength=0.7)
     expected = upscale(image, twin, vae_lora, settings)
-    found = graph.output(graph.upscale(image, lora=VAE_LORA, scale=2.0, strength=0.7))
-    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+    for card in (False, True):
+        found = graph.output(graph.upscale(image, card=card, lora=VAE_LORA, scale=2.0, strength=0.7))
+        torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
     assert (expected - upscale(image, twin, lora, settings)).abs().max() > 0.01
+
+
+def test_v_predicting_base_is_the_standalone_hosts(graph: Graph, twin: DiffusersHost, lora: DfosdLora) -> None:
+    layout = dataclasses.replace(twin.layout, prediction_type="v_prediction")
+    v_lora = dataclasses.replace(lora, metadata=dataclasses.replace(lora.metadata, base_layout=layout))
+    save_lora(graph.process.base / "models" / "loras" / "v.safetensors", v_lora)
+    graph.refresh()
+    image = picture(1, 16, 24)
+    workflow = graph.upscale(image, lora="v.safetensors", scale=2.0, model=["5", 0])
+    inputs = {"model": ["1", 0], "sampling": "v_prediction", "zsnr": False}
+    found = graph.output({**workflow, "5": {"class_type": "ModelSamplingDiscrete", "inputs": inputs}})
+    expected = upscale(image, DiffusersHost(twin.unet, twin.vae, layout), v_lora, UpscaleSettings(scale=2.0))
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
 
 
 def test_load_lora_and_its_outputs_give_the_same_image(graph: Graph) -> None:
@@ -50,7 +66,7 @@ def test_load_lora_and_its_outputs_give_the_same_image(graph: Graph) -> None:
     inputs = {"model": ["1", 0], "lora": VAE_LORA, "strength": 0.7}
     chain = graph.upscale(image, scale=2.0, model=["5", 0], lora_settings=["5", 3], conditioning=["5", 1])
     together = graph.output({**chain, "5": {"class_type": "DFOSDLoadLoRA", "inputs": inputs}})
-    assert torch.equal(together, alone)
+    torch.testing.assert_close(together, alone, rtol=0, atol=TOLERANCE)
 
 
 def test_conditioning_replaces_the_prompt(graph: Graph, twin: DiffusersHost, lora: DfosdLora) -> None:
@@ -85,6 +101,16 @@ def test_embedded_model_needs_nothing_connected_and_is_the_standalone_default(gr
     found = graph.output(graph.upscale(image, lora=EMBEDDED, model=None, vae=None))
     host, lora = load_default(fast_dtype("cpu"))
     torch.testing.assert_close(found, upscale(image, host, lora), rtol=0, atol=TOLERANCE)
+
+
+def test_connected_base_is_not_loaded_for_the_embedded_model(graph: Graph) -> None:
+    folder = graph.process.base / "models" / "checkpoints"
+    (folder / "unused.safetensors").symlink_to(folder / CHECKPOINT)
+    graph.refresh()
+    workflow = graph.upscale(picture(1, 8, 8), "unused.safetensors", lora=EMBEDDED)
+    assert "1" not in graph.run(workflow).executed
+    workflow["3"]["inputs"]["lora"] = LORA
+    assert "1" in graph.run(workflow).executed
 
 
 def test_progress_is_one_bar_with_a_preview_at_each_tile(graph: Graph) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from dfosd_core.hosts.layouts import build_vae, vae_config
 from dfosd_core.lora.keys import (
     LoraKey,
     current_vae_key,
@@ -13,6 +14,7 @@ from dfosd_core.lora.keys import (
     kohya_table,
     ldm_unet_key,
     ldm_vae_key,
+    ldm_vae_table,
     lora_target_names,
     lora_tensor_name,
     parse_lora_key,
@@ -130,6 +132,17 @@ def test_sd_unet_names_in_ldm(ours: str, ldm: str) -> None:
 )
 def test_sd_vae_names_in_ldm(ours: str, ldm: str) -> None:
     assert ldm_vae_key(ours, 4) == ldm
+
+
+def test_vae_table_has_every_layer_of_sds_autoencoder() -> None:
+    vae = build_vae(vae_config())
+    keys = {ldm_vae_key(key, 4) for key in vae.state_dict()}
+    expected = {
+        kohya: ldm_vae_key(f"{name}.weight", 4).removesuffix(".weight")
+        for kohya, name in kohya_table(vae, "lora_vae").items()
+    }
+    assert ldm_vae_table(keys) == expected
+    assert ldm_vae_table(keys - {"quant_conv.weight"}).keys() == expected.keys() - {"lora_vae_quant_conv"}
 
 
 def test_old_vae_attention_names_are_brought_up_to_date() -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import ctypes
+import gc
 import hashlib
+import importlib.util
+import sys
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
+import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import torch
@@ -76,6 +83,54 @@ class Fingerprint(Probe):
         return {"ui": {"sha256": [digest.hexdigest()]}, "result": (model, vae)}
 
 
+class Trim(Probe):
+    """Gives freed memory back to the system, so that the process's size is what is held; counts the bases held."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {}, "optional": {"model": ("MODEL",), "image": ("IMAGE",)}}
+
+    def run(self, model: Any = None, image: Any = None) -> dict[str, Any]:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        bases = [thing for thing in gc.get_objects() if issubclass(type(thing), comfy.model_base.BaseModel)]
+        return {"ui": {"bases": [len(bases)]}}
+
+
+class SecondCopy(Probe):
+    """What DFOSD must not do: networks of its own."""
+
+    RETURN_TYPES = ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"model": ("MODEL",), "vae": ("VAE",)}}
+
+    def run(self, model: Any, vae: Any) -> tuple[()]:
+        networks = (model.model.diffusion_model, vae.first_stage_model)
+        self.copies = [value.clone() for network in networks for value in network.state_dict().values()]
+        return (model,)
+
+
+class LikeOnACard(Probe):
+    """A MODEL that rests elsewhere than where it computes, as on a graphics card: "cpu:0" is not "cpu" by name."""
+
+    RETURN_TYPES = ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"model": ("MODEL",)}}
+
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> str:  # noqa: N802
+        return ""
+
+    def run(self, model: Any) -> tuple[Any]:
+        model = model.clone()
+        model.offload_device = torch.device("cpu", 0)
+        return (model,)
+
+
 class Limit(Probe):
     """MODEL and VAE that are out of memory for maps of more latents than a limit."""
 
@@ -124,6 +179,36 @@ class PatchTime(Probe):
         return {"ui": {"seconds": [seconds]}}
 
 
+class Import(Probe):
+    """What importing a pack costs this host in seconds of computing, and the packages that its files name."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"path": ("STRING", {})}}
+
+    def run(self, path: str) -> dict[str, Any]:
+        folder = Path(path)
+        spec = importlib.util.spec_from_file_location(
+            "imported_again", folder / "__init__.py", submodule_search_locations=[path]
+        )
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["imported_again"] = module
+        began = time.process_time()
+        spec.loader.exec_module(module)
+        seconds = time.process_time() - began
+        ours = [name for name in sys.modules if name.partition(".")[0] == "imported_again"]
+        packages = {package for name in ours for package in packages_of(Path(sys.modules.pop(name).__file__))}
+        return {"ui": {"seconds": [seconds], "packages": sorted(packages), "nodes": list(module.NODE_CLASS_MAPPINGS)}}
+
+
+def packages_of(path: Path) -> set[str]:
+    """The packages outside its own that a file imports anywhere."""
+    tree = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    plain = {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names}
+    relative = {node.module for node in tree if isinstance(node, ast.ImportFrom) and node.level == 0}
+    return {name.partition(".")[0] for name in plain | relative} - sys.stdlib_module_names
+
+
 def timed(name: str) -> None:
     original = getattr(comfy.model_patcher.ModelPatcher, name)
 
@@ -140,6 +225,5 @@ def timed(name: str) -> None:
 for method in ("add_patches", "partially_load"):
     timed(method)
 
-NODE_CLASS_MAPPINGS = {
-    f"Probe{kind.__name__}": kind for kind in (LoadTensor, SaveTensor, Fingerprint, Limit, PatchTime)
-}
+KINDS = (LoadTensor, SaveTensor, Fingerprint, Trim, SecondCopy, LikeOnACard, Limit, Import, PatchTime)
+NODE_CLASS_MAPPINGS = {f"Probe{kind.__name__}": kind for kind in KINDS}
