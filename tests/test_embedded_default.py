@@ -55,6 +55,15 @@ def test_automatic_tiles_equal_untiled(
     assert (tiled - whole).abs().max() <= 2 / 255
 
 
+def test_unet_tiles_equal_the_whole_map(default: tuple[DiffusersHost, DfosdLora]) -> None:
+    """Only where no layer sees the whole map: no statistics, and no self-attention."""
+    host, lora = default
+    image = photograph("coffee")[:, 100:260, 100:292]
+    whole = upscale(image, host, lora, UpscaleSettings(unet_tile=0))
+    tiled = upscale(image, host, lora, UpscaleSettings(unet_tile=512, unet_overlap=256))
+    assert 0 < (tiled - whole).abs().max() < 1e-4  # sums differ in their order, so some bits do
+
+
 def test_result_is_sharper_than_bicubic_and_as_faithful(default: tuple[DiffusersHost, DfosdLora]) -> None:
     host, lora = default
     image = images.to_bchw(photograph("chelsea")[:, 40:296, 40:296])

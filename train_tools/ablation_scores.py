@@ -32,7 +32,7 @@ from .trainer import LAST_LORA
 from .validation import Scores, bicubic, find_pairs, read_pair, restored_by, score_pairs
 from .whole_files import write_text
 
-DRAWS = 8
+DRAWS = 2
 """Times a pair is noised for the discriminator."""
 HELD_OUT = 2**40
 """First sample index of held-out noise: no run of any length has drawn it in training."""
