@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sets DFOSD up beside itself, then runs it: `python3 run.py upscale PHOTO`, `info ...`, `train ...` or `test`.
+"""Sets DFOSD up beside itself, then runs it: `python3 run.py upscale PHOTO`, `app`, `info ...`, `train ...` or `test`.
 
 Needs Python 3.10 or newer and nothing else. Uses the packages of the Python that runs it if they are all
 there; otherwise makes the folder `.venv` once, with the versions of constraints.txt. Delete it to undo that.
@@ -16,7 +16,7 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(ROOT, ".venv")
 OURS = os.path.join(VENV, "made-by-dfosd")
 PYTHON = os.path.join(VENV, "Scripts", "python.exe") if os.name == "nt" else os.path.join(VENV, "bin", "python")
-APP_MODULES = ("torch", "diffusers", "safetensors", "numpy", "PIL", "cv2", "tqdm")
+APP_MODULES = ("torch", "diffusers", "safetensors", "numpy", "PIL", "cv2", "tqdm", "gradio")
 TRAIN_MODULES = APP_MODULES + (
     "accelerate",
     "jsonargparse",
@@ -44,6 +44,7 @@ CHECKS = (
     ("pytest",),
 )
 USAGE = """usage: python3 run.py upscale INPUT... [options]   make images larger and sharper
+       python3 run.py app                         the same in the browser, with before and after
        python3 run.py info FILE                   say what a LoRA or a base model is
        python3 run.py train --config CONFIG       train a LoRA; --help for more
        python3 run.py test [pytest options]       run the checks and tests, or some tests

@@ -18,7 +18,7 @@ SOURCES = [
 ]
 # Around the core: adapters import their own host, the CLI and the training half their own libraries, and
 # identity.py counts the layers of diffusers' SD 2.1.
-OUTER = ("hosts", "cli", "training", "identity.py")
+OUTER = ("hosts", "cli", "app", "training", "identity.py")
 ALLOWED = {"torch", "numpy", "safetensors", "einops"}
 HOSTS = {"comfy", "comfy_extras", "folder_paths", "modules", "backend", "gradio", "ldm_patched"}
 TOO_NEW = {"tomllib", "typing.Self", "typing.override", "enum.StrEnum", "datetime.UTC"}  # after Python 3.10

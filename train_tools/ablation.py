@@ -175,7 +175,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=list(ROWS))
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="A.B=VALUE", help="for every run")
-    parser.add_argument("--start-set", nargs="+", action="extend", default=[], metavar="A.B=VALUE", help="for the starts")
+    parser.add_argument(
+        "--start-set", nargs="+", action="extend", default=[], metavar="A.B=VALUE", help="for the starts"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each gets its share of the cores")
     parser.add_argument("--report", action="store_true", help="draw table, plot and pictures again, nothing else")
     args = parser.parse_args()

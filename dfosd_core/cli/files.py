@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,22 @@ from .picture import Picture, Samples, turn_upright
 KINDS = "PNG, JPEG, WebP, TIFF or BMP"
 MAX_PIXELS = 100_000_000
 """Larger inputs are refused: a small file can claim any size, and x4 of this is 1.6 gigapixels."""
+T = TypeVar("T")
 # GIF is read so that an animation can be named as one.
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 
 
 def read_image(path: Path) -> Picture:
     """Decode the file, turned upright. Raises ImageFileError, one line with its name, if that fails."""
+    return _read(path, _decode)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) once upright, from the file's head. Raises as `read_image` does, as far as that shows."""
+    return _read(path, lambda _, image: _upright_size(image))
+
+
+def _read(path: Path, decode: Callable[[bytes, Image.Image], T]) -> T:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
@@ -41,7 +52,7 @@ def read_image(path: Path) -> Picture:
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, and its own size limit
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _refuse_unsuitable(path, image)
-                return _decode(data, image)
+                return decode(data, image)
     except ImageFileError:
         raise
     except UnidentifiedImageError as error:
@@ -52,6 +63,11 @@ def read_image(path: Path) -> Picture:
         raise ImageFileError(f"'{path}' does not fit into memory.") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
         raise ImageFileError(f"'{path}' is damaged: {_reason(error)}. Get the file again.") from error
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    turned = image.getexif().get(274, 1) in (5, 6, 7, 8)
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _refuse_unsuitable(path: Path, image: Image.Image) -> None:

@@ -20,7 +20,7 @@ def describe_file(name: str) -> str:
     path = Path(name)
     if not path.exists():
         raise LoraFormatError(f"There is no file or folder '{path}'.")
-    if path.is_dir() or path.suffix != ".safetensors" or _is_checkpoint(path):
+    if path.is_dir() or path.suffix != ".safetensors" or is_checkpoint(path):
         base = read_base(path)
         counts = [sum(p.numel() for p in model.parameters()) for model in (base.unet, base.vae)]
         return _table(f"{path}: base model", _layout_lines(base.layout) + _base_sizes(*counts))
@@ -48,7 +48,7 @@ def describe_architecture(name: str) -> str:
     )
 
 
-def _is_checkpoint(path: Path) -> bool:
+def is_checkpoint(path: Path) -> bool:
     """Whether a safetensors file's names are a whole model's; only the header is read."""
     try:
         with path.open("rb") as file:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import ConfigError, DfosdError
+from .app import add_app, run_app
 from .exit_codes import FAILED, INTERRUPTED, OK, USAGE
 from .formats import FORMATS
 from .options import add_settings, settings_of
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given = parser.parse_args(arguments)
     try:
-        return _upscale(given) if given.command == "upscale" else _info(given)
+        return _COMMANDS[given.command](given)
     except ConfigError as error:
         given.parser.print_usage(sys.stderr)
         print(f"dfosd: {error}", file=sys.stderr)
@@ -59,7 +60,8 @@ def _upscale(given: argparse.Namespace) -> int:
         print(f"dfosd: {problem}", file=sys.stderr)
     done = OK
     if plan.jobs:
-        from .upscale import ModelChoice, run_jobs
+        from .models import ModelChoice
+        from .upscale import run_jobs
 
         choice = ModelChoice(base=given.base, lora=given.lora, device=given.device, dtype=given.dtype)
         done = run_jobs(plan.jobs, settings, choice, overwrite=given.overwrite, quiet=given.quiet)
@@ -75,6 +77,9 @@ def _info(given: argparse.Namespace) -> int:
     return OK
 
 
+_COMMANDS = {"upscale": _upscale, "info": _info, "app": run_app}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dfosd", description="One-step diffusion super-resolution.", allow_abbrev=False
@@ -84,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_upscale(
         commands.add_parser("upscale", help="make images larger and sharper", allow_abbrev=False, epilog=_EXIT_CODES)
     )
+    add_app(commands.add_parser("app", help="the same with pictures and buttons, in the browser", allow_abbrev=False))
     info = commands.add_parser("info", help="say what a LoRA or a base model is", allow_abbrev=False)
     info.add_argument("file", nargs="?", metavar="FILE", help="a LoRA, a checkpoint or a diffusers folder")
     info.add_argument(

@@ -103,7 +103,7 @@ def _identity(path: Path) -> Path:
 
 
 def _target(source: Path, output: str | None, settings: UpscaleSettings, sources: int) -> Path:
-    name = f"{source.stem}_{_size_name(settings)}.png"
+    name = f"{source.stem}_{size_name(settings)}.png"
     if output is None:
         return source.with_name(name)
     path = Path(output)
@@ -119,7 +119,7 @@ def _target(source: Path, output: str | None, settings: UpscaleSettings, sources
     return path
 
 
-def _size_name(settings: UpscaleSettings) -> str:
+def size_name(settings: UpscaleSettings) -> str:
     if settings.long_edge:
         return f"long{settings.long_edge}"
     if settings.short_edge:

@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from ..errors import ConfigError, DfosdError
-from ..hosts.diffusers import DiffusersHost, fast_dtype, load_base, load_default
-from ..lora.file import DfosdLora, load_lora
+from ..errors import DfosdError
+from ..hosts.diffusers import DiffusersHost
+from ..lora.file import DfosdLora
 from ..pipeline import UpscaleSettings, upscale_attached
 from ..tiled_run import ProgressCallback, is_out_of_memory
 from .exit_codes import FAILED, INTERRUPTED, OK, TERMINATED
 from .files import read_image
-from .picture import Picture
+from .models import ModelChoice, load_models, pick_device
 from .plan import Job
 from .progress import Bars
+from .tensors import like, to_tensor
 from .writing import check_target, write_image
-
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-"""Rec. 601: how much each colour adds to a grey."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelChoice:
-    """Which networks, where and how. None: the embedded ones, a GPU if there is one, its fast format."""
-
-    base: str | None = None
-    lora: str | None = None
-    device: str | None = None
-    dtype: str | None = None
 
 
 def run_jobs(
@@ -52,8 +36,8 @@ def run_jobs(
     quiet: bool = False,
 ) -> int:
     """Upscale, write, report. Returns an exit code. Raises DfosdError if no model can be had."""
-    device = _device(choice.device)
-    host, lora = _load(choice, device)
+    device = pick_device(choice.device)
+    host, lora = load_models(choice, device)
     done = failed = 0
     bars = Bars(len(jobs), quiet=quiet)
     try:
@@ -99,46 +83,6 @@ def _do(
     image = upscale_attached(to_tensor(picture).to(device), host, lora, settings, progress)
     write_image(job.target, like(picture, image.cpu()), overwrite=overwrite)
     return size
-
-
-def to_tensor(picture: Picture) -> Tensor:
-    """(1, H, W, 3 or 4) float32 in [0, 1], as the pipeline takes it; grey becomes three equal colours."""
-    samples = picture.with_three_colors().samples
-    return torch.from_numpy(samples.astype(np.float32) / np.iinfo(samples.dtype).max)[None]
-
-
-def like(picture: Picture, image: Tensor) -> Picture:
-    """The pipeline's (1, h, w, 3 or 4) in `picture`'s depth, grey where `picture` is, with its metadata."""
-    values = image[0].numpy()
-    if picture.is_grey:
-        values = np.concatenate([values[..., :3] @ _LUMA[:, None], values[..., 3:]], axis=2)
-    top = np.iinfo(picture.samples.dtype).max
-    samples = np.rint(np.clip(values, 0.0, 1.0) * np.float32(top)).astype(picture.samples.dtype)
-    return replace(picture, samples=samples)
-
-
-def _load(choice: ModelChoice, device: torch.device) -> tuple[DiffusersHost, DfosdLora]:
-    dtype: torch.dtype = getattr(torch, choice.dtype) if choice.dtype else fast_dtype(device)
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
-    if choice.base and choice.lora:
-        lora = load_lora(choice.lora)
-        return load_base(choice.base, dtype, device), lora
-    host, lora = load_default(dtype, device)
-    return host, load_lora(choice.lora) if choice.lora else lora
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name} cannot be used: {reason} Leave --device out or name another.") from error
-    return device
 
 
 def _complaint(job: Job, error: Exception) -> str:

@@ -1,0 +1,59 @@
+"""The fields of `UpscaleSettings` as Gradio's controls: names, limits, defaults and help all come from there.
+
+Only what Gradio 3.41, 4.40 and today's have in common, called by the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import Field, fields
+from typing import Any, cast
+
+import gradio as gr
+
+from ..settings import UpscaleSettings
+
+ORDER = tuple(field.name for field in fields(UpscaleSettings))
+FIRST = ("scale", "color_fix")
+"""What is always in sight."""
+OTHERS = tuple(name for name in ORDER if name not in FIRST)
+_WORDS = {"unet": "UNet", "vae": "VAE", "color": "Colour"}
+
+
+def draw(names: Sequence[str], prefix: str) -> dict[str, Any]:
+    """One control a field of these names, in the order of the fields, into the current Gradio block."""
+    return {
+        field.name: _control(field, f"{prefix}_{field.name}")
+        for field in fields(UpscaleSettings)
+        if field.name in names
+    }
+
+
+def settings_of(values: Sequence[Any]) -> UpscaleSettings:
+    """The controls' values, in the order of the fields. Raises ConfigError for one outside its limits."""
+    given = {field.name: _value(field, raw) for field, raw in zip(fields(UpscaleSettings), values, strict=True)}
+    return UpscaleSettings(**{name: value for name, value in given.items() if value is not None})
+
+
+def _value(field: Field[Any], raw: Any) -> Any:
+    """Of an empty box: None. What is no number stays a text, and UpscaleSettings says what is wrong with it."""
+    if not isinstance(raw, str) or "choices" in field.metadata:
+        return raw
+    text = raw.strip()
+    return int(text) if text.removeprefix("-").isdecimal() else text or None
+
+
+def _control(field: Field[Any], elem_id: str) -> Any:
+    limits, default = field.metadata, cast("Any", field.default)
+    common: dict[str, Any] = {"label": _label(field.name), "info": limits["help"], "elem_id": elem_id}
+    if "choices" in limits:
+        return gr.Radio(choices=list(limits["choices"]), value=default, **common)
+    if default is None:
+        # Empty: not given. A number box cannot say that: Gradio 3 and 4 read an empty one as 0.
+        return gr.Textbox("", placeholder="automatic" if "automatic" in limits["help"] else "", **common)
+    return gr.Slider(limits["min"], limits["max"], default, step=limits["step"], **common)
+
+
+def _label(name: str) -> str:
+    words = [_WORDS.get(word, word) for word in name.split("_")]
+    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])

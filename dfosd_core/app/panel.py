@@ -1,0 +1,234 @@
+"""The panel: files in, settings, a queue of one, before and after, results out.
+
+Knows no host: whoever draws it brings the `Engine`. Drawn by Gradio 3.41, 4.40 and today's, so it uses what these have
+in common; a WebUI puts it into a tab, `dfosd app` on a page of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..errors import DfosdError
+from . import controls, view
+from .limits import Limits, without_folder
+from .preview import Pair, thumbnail_url
+from .runner import Engine, Request, Run
+
+_SHOWN_LINES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLists:
+    """What the drop-downs offer; asked again by the refresh button. The first of each is the default."""
+
+    bases: Callable[[], Sequence[str]]
+    loras: Callable[[], Sequence[str]]
+
+
+@dataclass(kw_only=True)
+class Panel:
+    """The panel's work behind its controls."""
+
+    engine: Engine
+    results: Path
+    previews: Path
+    keep: Path | None
+    limits: Limits
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+    _runs: dict[str, Run] = field(init=False, default_factory=lambda: {})
+
+    def look(self, files: Any, *values: Any) -> tuple[str, str]:
+        """After an upload: the first picture, and what will become of the files."""
+        paths = _paths(files)
+        if not paths:
+            return view.welcome(), ""
+        try:
+            url, size = thumbnail_url(paths[0])
+            shown = view.before_only(paths[0].name, url, size)
+        except DfosdError:
+            shown = view.welcome()  # the reason is in the plan
+        return shown, self.plan(files, *values)
+
+    def plan(self, files: Any, *values: Any) -> str:
+        """A line a file: its size and the result's, or why it cannot be done."""
+        lines: list[str] = []
+        problems: list[str] = []
+        try:
+            settings = controls.settings_of(values)
+        except DfosdError as error:
+            return view.plan([], [str(error)])
+        for path in _paths(files):
+            try:
+                size = self.limits.check(path, settings)
+                lines.append(view.size_line(path.name, size, settings.output_size(*size)))
+            except DfosdError as error:
+                problems.append(without_folder(error, path))
+        if len(lines) > _SHOWN_LINES:
+            lines[_SHOWN_LINES - 1 :] = [f"and {len(lines) - _SHOWN_LINES + 1} more"]
+        return view.plan(lines, problems)
+
+    def run(self, files: Any, base: str | None, lora: str | None, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """Upscale. Yields what the outputs become: ticket, pairs, view, status, files, picker, two buttons."""
+        paths = _paths(files)
+        try:
+            settings = controls.settings_of(values)
+        except DfosdError as error:
+            yield _outputs(status=view.plan([], [str(error)]))
+            return
+        if not paths:
+            yield _outputs(status=view.plan([], ["Choose a picture first."]))
+            return
+        ticket, started = uuid.uuid4().hex, time.perf_counter()
+        run = self._runs[ticket] = Run(
+            engine=self.engine,
+            request=Request(settings=settings, base=base or "", lora=lora or ""),
+            files=paths,
+            results=self.results,
+            previews=self.previews,
+            keep=self.keep,
+            limits=self.limits,
+            lock=self._lock,
+        )
+        try:
+            run.start()
+            shown = 0
+            for now in run.snapshots():
+                changes: dict[str, Any] = {"status": view.progress(now, time.perf_counter() - started)}
+                if len(now.pairs) > shown:
+                    shown = len(now.pairs)
+                    changes |= _finished(now.pairs)
+                if now.is_over:
+                    changes |= _offered(now.pairs, now.archive)
+                yield _outputs(ticket=ticket, is_running=not now.is_over, **changes)
+        finally:  # also when the page was closed
+            run.stop()
+            del self._runs[ticket]
+
+    def stop(self, ticket: str | None) -> None:
+        """End the run of this ticket within one tile."""
+        run = self._runs.get(ticket or "")
+        if run:
+            run.stop()
+
+    def close(self) -> None:
+        """Stop what is running, and wait until it has."""
+        for run in list(self._runs.values()):
+            run.stop()
+            run.join()
+
+    @staticmethod
+    def show(pairs: list[Pair], name: str | None) -> Any:
+        """The view of the result of this name."""
+        return next((view.compare(pair) for pair in pairs if pair.result.name == name), gr.update())
+
+
+def build_panel(
+    engine: Engine,
+    models: ModelLists | None,
+    *,
+    results: Path,
+    previews: Path,
+    keep: Path | None = None,
+    limits: Limits | None = None,
+    prefix: str = "dfosd",
+) -> Panel:
+    """Draw the panel into the current `gr.Blocks` and connect it.
+
+    `models`: None where there is nothing to choose. `results` and `previews`: existing folders, the first among those
+    whose files Gradio may serve, as any in the system's temporary folder is. `keep`: gets a copy of each result.
+    `prefix`: of the elements' ids, for a page that has the panel twice.
+    """
+    panel = Panel(engine=engine, results=results, previews=previews, keep=keep, limits=limits or Limits())
+    with gr.Row():
+        with gr.Column(scale=2, min_width=320):
+            files = gr.File(
+                label="Pictures", file_count="multiple", file_types=["image"], height=180, elem_id=f"{prefix}_files"
+            )
+            drawn = controls.draw(controls.FIRST, prefix)
+            with gr.Row():
+                start = gr.Button("Upscale", variant="primary", min_width=120, elem_id=f"{prefix}_start")
+                stop = gr.Button("Stop", interactive=False, min_width=120, elem_id=f"{prefix}_stop")
+            status = gr.HTML("", elem_id=f"{prefix}_status")
+            with gr.Accordion("More settings", open=False):
+                drawn |= controls.draw(controls.OTHERS, prefix)
+            base, lora = _draw_models(models, prefix)
+        with gr.Column(scale=5, min_width=320):
+            shown = gr.HTML(view.welcome(), elem_id=f"{prefix}_view")
+            picker = gr.Dropdown(label="Show", choices=[], visible=False, elem_id=f"{prefix}_picker")
+            offered = gr.File(
+                label="Results", file_count="multiple", interactive=False, visible=False, elem_id=f"{prefix}_results"
+            )
+    ticket, pairs = gr.State(""), gr.State([])
+    values = [drawn[name] for name in sorted(drawn, key=controls.ORDER.index)]
+    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+    files.change(panel.look, [files, *values], [shown, status], **quiet)
+    for control in values:
+        control.change(panel.plan, [files, *values], [status], **quiet)
+    outputs = [ticket, pairs, shown, status, offered, picker, start, stop]
+    start.click(panel.run, [files, base, lora, *values], outputs, show_progress="hidden")
+    stop.click(panel.stop, [ticket], [], **quiet)
+    picker.input(panel.show, [pairs, picker], [shown], **quiet)
+    return panel
+
+
+def _draw_models(models: ModelLists | None, prefix: str) -> tuple[Any, Any]:
+    """The two drop-downs and their refresh button; states that hold nothing where there is no choice."""
+    if models is None:
+        return gr.State(""), gr.State("")
+    drawn: list[Any] = []
+    with gr.Accordion("Model", open=False):
+        for name, entries in (("base", models.bases), ("lora", models.loras)):
+            choices = list(entries())
+            label = {"base": "Base", "lora": "LoRA"}[name]
+            drawn.append(gr.Dropdown(label=label, choices=choices, value=choices[0], elem_id=f"{prefix}_{name}"))
+        again = gr.Button("Look for new files", size="sm", elem_id=f"{prefix}_refresh")
+    again.click(
+        lambda: (gr.update(choices=list(models.bases())), gr.update(choices=list(models.loras()))),
+        [],
+        drawn,
+        show_progress="hidden",
+        queue=False,
+    )
+    return drawn[0], drawn[1]
+
+
+def _outputs(*, is_running: bool = False, ticket: str = "", **changes: Any) -> tuple[Any, ...]:
+    """All outputs of a run, in order; what is not named stays as it is."""
+    named = {
+        "pairs": gr.update(),
+        "view": gr.update(),
+        "status": gr.update(),
+        "offered": gr.update(),
+        "picker": gr.update(),
+        **changes,
+    }
+    return (ticket, *named.values(), gr.update(interactive=not is_running), gr.update(interactive=is_running))
+
+
+def _finished(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Show the newest result, and let the others be chosen."""
+    names = [pair.result.name for pair in pairs]
+    return {
+        "pairs": list(pairs),
+        "view": view.compare(pairs[-1]),
+        "picker": gr.update(choices=names, value=names[-1], visible=len(names) > 1),
+    }
+
+
+def _offered(pairs: Sequence[Pair], archive: Path | None) -> dict[str, Any]:
+    """The results to download, the zip first."""
+    files = [str(path) for path in ([archive] if archive else []) + [pair.result for pair in pairs]]
+    return {"offered": gr.update(value=files or None, visible=bool(files))}
+
+
+def _paths(files: Any) -> list[Path]:
+    """What a File component hands over: strings, or in Gradio 3 temporary files."""
+    return [Path(getattr(file, "name", file)) for file in files or []]

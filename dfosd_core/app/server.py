@@ -1,0 +1,101 @@
+"""`dfosd app` as a Gradio page of its own: bound, limited, offline."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..errors import ConfigError
+from .limits import Limits
+from .model_files import ModelFiles
+from .panel import ModelLists, Panel, build_panel
+from .runner import Engine
+
+TITLE = "DFOSD"
+_AT_ONCE = 32
+"""Requests Gradio answers side by side. Runs still take turns: the panel's own queue is one."""
+_CSS = """
+.gradio-container { max-width: 1600px !important; margin: 0 auto !important; }
+.gradio-container main, .gradio-container .contain { width: 100% !important; }
+footer { display: none !important; }
+#dfosd_title { padding: 8px 0 2px; }
+#dfosd_title p { font-size: 20px; }
+"""
+
+
+@dataclass(kw_only=True)
+class App:
+    """A page that can be started and closed. Everything but `--out`'s results is in one temporary folder."""
+
+    engine: Engine
+    models: ModelFiles
+    limits: Limits
+    out: Path | None = None
+    _page: Any = field(init=False, default=None)
+    _panel: Panel | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="dfosd-"))
+
+    def start(self, host: str, port: int | None) -> str:
+        """Serve, and return the address. `port`: None takes a free one from 7860 on. Raises ConfigError."""
+        # Uploads as well: nobody's pictures stay behind in the system's temporary folder. Results in Gradio's own
+        # folder are served without a copy, and no other folder has to be opened to the page.
+        os.environ["GRADIO_TEMP_DIR"] = str(self._folder / "gradio")
+        results, previews = self._folder / "gradio" / "results", self._folder / "previews"
+        for folder in (results, previews, *filter(None, [self.out])):
+            _make(folder)
+        with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
+            gr.Markdown("**DFOSD**  larger and sharper pictures in one step", elem_id="dfosd_title")
+            lists = ModelLists(bases=self.models.bases, loras=self.models.loras)
+            self._panel = build_panel(
+                self.engine, lists, results=results, previews=previews, keep=self.out, limits=self.limits
+            )
+        page.queue(default_concurrency_limit=_AT_ONCE, api_open=False)
+        self._page = page
+        # It asks the hub about its own address at every start; and tells of each request on INFO.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        try:
+            address = page.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                quiet=True,
+                prevent_thread_lock=True,
+                show_error=True,
+                ssr_mode=False,
+                footer_links=[],
+                max_file_size=self.limits.file_mb * 1_000_000,
+                # No font from elsewhere.
+                theme=gr.themes.Default(
+                    primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+                ),
+                css=_CSS,
+            )[1]
+        except OSError as error:
+            raise ConfigError(
+                f"The app cannot listen on {host}:{port or 7860}: {error} Give another --port."
+            ) from error
+        return str(address)
+
+    def close(self) -> None:
+        """Stop the run within a tile, close the port, remove the temporary folder."""
+        if self._panel:
+            self._panel.close()
+        if self._page:
+            self._page.close(verbose=False)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The folder '{folder}' cannot be made: {error.strerror or error}.") from error

@@ -1,0 +1,54 @@
+"""DFOSD as one of the WebUI's upscalers: in Extras, hires fix, img2img, SD upscale and the standard API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules import shared  # pyright: ignore[reportMissingImports]
+from modules.upscaler import Upscaler, UpscalerData  # pyright: ignore[reportMissingImports]
+from PIL import Image
+
+from ..dfosd_core.errors import DfosdError
+from ..dfosd_core.settings import MAX_SCALE
+from .webui_models import Choice
+from .webui_options import option, upscaler_settings
+from .webui_run import RunInterruptedError, upscale_image
+
+NAME = "DFOSD x4"
+
+
+class UpscalerDFOSD(Upscaler):  # pyright: ignore[reportUntypedBaseClass]
+    """Settings come from the options page; the size is exact."""
+
+    name = "DFOSD"
+
+    def __init__(self, dirname: str | None = None) -> None:
+        super().__init__(False)
+        self.scalers = [UpscalerData(NAME, None, self, 4)]
+
+    def upscale(self, img: Image.Image, scale: float, selected_model: str | None = None) -> Image.Image:
+        """In one pass, where the host's own would go round and then cut to multiples of 8."""
+        size = max(round(img.width * scale), 1), max(round(img.height * scale), 1)
+        if scale <= 1:
+            return img.resize(size, Image.Resampling.LANCZOS)
+        try:
+            settings = upscaler_settings(min(scale, MAX_SCALE))
+            larger, _ = upscale_image(img.convert("RGB"), settings, Choice(lora=option("lora"), base=option("base")))
+        except RunInterruptedError:
+            larger = img  # the host throws it away, or shows how far it came
+        except DfosdError as error:
+            raise RuntimeError(f"DFOSD: {error}") from error
+        return larger if larger.size == size else larger.resize(size, Image.Resampling.LANCZOS)
+
+    def do_upscale(self, img: Image.Image, selected_model: str | None = None) -> Image.Image:
+        """For whoever passes `upscale` by."""
+        return self.upscale(img, 4.0, selected_model)
+
+    def load_model(self, path: str) -> Any:
+        """The host's base class asks for it; there is no file."""
+
+
+def add_where_missing() -> None:
+    """reForge makes its list from classes it names itself; the others have found us already."""
+    if not any(data.name == NAME for data in shared.sd_upscalers):
+        shared.sd_upscalers.extend(UpscalerDFOSD().scalers)

@@ -1,0 +1,188 @@
+"""A headless Chromium driven over its DevTools pipe: no driver program, no socket, nothing to install but Chromium."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+_FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+]
+
+
+class Browser:
+    """One page. `with Browser(program) as page:` ends the program and removes its profile."""
+
+    def __init__(self, program: str, width: int = 1400, height: int = 950) -> None:
+        self._profile = tempfile.mkdtemp(prefix="chromium-")
+        self.downloads = Path(self._profile) / "downloads"
+        self.requests: list[str] = []
+        """Addresses the page has asked for."""
+        self.console: list[str] = []
+        """Errors and warnings on the page's console."""
+        self._count = 0
+        self._buffer = b""
+        self._session: str | None = None
+        out_read, self._write = os.pipe()
+        self._read, in_write = os.pipe()
+        flags = [*_FLAGS, f"--user-data-dir={self._profile}", f"--window-size={width},{height}", "about:blank"]
+
+        def into_3_and_4() -> None:  # where Chromium looks for its pipe
+            os.dup2(os.dup(out_read), 3)
+            os.dup2(os.dup(in_write), 4)
+
+        self._process = subprocess.Popen(
+            [program, *flags],
+            preexec_fn=into_3_and_4,
+            close_fds=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(out_read)
+        os.close(in_write)
+
+    def __enter__(self) -> Browser:
+        target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
+        attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log", "DOM"):
+            self.call(f"{domain}.enable")
+        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(self.downloads))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._write)
+        os.close(self._read)
+        shutil.rmtree(self._profile, ignore_errors=True)
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """A DevTools command's result."""
+        self._count += 1
+        mine = self._count
+        message: dict[str, Any] = {"id": mine, "method": method, "params": params}
+        if self._session and not method.startswith(("Target.", "Browser.")):
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._receive(60)
+            if answer.get("id") == mine:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return answer["result"]
+
+    def js(self, expression: str) -> Any:
+        """The value of an expression on the page, awaited."""
+        result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in result:
+            raise RuntimeError(str(result["exceptionDetails"])[:800])
+        return result["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = 60) -> Any:
+        """Until the expression is true; returns its value."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            value = self.js(expression)
+            if value:
+                return value
+            time.sleep(0.1)
+        raise TimeoutError(f"not within {seconds} s: {expression}\n{self.js('document.body.innerText')[-1500:]}")
+
+    def open(self, address: str) -> None:
+        self.call("Page.navigate", url=address)
+
+    def resize(self, width: int, height: int, *, is_phone: bool = False) -> None:
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=is_phone
+        )
+        self.call("Emulation.setTouchEmulationEnabled", enabled=is_phone)
+
+    def upload(self, selector: str, *files: Path) -> None:
+        """Put files into a file input."""
+        root = self.call("DOM.getDocument", depth=1)["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        assert node, selector
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
+
+    def click(self, selector: str) -> None:
+        """With the mouse, in the element's middle."""
+        x, y = self.middle(selector)
+        self.mouse("mousePressed", x, y)
+        self.mouse("mouseReleased", x, y)
+
+    def middle(self, selector: str) -> tuple[float, float]:
+        box = self.js(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            " e.scrollIntoView({block: 'center'});"
+            " const b = e.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]; })()"
+        )
+        return box[0] + box[2] / 2, box[1] + box[3] / 2
+
+    def mouse(self, kind: str, x: float, y: float) -> None:
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1, buttons=1)
+
+    def touch(self, kind: str, *points: tuple[float, float]) -> None:
+        self.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y} for x, y in points])
+
+    def download(self, seconds: float = 30) -> Path:
+        """The newest file that has come whole."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.js("0")
+            files = list(self.downloads.glob("*")) if self.downloads.exists() else []
+            if files and not any(file.suffix == ".crdownload" for file in files):
+                return max(files, key=lambda file: file.stat().st_mtime_ns)
+            time.sleep(0.1)
+        raise TimeoutError("no file came")
+
+    def screenshot(self, path: Path, *, whole: bool = False) -> None:
+        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def _receive(self, seconds: float) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            if not select.select([self._read], [], [], seconds)[0]:
+                raise TimeoutError("the browser does not answer")
+            data = os.read(self._read, 1 << 20)
+            if not data:
+                raise RuntimeError("the browser has ended")
+            self._buffer += data
+        line, self._buffer = self._buffer.split(b"\0", 1)
+        message = json.loads(line)
+        self._note(message.get("method", ""), message.get("params", {}))
+        return message
+
+    def _note(self, method: str, params: dict[str, Any]) -> None:
+        if method == "Network.requestWillBeSent":
+            self.requests.append(params["request"]["url"])
+        elif method == "Runtime.exceptionThrown":
+            self.console.append("exception: " + str(params["exceptionDetails"])[:500])
+        elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
+            self.console.append(
+                f"{params['type']}: "
+                + " ".join(str(a.get("value", a.get("description"))) for a in params["args"])[:500]
+            )
+        elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
+            self.console.append(f"log: {params['entry']['text']} {params['entry'].get('url', '')}")

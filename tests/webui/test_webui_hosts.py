@@ -1,0 +1,178 @@
+"""DFOSD inside running WebUIs. Their checkpoint is an SD 2.1-base, of random weights if need be.
+
+Files the host must have: in models/DFOSD a DFOSD LoRA for that base, named DFOSD_TEST_LORA there (the test of the
+shared checkpoint is skipped without it), in models/Lora an ordinary LoRA `user_lora`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from webui_process import WebUI
+
+from dfosd_core.hosts.plain import load_base, load_default
+from dfosd_core.lora import load_lora
+from dfosd_core.pipeline import UpscaleSettings, upscale
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+EMBEDDED = {"lora": "embedded small x4"}
+SHAPE = [1, 24, 40, 3]
+
+
+def picture(width: int, height: int, mode: str = "RGB") -> str:
+    x = np.random.default_rng(0).integers(0, 256, (height, width, len(mode)), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(x).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def opened(text: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(text.split(",")[-1])))
+
+
+def ok(answer: tuple[int, Any]) -> Any:
+    status, content = answer
+    assert status == 200, content
+    return content
+
+
+def txt2img(webui: WebUI, prompt: str = "a cat", **more: Any) -> int:
+    shape = {"steps": 1, "width": 64, "height": 64, "seed": 5, "sampler_name": "Euler", "prompt": prompt}
+    quiet = {"override_settings": {"live_previews_enable": False}}
+    answer = ok(webui.post("/sdapi/v1/txt2img", {**shape, **quiet, **more}))
+    return zlib.crc32(np.asarray(opened(answer["images"][0])).tobytes())
+
+
+def probed(webui: WebUI, choice: dict[str, str], **settings: Any) -> tuple[dict[str, Any], torch.Tensor]:
+    answer = ok(webui.post("/dfosd-probe/upscale", {"shape": SHAPE, "choice": choice, "settings": settings}))
+    return answer, torch.from_numpy(np.load(io.BytesIO(base64.b64decode(answer["npy"]))))
+
+
+def input_image() -> torch.Tensor:
+    return torch.rand(SHAPE, generator=torch.Generator().manual_seed(5))
+
+
+def test_starts_without_a_complaint(webui: WebUI) -> None:
+    lines = [line for line in webui.text().splitlines() if "dfosd" in line.lower()]
+    assert not [line for line in lines if "Error" in line or "Traceback" in line]
+    assert (webui.root / "models" / "DFOSD").is_dir()
+
+
+def test_embedded_equals_the_standalone_host(webui: WebUI) -> None:
+    answer, output = probed(webui, EMBEDDED, scale=4.0)
+    host, lora = load_default()
+    expected = upscale(input_image(), host, lora, UpscaleSettings())
+    assert answer["host"] == "PlainHost"
+    assert answer["weights_unchanged"]
+    assert (output - expected).abs().mean() < 2e-3 if host_rounds(webui) else (output - expected).abs().max() < 2e-3
+
+
+def host_rounds(webui: WebUI) -> bool:
+    """Whether the machine computes in bfloat16, which another torch rounds differently."""
+    from dfosd_core.hosts.plain import fast_dtype
+
+    return fast_dtype("cpu") != torch.float32
+
+
+@pytest.mark.parametrize(("size", "scale"), [((31, 17), 4), ((125, 9), 2), ((20, 20), 1.5), ((9, 9), 1)])
+def test_upscaler_gives_the_exact_size(webui: WebUI, size: tuple[int, int], scale: float) -> None:
+    """Hosts' own upscalers cut to multiples of 8."""
+    body = {"image": picture(*size), "upscaling_resize": scale, "upscaler_1": "DFOSD x4"}
+    result = opened(ok(webui.post("/sdapi/v1/extra-single-image", body))["image"])
+    assert result.size == (round(size[0] * scale), round(size[1] * scale))
+
+
+def test_none_for_every_argument_is_off(webui: WebUI) -> None:
+    body = {"image": picture(8, 8), "upscaling_resize": 2, "upscaler_1": "Lanczos"}
+    assert opened(ok(webui.post("/sdapi/v1/extra-single-image", body))["image"]).size == (16, 16)
+
+
+def test_route_upscales_with_alpha(webui: WebUI) -> None:
+    body = {"image": picture(12, 20, "RGBA"), **EMBEDDED, "settings": {"scale": 2, "color_fix": "adain"}}
+    answer = ok(webui.post("/dfosd/v1/upscale", body))
+    result = opened(answer["image"])
+    assert (result.size, result.mode) == ((24, 40), "RGBA")
+    assert answer["info"]["DFOSD color fix"] == "adain"
+
+
+@pytest.mark.parametrize("login", [None, ("somebody", "wrong")])
+def test_route_wants_the_hosts_password(webui: WebUI, login: tuple[str, str] | None) -> None:
+    assert webui.post("/dfosd/v1/upscale", {"image": picture(8, 8)}, login)[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"settings": {"scale": 99}}, "Expected scale from 1 to 8, found 99"),
+        ({"settings": {"size": 2}}, "There is no setting 'size'"),
+        ({"lora": "nothing.safetensors"}, "There is no LoRA 'nothing.safetensors'"),
+        ({"image": "/etc/passwd"}, "The image cannot be read"),
+        ({"image": "http://127.0.0.1/x.png"}, "Expected an image file in base64"),
+        ({"image": picture(4000, 3000), "settings": {"scale": 8}}, "at most 100 megapixels are made"),
+    ],
+)
+def test_route_says_what_is_wrong(webui: WebUI, body: dict[str, Any], words: str) -> None:
+    status, answer = webui.post("/dfosd/v1/upscale", {"image": picture(8, 8), **EMBEDDED, **body})
+    assert status == 422
+    assert words in answer
+
+
+def test_users_checkpoint_stays_and_makes_the_same_images(webui: WebUI) -> None:
+    """Before and after, with a LoRA of the user's and without, and with DFOSD in the middle of a generation."""
+    prompts = ("a cat", "a cat <lora:user_lora:1>")
+    before = [txt2img(webui, prompt) for prompt in prompts]
+    assert before[0] != before[1]
+    state = ok(webui.post("/dfosd-probe/state", {}))
+    probed(webui, EMBEDDED)
+    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "DFOSD x4", "denoising_strength": 0.5}
+    in_the_middle = [txt2img(webui, prompts[1], **hires) for _ in range(2)]
+    assert in_the_middle[0] == in_the_middle[1]
+    assert [txt2img(webui, prompt) for prompt in prompts] == before
+    assert ok(webui.post("/dfosd-probe/state", {}))["checkpoint"] == state["checkpoint"]
+
+
+def test_shared_checkpoint_equals_the_standalone_host(webui: WebUI) -> None:
+    """Also right after an image with the user's LoRA, which must not act in ours, and is back afterwards."""
+    name = os.environ.get("DFOSD_TEST_LORA")
+    if not name:
+        pytest.skip("DFOSD_TEST_LORA does not name a LoRA in models/DFOSD for the host's checkpoint.")
+    before = txt2img(webui, "a cat <lora:user_lora:1>")
+    answer, output = probed(webui, {"lora": name}, scale=4.0)
+    assert answer["host"] in ("ForgeHost", "A1111Host")
+    assert answer["weights_unchanged"] or answer["host"] == "ForgeHost"  # Forge takes the user's LoRA off for ours
+    assert answer["hooks_left"] == 0
+    again, second = probed(webui, {"lora": name}, scale=4.0)
+    assert again["weights_unchanged"]
+    assert torch.equal(output, second)
+    assert txt2img(webui, "a cat <lora:user_lora:1>") == before
+    _, other = probed(webui, {"lora": name}, scale=4.0, strength=0.0)
+    assert (other - output).abs().max() > 0.01
+    expected = reference(webui.root, name)
+    assert (output - expected).abs().max() < 2e-3
+    print(answer["host"], float((output - expected).abs().max()), answer["seconds"])  # noqa: T201
+
+
+def reference(root: Path, name: str) -> torch.Tensor:
+    """The same with our own networks, in float32 as the host on its CPU."""
+    checkpoint = next((root / "models" / "Stable-diffusion").glob("*.safetensors"))
+    lora = load_lora(root / "models" / "DFOSD" / name)
+    return upscale(input_image(), load_base(checkpoint), lora, UpscaleSettings())
+
+
+def test_reload_ui_leaves_one_of_each(webui: WebUI) -> None:
+    starts = webui.text().count("Startup time")
+    ok(webui.post("/dfosd-probe/reload_ui", {}))
+    webui.wait_until_up(starts + 1)
+    assert ok(webui.post("/dfosd-probe/state", {}))["upscalers"].count("DFOSD x4") == 1
+    body = {"image": picture(8, 8), **EMBEDDED}
+    assert opened(ok(webui.post("/dfosd/v1/upscale", body))["image"]).size == (32, 32)

@@ -1,0 +1,95 @@
+"""A real WebUI in a process of its own, with this checkout and the probe in its extensions/ folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PROBE = Path(__file__).parent / "probe"
+CLIENT = Path(__file__).parent / "client.py"
+LOGIN = "somebody", "secret"
+COMMON = [
+    *("--skip-torch-cuda-test", "--skip-prepare-environment", "--skip-python-version-check", "--skip-version-check"),
+    *("--no-download-sd-model", "--no-hashing", "--do-not-download-clip", "--api", "--server-name", "127.0.0.1"),
+    *("--api-auth", ":".join(LOGIN)),
+]
+FLAGS = {
+    "FORGE_PATH": ["--always-cpu", "--disable-gpu-warning"],
+    "A1111_PATH": ["--use-cpu", "all", "--no-half", "--precision", "full"],
+}
+PATIENCE_S = 600.0
+
+
+class WebUI:
+    """Started by `with`. `variable` names the host, `root` is its folder with `venv/` in it."""
+
+    def __init__(self, variable: str, root: Path, log: Path, flags: Sequence[str] = ()) -> None:
+        self.root = root
+        self.log = log
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        python = root / "venv" / "bin" / "python"
+        self._command = [str(python), "launch.py", *FLAGS[variable], *COMMON, "--port", str(self.port), *flags]
+        self._links = [root / "extensions" / name for name in ("dfosd-under-test", "dfosd-probe")]
+
+    def __enter__(self) -> WebUI:
+        for link, target in zip(self._links, (ROOT, PROBE), strict=True):
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+        env = dict(os.environ, HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False")
+        with self.log.open("wb") as file:
+            self._process = subprocess.Popen(
+                self._command, cwd=self.root, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            self.wait_until_up()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for link in self._links:
+            link.unlink(missing_ok=True)
+
+    def wait_until_up(self, starts: int = 1) -> None:
+        """Until the host says for the `starts`-th time that it has started, and answers."""
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            assert self._process.poll() is None, self.text()[-3000:]
+            if self.text().count("Startup time") >= starts and self.post("/dfosd-probe/state", {})[0] == 200:
+                return
+            time.sleep(1)
+        raise AssertionError(f"The host did not start in {PATIENCE_S:g} s: {self.text()[-3000:]}")
+
+    def text(self) -> str:
+        """The host's log."""
+        return self.log.read_text(errors="replace")
+
+    def post(self, path: str, body: dict[str, Any], login: tuple[str, str] | None = LOGIN) -> tuple[int, Any]:
+        """(status, answer); status 0 when nobody listens. The tests' own process may not use the network."""
+        answer = subprocess.run(
+            [sys.executable, str(CLIENT), f"http://127.0.0.1:{self.port}{path}", str(PATIENCE_S)],
+            input=json.dumps({"body": body, "login": login}),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        status, content = json.loads(answer.stdout)
+        return status, content
