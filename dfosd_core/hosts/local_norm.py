@@ -2,7 +2,7 @@
 
 GroupNorm's statistics run over the whole map, so a tile is normalised differently from the image it was cut from
 and tiled output differs from untiled output. The small base was therefore trained with each GroupNorm replaced by
-the affine map it ends with. Self-attention, which sees the whole map, was taken out of it. Its receptive field is finite,
+the affine map it ends with, and does without self-attention, which sees the whole map. Its receptive field is finite,
 and tiles with enough overlap give the untiled image.
 """
 
