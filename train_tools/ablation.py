@@ -1,7 +1,8 @@
 """Do the method's parts earn their place? Trains each row of the ablation from the same start and compares them.
 
     python -m train_tools.ablation --config CONFIG --out OUT --start-steps 500 --pairs NAME=FOLDER [NAME=FOLDER ...]
-        [--seeds 0 1 2] [--rows mse dists ea_dists nad pixel] [--jobs 2] [--set a.b=value ...] [--start-set a.b=value ...]
+        [--seeds 0 1 2] [--rows mse dists ea_dists nad pixel] [--jobs 2] [--set a.b=value ...]
+        [--start-set a.b=value ...]
 
 For each seed a start is trained on MSE alone; then each row trains `optim.steps` further steps from it, all on the same
 crops. Started again with the same arguments it goes on where it stopped; more seeds, rows and pairs may be added.
