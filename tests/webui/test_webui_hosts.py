@@ -116,7 +116,8 @@ def test_route_wants_the_hosts_password(webui: WebUI, login: tuple[str, str] | N
         ({"settings": {"scale": 99}}, "Expected scale from 1 to 8, found 99"),
         ({"settings": {"size": 2}}, "There is no setting 'size'"),
         ({"lora": "nothing.safetensors"}, "There is no LoRA 'nothing.safetensors'"),
-        ({"image": "/etc/passwd"}, "The image cannot be read"),
+        ({"image": base64.b64encode(b"no image").decode()}, "The image cannot be read"),
+        ({"image": "/etc/passwd"}, "Expected an image file in base64"),
         ({"image": "http://127.0.0.1/x.png"}, "Expected an image file in base64"),
         ({"image": picture(4000, 3000), "settings": {"scale": 8}}, "at most 100 megapixels are made"),
     ],
@@ -159,7 +160,8 @@ def test_shared_checkpoint_equals_the_standalone_host(webui: WebUI) -> None:
     assert (other - output).abs().max() > 0.01
     expected = reference(webui.root, name)
     assert (output - expected).abs().max() < 2e-3
-    print(answer["host"], float((output - expected).abs().max()), answer["seconds"])  # noqa: T201
+    cost = ok(webui.post("/dfosd-probe/hook_cost", {"lora": name, "latents": 32}))
+    print(answer["host"], float((output - expected).abs().max()), answer["seconds"], cost)  # noqa: T201
 
 
 def reference(root: Path, name: str) -> torch.Tensor:

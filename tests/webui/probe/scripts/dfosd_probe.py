@@ -12,14 +12,16 @@ import torch
 from fastapi import Body
 from modules import script_callbacks, sd_models, shared
 
-SENT = Body(..., embed=True)
-
 
 def part(name: str) -> Any:
     return importlib.import_module(f"dfosd_webui_extension.nodes.{name}")
 
 
-def upscale(shape: list = SENT, choice: dict = SENT, settings: dict = SENT) -> dict[str, Any]:
+def upscale(
+    shape: list = Body(..., embed=True),  # noqa: B008
+    choice: dict = Body(..., embed=True),  # noqa: B008
+    settings: dict = Body(..., embed=True),  # noqa: B008
+) -> dict[str, Any]:
     """The pipeline's floats, unrounded, for the image of `picture(shape)`."""
     models = part("webui_models")
     pipeline = importlib.import_module("dfosd_webui_extension.dfosd_core.pipeline")
@@ -43,7 +45,7 @@ def upscale(shape: list = SENT, choice: dict = SENT, settings: dict = SENT) -> d
     }
 
 
-def hook_cost(lora: str = SENT, latents: int = SENT) -> dict[str, float]:
+def hook_cost(lora: str = Body(..., embed=True), latents: int = Body(..., embed=True)) -> dict[str, float]:
     """Seconds of a UNet call with the LoRA in hooks, and without one, which is what merged weights cost."""
     models = part("webui_models")
     seconds = {"hooks": [], "plain": []}
