@@ -44,7 +44,7 @@ def test_help_and_mistakes_answer_without_torch(arguments: list[str], tmp_path: 
 def test_reader_that_goes_away_is_no_crash() -> None:
     script = (
         "import sys; from dfosd_core.cli import main\n"
-        "main._info = lambda given: [print('line' * 9999, flush=True) for _ in range(99)]\n"
+        "main._COMMANDS['info'] = lambda given: [print('line' * 9999, flush=True) for _ in range(99)]\n"
         "sys.exit(main.main(['info', 'x']))"
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=-1, stderr=-1)
