@@ -135,7 +135,8 @@ def test_users_checkpoint_stays_and_makes_the_same_images(webui: WebUI) -> None:
     assert before[0] != before[1]
     state = ok(webui.post("/dfosd-probe/state", {}))
     probed(webui, EMBEDDED)
-    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "DFOSD x4", "denoising_strength": 0.5}
+    hires: dict[str, Any] = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "DFOSD x4", "denoising_strength": 0.5}
+    hires["hr_additional_modules"] = ["Use same choices"]  # Forge fails without it; A1111 does not know it
     in_the_middle = [txt2img(webui, prompts[1], **hires) for _ in range(2)]
     assert in_the_middle[0] == in_the_middle[1]
     assert [txt2img(webui, prompt) for prompt in prompts] == before
