@@ -19,14 +19,13 @@ from ..lora.file import DfosdLora
 from ..lora.hooks import hooked
 from ..lora.metadata import BaseLayout, check_base
 from ..schedule import eps_from_v
-from ..tile_size import TileSettings
+from .layout_host import LayoutHost
 from .ldm_layers import unet_facts, unet_layers, vae_layers
-from .network_host import stable_diffusion_tiles
 
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
 
 
-class A1111Host:
+class A1111Host(LayoutHost):
     """A `Host` over `shared.sd_model`. Raises BaseModelMismatchError when DFOSD cannot use that checkpoint."""
 
     def __init__(self, sd_model: Any) -> None:
@@ -35,23 +34,9 @@ class A1111Host:
         self._vae = sd_model.first_stage_model
 
     @property
-    def context_dim(self) -> int:
-        """Width of the prompt embedding."""
-        return self.layout.context_dim
-
-    @property
-    def latent_factor(self) -> int:
-        """Pixels per latent cell along one side."""
-        return self.layout.latent_factor
-
-    @property
     def size_multiple_px(self) -> int:
         """64: at other sizes the WebUI fits its UNet's skips by repeating pixels."""
         return 64
-
-    def auto_tiles(self, height_px: int, width_px: int) -> TileSettings:
-        """Stable Diffusion's tiles."""
-        return stable_diffusion_tiles(height_px * width_px)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:

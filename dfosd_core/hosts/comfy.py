@@ -22,11 +22,10 @@ from ..lora.file import DfosdLora
 from ..lora.hooks import hooked
 from ..lora.keys import UNET_PREFIX
 from ..lora.metadata import check_base
-from ..tile_size import TileSettings
 from ..tiled_run import is_out_of_memory
 from .comfy_base import check_vae, read_layout
 from .comfy_clones import LoraClones, lora_part, patching_doubles, unet_layers
-from .network_host import stable_diffusion_tiles
+from .layout_host import LayoutHost
 
 
 class EpsInOneStep(samplers.Sampler):  # pyright: ignore[reportUntypedBaseClass]
@@ -51,7 +50,7 @@ class EpsInOneStep(samplers.Sampler):  # pyright: ignore[reportUntypedBaseClass]
         return (x - x0) / sigma
 
 
-class ComfyHost:
+class ComfyHost(LayoutHost):
     """A `Host` over a MODEL (`ModelPatcher`) and a VAE (`comfy.sd.VAE`) of ComfyUI's.
 
     `clones`: where the clones with the LoRA live on between runs; without it each `lora` makes new ones.
@@ -67,25 +66,6 @@ class ComfyHost:
         self._bases = (model, vae)
         self._model, self._vae = model, LoraClones.own_vae(vae)
         self._ran_out_of_memory = False
-
-    @property
-    def context_dim(self) -> int:
-        """Width of the prompt embedding."""
-        return self.layout.context_dim
-
-    @property
-    def latent_factor(self) -> int:
-        """Pixels per latent cell along one side."""
-        return self.layout.latent_factor
-
-    @property
-    def size_multiple_px(self) -> int:
-        """f: the host's UNet fits its skips to any latent size, its VAE would crop what is no multiple."""
-        return self.latent_factor
-
-    def auto_tiles(self, height_px: int, width_px: int) -> TileSettings:
-        """Stable Diffusion's tiles. The host moves models about for them; see `tiled_run` for too little memory."""
-        return stable_diffusion_tiles(height_px * width_px)
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> model-space latent (B, C, H/f, W/f), the posterior's mean."""

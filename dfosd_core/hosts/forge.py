@@ -18,12 +18,11 @@ from ..lora.file import DfosdLora
 from ..lora.hooks import hooked
 from ..lora.metadata import BASE_PREDICTIONS, BaseLayout, check_base
 from ..schedule import eps_from_v
-from ..tile_size import TileSettings
+from .layout_host import LayoutHost
 from .ldm_layers import unet_facts, unet_layers, vae_layers
-from .network_host import stable_diffusion_tiles
 
 
-class ForgeHost:
+class ForgeHost(LayoutHost):
     """A `Host` over a loaded `ForgeDiffusionEngine`. Raises BaseModelMismatchError when DFOSD cannot use it."""
 
     def __init__(self, sd_model: Any) -> None:
@@ -31,25 +30,6 @@ class ForgeHost:
         # The user's LoRAs are on other clones; the weights come from this one when it is loaded next.
         self._unet = sd_model.forge_objects_original.unet.clone()
         self._vae = sd_model.forge_objects_original.vae.clone()
-
-    @property
-    def context_dim(self) -> int:
-        """Width of the prompt embedding."""
-        return self.layout.context_dim
-
-    @property
-    def latent_factor(self) -> int:
-        """Pixels per latent cell along one side."""
-        return self.layout.latent_factor
-
-    @property
-    def size_multiple_px(self) -> int:
-        """f: Forge's UNet fits its skips to any latent size."""
-        return self.latent_factor
-
-    def auto_tiles(self, height_px: int, width_px: int) -> TileSettings:
-        """Stable Diffusion's tiles. The host makes room for each of them."""
-        return stable_diffusion_tiles(height_px * width_px)
 
     @torch.inference_mode()
     def encode(self, x: Tensor) -> Tensor:

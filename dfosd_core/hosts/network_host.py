@@ -21,6 +21,7 @@ from ..lora.metadata import BaseLayout, check_base
 from ..lora.weights import merged
 from ..schedule import eps_from_v
 from ..tile_size import TileSettings, TileSize
+from .layout_host import LayoutHost
 from .local_norm import ChannelAffine
 
 DEFAULT_WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -31,7 +32,7 @@ UnetT = TypeVar("UnetT", bound=nn.Module)
 VaeT = TypeVar("VaeT", bound=nn.Module)
 
 
-class NetworkHost(ABC, Generic[UnetT, VaeT]):
+class NetworkHost(LayoutHost, ABC, Generic[UnetT, VaeT]):
     """A `Host` over a UNet and a VAE. Takes tensors from any device, gives float32 back on the same one."""
 
     def __init__(
@@ -57,24 +58,15 @@ class NetworkHost(ABC, Generic[UnetT, VaeT]):
         """The UNet's output, eps or v, for (B, C, h, w) under (B, N, context_dim)."""
 
     @property
-    def context_dim(self) -> int:
-        """Width of the prompt embedding."""
-        return self.layout.context_dim
-
-    @property
-    def latent_factor(self) -> int:
-        """Pixels per latent cell along one side."""
-        return self.layout.latent_factor
-
-    @property
     def size_multiple_px(self) -> int:
         """f where the base has group norms: the UNet fits its skips to any latent size.
 
         Without them a tile can equal the whole image, if its cells fall on the UNet's grid: f times its
         downsampling.
         """
-        down = 2 ** (len(self.layout.block_out_channels) - 1)
-        return self.latent_factor * (down if self._has_local_norm else 1)
+        if not self._has_local_norm:
+            return super().size_multiple_px
+        return self.latent_factor * 2 ** (len(self.layout.block_out_channels) - 1)
 
     @torch.inference_mode()
     def encode(self, x: Tensor) -> Tensor:
@@ -112,21 +104,14 @@ class NetworkHost(ABC, Generic[UnetT, VaeT]):
 
     def auto_tiles(self, height_px: int, width_px: int) -> TileSettings:
         """Tiles for an output of this size, by what each stage needs in memory."""
-        pixels = height_px * width_px
-        return small_base_tiles(pixels) if self._has_local_norm else stable_diffusion_tiles(pixels)
+        if self._has_local_norm:
+            return small_base_tiles(height_px * width_px)
+        return super().auto_tiles(height_px, width_px)
 
     def _own(self, x: Tensor) -> Tensor:
         parameter = next(self.unet.parameters())
         layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
         return x.to(parameter.device, parameter.dtype, memory_format=layout)
-
-
-def stable_diffusion_tiles(pixels: int) -> TileSettings:
-    """Below 1.5K the whole UNet call costs less than tiles and has no seams; the VAE's memory is the
-    larger.
-    """
-    unet = TileSize(0, 0) if pixels <= 1536 * 1536 else TileSize(768, 192)
-    return TileSettings(encode=TileSize(1024, 128), unet=unet, decode=TileSize(768, 128))
 
 
 def small_base_tiles(pixels: int) -> TileSettings:
