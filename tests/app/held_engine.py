@@ -22,6 +22,9 @@ class HeldEngine:
         self.go = threading.Event()
         self.go.set()
         self.begun = threading.Event()
+        self.hold_at: int | None = None
+        """Before the tile of this number, over all pictures, `go` is cleared and `held` is set."""
+        self.held = threading.Event()
         self.tiles = 0
         self.requests: list[Request] = []
         self.inside = 0
@@ -38,6 +41,9 @@ class HeldEngine:
                 height, width = request.settings.output_size(image.height, image.width)
                 for i in range(TILES):
                     self.begun.set()
+                    if self.tiles == self.hold_at:
+                        self.go.clear()
+                        self.held.set()
                     assert self.go.wait(20)
                     self.tiles += 1
                     progress(Progress(phase="unet", done=i + 1, total=TILES))

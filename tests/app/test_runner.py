@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from held_engine import HeldEngine, end_of
+from held_engine import TILES, HeldEngine, end_of
 from PIL import Image
 
 from dfosd_core.app.limits import Limits
@@ -87,15 +87,16 @@ def test_stop_ends_within_one_tile_and_leaves_no_half_file(
 
 
 def test_stop_keeps_what_is_finished(make_run: MakeRun, photo: Photo, engine: HeldEngine, tmp_path: Path) -> None:
+    engine.hold_at = TILES  # the second picture's first tile
     run = make_run(photo("a.png"), photo("b.png"), photo("c.png"))
     run.start()
-    for now in run.snapshots(least_seconds=0.0):
-        if now.pairs:
-            run.stop()
+    assert engine.held.wait(20)
+    run.stop()
+    engine.go.set()
     end = end_of(run)
     assert end.state == "stopped"
-    assert 1 <= len(end.pairs) < 3
-    assert {pair.result.name for pair in end.pairs} <= set(names(tmp_path / "results"))
+    assert [pair.result.name for pair in end.pairs] == ["a_x4.png"]
+    assert names(tmp_path / "results") == ["a_x4.png"]
 
 
 def test_runs_take_turns(make_run: MakeRun, photo: Photo, engine: HeldEngine) -> None:
