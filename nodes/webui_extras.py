@@ -13,6 +13,7 @@ from ..dfosd_core.errors import DfosdError
 from .webui_files import AUTOMATIC, base_names, lora_names
 from .webui_models import Choice
 from .webui_run import RunInterruptedError, upscale_image
+from .webui_upscaler import forget_outdated
 
 PREFIX = "extras_dfosd"
 
@@ -33,8 +34,12 @@ class DfosdExtras(scripts_postprocessing.ScriptPostprocessing):  # pyright: igno
             with gr.Row():
                 lora = gr.Dropdown(lora_names(), value=AUTOMATIC, label="Model", elem_id=f"{prefix}_lora")
                 base = gr.Dropdown(base_names(), value=AUTOMATIC, label="Base", elem_id=f"{prefix}_base")
-            drawn = controls.draw(controls.ORDER, prefix)
+            drawn = controls.draw_first(prefix) | controls.draw_others(prefix)
         return {"enable": enable, "lora": lora, "base": base, **drawn}
+
+    def process_firstpass(self, pp: Any, **values: Any) -> None:
+        """Before any script works on this image: the WebUI's own may have our upscaler's last results."""
+        forget_outdated()
 
     def process(
         self, pp: Any, enable: bool | None = None, lora: str | None = None, base: str | None = None, **values: Any

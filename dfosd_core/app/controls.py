@@ -16,17 +16,29 @@ from ..settings import UpscaleSettings
 ORDER = tuple(field.name for field in fields(UpscaleSettings))
 FIRST = ("scale", "color_fix")
 """What is always in sight."""
-OTHERS = tuple(name for name in ORDER if name not in FIRST)
+ROWS = (("long_edge", "short_edge"), ("unet_tile", "unet_overlap"), ("vae_tile", "vae_overlap"), ("strength",))
+"""What is folded away, and what stands side by side there."""
 _WORDS = {"unet": "UNet", "vae": "VAE", "color": "Colour"}
 
 
-def draw(names: Sequence[str], prefix: str) -> dict[str, Any]:
-    """One control a field of these names, in the order of the fields, into the current Gradio block."""
-    return {
-        field.name: _control(field, f"{prefix}_{field.name}")
-        for field in fields(UpscaleSettings)
-        if field.name in names
-    }
+def draw_first(prefix: str) -> dict[str, Any]:
+    """field -> control, for what is always in sight, into the current Gradio block."""
+    return _draw(FIRST, prefix)
+
+
+def draw_others(prefix: str) -> dict[str, Any]:
+    """field -> control, for the rest, folded away."""
+    drawn: dict[str, Any] = {}
+    with gr.Accordion("More settings", open=False, elem_id=f"{prefix}_more"):
+        for names in ROWS:
+            with gr.Row():
+                drawn |= _draw(names, prefix)
+    return drawn
+
+
+def _draw(names: Sequence[str], prefix: str) -> dict[str, Any]:
+    known = {field.name: field for field in fields(UpscaleSettings)}
+    return {name: _control(known[name], f"{prefix}_{name}") for name in names}
 
 
 def settings_of(values: Sequence[Any]) -> UpscaleSettings:
@@ -50,7 +62,8 @@ def _control(field: Field[Any], elem_id: str) -> Any:
         return gr.Radio(choices=list(limits["choices"]), value=default, **common)
     if default is None:
         # Empty: not given. A number box cannot say that: Gradio 3 and 4 read an empty one as 0.
-        return gr.Textbox("", placeholder="automatic" if "automatic" in limits["help"] else "", **common)
+        placeholder = "automatic" if "automatic" in limits["help"] else ""
+        return gr.Textbox("", placeholder=placeholder, max_lines=1, min_width=140, **common)
     return gr.Slider(limits["min"], limits["max"], default, step=limits["step"], **common)
 
 

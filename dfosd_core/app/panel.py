@@ -152,13 +152,12 @@ def build_panel(
             files = gr.File(
                 label="Pictures", file_count="multiple", file_types=["image"], height=180, elem_id=f"{prefix}_files"
             )
-            drawn = controls.draw(controls.FIRST, prefix)
+            drawn = controls.draw_first(prefix)
             with gr.Row():
                 start = gr.Button("Upscale", variant="primary", min_width=120, elem_id=f"{prefix}_start")
                 stop = gr.Button("Stop", interactive=False, min_width=120, elem_id=f"{prefix}_stop")
             status = gr.HTML("", elem_id=f"{prefix}_status")
-            with gr.Accordion("More settings", open=False):
-                drawn |= controls.draw(controls.OTHERS, prefix)
+            drawn |= controls.draw_others(prefix)
             base, lora = _draw_models(models, prefix)
         with gr.Column(scale=5, min_width=320):
             shown = gr.HTML(view.welcome(), elem_id=f"{prefix}_view")

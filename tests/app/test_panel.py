@@ -43,6 +43,12 @@ def run(panel: Panel, files: Any, **changed: Any) -> list[tuple[Any, ...]]:
     return list(panel.run(files, "", "", *values))
 
 
+def draw_all() -> dict[str, Any]:
+    with gr.Blocks():
+        drawn = controls.draw_first("x") | controls.draw_others("x")
+    return {name: drawn[name] for name in sorted(drawn, key=controls.ORDER.index)}
+
+
 def test_installed_gradio_draws_it_without_a_warning_and_without_torch() -> None:
     code = (
         "import runpy, sys; sys.modules['torch'] = sys.modules['diffusers'] = None; "
@@ -54,8 +60,7 @@ def test_installed_gradio_draws_it_without_a_warning_and_without_torch() -> None
 
 
 def test_every_setting_has_a_control_with_its_limits_default_and_help() -> None:
-    with gr.Blocks():
-        drawn = controls.draw(controls.ORDER, "x")
+    drawn = draw_all()
     assert list(drawn) == [field.name for field in fields(UpscaleSettings)]
     for field in fields(UpscaleSettings):
         control, limits = drawn[field.name], field.metadata
@@ -75,8 +80,7 @@ def test_every_setting_has_a_control_with_its_limits_default_and_help() -> None:
 
 
 def test_untouched_controls_give_the_default_settings() -> None:
-    with gr.Blocks():
-        drawn = controls.draw(controls.ORDER, "x")
+    drawn = draw_all()
     assert controls.settings_of([control.value for control in drawn.values()]) == UpscaleSettings()
 
 
