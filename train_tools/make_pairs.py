@@ -38,10 +38,18 @@ def central_crop(path: Path, size: int) -> Tensor:
 
 
 def make_pairs(photos: Path, pairs: Path, preset: str = "camera", size: int = 512, seed: int = 0) -> list[str]:
-    """Write a pair of each photograph; return the names. Raises ConfigError where there is none."""
+    """Write a pair of each photograph; return the names.
+
+    Raises ConfigError where there is none, and for two that differ in their suffix only: one name, one pair.
+    """
     paths = sorted(p for p in photos.glob("*") if p.suffix.lower() in SUFFIXES)
     if not paths:
         raise ConfigError(f"No photographs in '{photos}': expected files ending in {', '.join(sorted(SUFFIXES))}.")
+    by_stem: dict[str, Path] = {}
+    for path in paths:
+        other = by_stem.setdefault(path.stem, path)
+        if other != path:
+            raise ConfigError(f"'{other.name}' and '{path.name}' would both become '{path.stem}.png'. Rename one.")
     rng = np.random.default_rng(seed)
     for path in paths:
         x_hr = central_crop(path, size)

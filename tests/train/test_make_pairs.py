@@ -42,3 +42,11 @@ def test_broken_photograph_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(ConfigError, match=r"a\.jpg' .* Move it out of the folder, or let `python -m train_tools.prep"):
         make_pairs(tmp_path, tmp_path / "pairs")
+
+
+def test_two_photographs_of_one_name_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "b.png"):
+        Image.fromarray(LEVELS).save(tmp_path / name)
+    with pytest.raises(ConfigError, match=r"^'a\.jpg' and 'a\.png' would both become 'a\.png'\. Rename one\.$"):
+        make_pairs(tmp_path, tmp_path / "pairs")
+    assert not (tmp_path / "pairs").exists()
