@@ -80,18 +80,23 @@ class Browser:
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """A DevTools command's result."""
-        self._count += 1
-        mine = self._count
-        message: dict[str, Any] = {"id": mine, "method": method, "params": params}
-        if self._session and not method.startswith(("Target.", "Browser.")):
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
+        mine = self._send(method, **params)
         while True:
             answer = self._receive(60)
             if answer.get("id") == mine:
                 if "error" in answer:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return answer["result"]
+
+    def _send(self, method: str, **params: Any) -> int:
+        self._count += 1
+        message: dict[str, Any] = {"id": self._count, "method": method, "params": params}
+        if self._session and not method.startswith(("Target.", "Browser.")):
+            message["sessionId"] = self._session
+        data = json.dumps(message).encode() + b"\0"
+        while data:  # a pipe takes what there is room for
+            data = data[os.write(self._write, data) :]
+        return self._count
 
     def js(self, expression: str) -> Any:
         """The value of an expression on the page, awaited."""
@@ -143,8 +148,28 @@ class Browser:
     def mouse(self, kind: str, x: float, y: float) -> None:
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1, buttons=1)
 
-    def touch(self, kind: str, *points: tuple[float, float]) -> None:
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """With the left button held, in a few steps."""
+        self.mouse("mousePressed", *start)
+        for point in between(start, end):
+            self.mouse("mouseMoved", *point)
+        self.mouse("mouseReleased", *end)
+
+    def swipe(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """With one finger, in a few steps."""
+        self._touch("touchStart", start)
+        for point in between(start, end):
+            self._touch("touchMove", point)
+        self._touch("touchEnd")
+
+    def _touch(self, kind: str, *points: tuple[float, float]) -> None:
         self.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y} for x, y in points])
+
+    def key(self, key: str, *, code: int = 0, is_shifted: bool = False) -> None:
+        """Press and let go. `code`: Windows' number of it, which some pages go by."""
+        for kind in ("keyDown", "keyUp"):
+            more = {"windowsVirtualKeyCode": code, "modifiers": 8 if is_shifted else 0}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, **more)
 
     def download(self, seconds: float = 30) -> Path:
         """The newest file that has come whole."""
@@ -160,6 +185,25 @@ class Browser:
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
         shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(shot["data"]))
+
+    def pixels(self, x: float, y: float, width: float, height: float) -> bytes:
+        """A part of the window as a PNG file."""
+        clip = {"x": x, "y": y, "width": width, "height": height, "scale": 1}
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png", clip=clip)["data"])
+
+    def reload(self) -> None:
+        """Load the page anew; returns when the old one is gone."""
+        self.js("window.isOld = true")
+        self.call("Page.reload")
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            try:
+                if not self.js("Boolean(window.isOld)"):
+                    return
+            except RuntimeError:
+                continue  # asked while neither page was there
+            time.sleep(0.1)
+        raise TimeoutError("the page does not load anew")
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         while b"\0" not in self._buffer:
@@ -177,6 +221,8 @@ class Browser:
     def _note(self, method: str, params: dict[str, Any]) -> None:
         if method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
+        elif method == "Page.javascriptDialogOpening":  # "Leave page?"
+            self._send("Page.handleJavaScriptDialog", accept=True)
         elif method == "Runtime.exceptionThrown":
             self.console.append("exception: " + str(params["exceptionDetails"])[:500])
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
@@ -186,3 +232,9 @@ class Browser:
             )
         elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.console.append(f"log: {params['entry']['text']} {params['entry'].get('url', '')}")
+
+
+def between(start: tuple[float, float], end: tuple[float, float]) -> list[tuple[float, float]]:
+    """Five points on the way, the last of them `end`."""
+    (a, b), (c, d) = start, end
+    return [(a + (c - a) * step / 5, b + (d - b) * step / 5) for step in range(1, 6)]

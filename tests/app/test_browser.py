@@ -94,18 +94,13 @@ def test_upload_run_compare_and_download(server: tuple[str, Path], tmp_path: Pat
         assert page.js(AT) == 50
         x, y = page.middle(".dfosd-frame")
         width = page.js("document.querySelector('.dfosd-frame').getBoundingClientRect().width")
-        page.mouse("mousePressed", x, y)
-        for step in range(1, 6):
-            page.mouse("mouseMoved", x - step * width * 0.05, y)
-        page.mouse("mouseReleased", x - width * 0.25, y)
+        page.drag((x, y), (x - width * 0.25, y))
         assert page.js(AT) == pytest.approx(25, abs=2)
         clip = page.js("getComputedStyle(document.querySelector('.dfosd-before')).clipPath")
         assert float(re.findall(r"([\d.]+)%", clip)[-1]) == pytest.approx(75, abs=2)
         page.js("document.querySelector('.dfosd-frame input').focus()")
         before = page.js(AT)
-        page.call(
-            "Input.dispatchKeyEvent", type="keyDown", key="ArrowRight", code="ArrowRight", windowsVirtualKeyCode=39
-        )
+        page.key("ArrowRight", code=39)
         assert page.js(AT) > before
 
         result = fetch(page, "photo_x4.png")
@@ -118,10 +113,8 @@ def test_upload_run_compare_and_download(server: tuple[str, Path], tmp_path: Pat
         x, y = page.middle(".dfosd-frame")
         width = page.js("document.querySelector('.dfosd-frame').getBoundingClientRect().width")
         at = page.js(AT)
-        page.touch("touchStart", (x + (at - 50) / 100 * width, y))
-        for step in range(1, 6):
-            page.touch("touchMove", (x + (at - 50) / 100 * width + step * width * 0.08, y))
-        page.touch("touchEnd")
+        line = x + (at - 50) / 100 * width
+        page.swipe((line, y), (line + width * 0.4, y))
         assert page.js(AT) == pytest.approx(at + 40, abs=6)
         page.js("scrollTo(0, 0)")
         picture(page, "phone", whole=True)

@@ -1,20 +1,17 @@
-"""Runs in ComfyUI's own environment: works the before/after slider on the running page, and prints what it saw as JSON.
-
-    HOST/venv/bin/python slider_scenario.py URL
+"""Works the before/after slider on ComfyUI's running page, and says what it saw.
 
 The server's input folder must hold example.png and second.png.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from browser import Page, open_page
+from chromium import Browser
 
 EXAMPLES = Path(__file__).parents[2] / "example_workflows"
 NODE = "app.graph.nodes.find(node => node.type === 'DFOSDUpscale')"
@@ -28,140 +25,139 @@ def example(name: str) -> dict[str, Any]:
     return json.loads((EXAMPLES / f"{name}.json").read_text("utf-8"))
 
 
-async def wait_for_page(page: Page) -> None:
-    await page.until("window.app?.extensionManager && window.LiteGraph?.registered_node_types?.DFOSDUpscale", 120)
-    await asyncio.sleep(5)  # the page goes on loading settings and the last workflow; it says nowhere when it is done
-    await page.js("document.querySelectorAll('.p-dialog-close-button').forEach(button => button.click())")
+def wait_for_page(page: Browser) -> None:
+    page.wait("Boolean(window.app?.extensionManager && window.LiteGraph?.registered_node_types?.DFOSDUpscale)", 120)
+    time.sleep(5)  # the page goes on loading settings and the last workflow; it says nowhere when it is done
+    page.js("document.querySelectorAll('.p-dialog-close-button').forEach(button => button.click())")
 
 
-async def load(page: Page, workflow: dict[str, Any], name: str) -> None:
-    await page.js(f"app.loadGraphData({json.dumps(workflow)}, true, true, {json.dumps(name)})")
-    await asyncio.sleep(1)
-    await page.js("app.canvas.ds.scale = 0.8; app.canvas.ds.offset = [60, 20]; app.canvas.setDirty(true, true)")
+def load(page: Browser, workflow: dict[str, Any], name: str) -> None:
+    page.js(f"app.loadGraphData({json.dumps(workflow)}, true, true, {json.dumps(name)})")
+    time.sleep(1)
+    page.js("app.canvas.ds.scale = 0.8; app.canvas.ds.offset = [60, 20]; app.canvas.setDirty(true, true)")
 
 
-async def ends_at(page: Page, wanted: object, expression: str) -> Any:
+def ends_at(page: Browser, wanted: object, expression: str) -> Any:
     """The expression's value when it is the wanted one, or what it is after half a minute."""
     for _ in range(150):
-        value = await page.js(expression)
+        value = page.js(expression)
         if value == wanted:
             break
-        await asyncio.sleep(0.2)
+        time.sleep(0.2)
     return value
 
 
-async def box(page: Page) -> list[float]:
+def box(page: Browser) -> list[float]:
     """Left, top, width, height of the picture in the window."""
-    return await page.js(
-        f"(() => {{ const b = {STAGE}.getBoundingClientRect(); return [b.x, b.y, b.width, b.height] }})()"
-    )
+    return page.js(f"(() => {{ const b = {STAGE}.getBoundingClientRect(); return [b.x, b.y, b.width, b.height] }})()")
 
 
-async def position(page: Page) -> float:
+def position(page: Browser) -> float:
     """Where the picture before is cut off, in percent of the width, as the browser draws it."""
-    clip: str = await page.js("getComputedStyle(document.querySelector('.dfosd-compare .before')).clipPath")
+    clip: str = page.js("getComputedStyle(document.querySelector('.dfosd-compare .before')).clipPath")
     return 100 - float(clip.split("calc(100% - ")[1].split("%")[0] if "calc" in clip else clip.split()[1].rstrip("%"))
 
 
-async def run(page: Page) -> int:
+def run(page: Browser) -> int:
     """Run the open workflow; returns in how many looks at the node the host's own preview was there."""
     previews = 0
-    await page.js("window.done = false; app.api.addEventListener('execution_success', () => window.done = true)")
-    await page.js("app.queuePrompt(0, 1)")
+    page.js("window.done = false; app.api.addEventListener('execution_success', () => window.done = true)")
+    page.js("app.queuePrompt(0, 1)")
     for _ in range(600):
-        previews += bool(await page.js(f"{NODE}.imgs?.length && {STAGE}?.checkVisibility() !== true"))
-        if await page.js("window.done"):
+        previews += bool(page.js(f"{NODE}.imgs?.length && {STAGE}?.checkVisibility() !== true"))
+        if page.js("window.done"):
             break
-        await asyncio.sleep(0.1)
-    await page.until(f"{STAGE}?.checkVisibility()", 60)
-    await asyncio.sleep(1)
+        time.sleep(0.1)
+    page.wait(f"{STAGE}?.checkVisibility()", 60)
+    time.sleep(1)
     return previews
 
 
-async def move(page: Page) -> dict[str, Any]:
+def move(page: Browser) -> dict[str, Any]:
     """Mouse, finger and keys on the slider of the open workflow."""
-    left, top, width, height = await box(page)
+    left, top, width, height = box(page)
 
     def at(part: float) -> tuple[float, float]:
         return left + width * part, top + height * 0.4
 
-    seen: dict[str, Any] = {"start": await position(page)}
+    seen: dict[str, Any] = {"start": position(page)}
     shots = {"left": b"", "right": b""}
-    await page.drag(at(0.5), at(0.3))
-    seen["dragged"] = await position(page)
-    await page.swipe(at(0.3), at(0.7))
-    seen["swiped"] = await position(page)
-    await page.key("ArrowLeft")
-    await page.key("ArrowRight", shift=True)
-    seen["keys"] = await position(page)
-    clip = {"x": left, "y": top, "width": width, "height": height}
+    page.drag(at(0.5), at(0.3))
+    seen["dragged"] = position(page)
+    page.swipe(at(0.3), at(0.7))
+    seen["swiped"] = position(page)
+    page.key("ArrowLeft")
+    page.key("ArrowRight", is_shifted=True)
+    seen["keys"] = position(page)
     for key, side in (("Home", "left"), ("End", "right")):
-        await page.key(key)
-        shots[side] = await page.picture(clip)
-        seen[key] = await position(page)
+        page.key(key)
+        shots[side] = page.pixels(left, top, width, height)
+        seen[key] = position(page)
     seen["pictures_differ"] = shots["left"] != shots["right"]
-    await page.drag(at(0.5), (left - 40, top + height * 0.4))
-    seen["beyond"] = await position(page)
-    seen["node_stayed"] = await page.js(f"[...{NODE}.pos].join() === '400,130'")
+    page.drag(at(0.5), (left - 40, top + height * 0.4))
+    seen["beyond"] = position(page)
+    seen["node_stayed"] = page.js(f"[...{NODE}.pos].join() === '400,130'")
     return seen
 
 
-async def survive(page: Page) -> dict[str, Any]:
+def survive(page: Browser) -> dict[str, Any]:
     """Resizing, undo, another workflow, loading the page anew, removal."""
     seen: dict[str, Any] = {}
-    before = await box(page)
-    await page.js(f"{NODE}.setSize([600, 800]), app.canvas.setDirty(true, true)")
-    await page.until(f"{STAGE}.getBoundingClientRect().width > {before[2]}", 20)
-    after = await box(page)
+    before = box(page)
+    page.js(f"{NODE}.setSize([600, 800]), app.canvas.setDirty(true, true)")
+    page.wait(f"{STAGE}.getBoundingClientRect().width > {before[2]}", 20)
+    after = box(page)
     seen["resized"] = after[2] / before[2], after[2] / after[3], before[2] / before[3]
-    seen["values"] = await page.js(f"{NODE}.serialize().widgets_values")
+    seen["values"] = page.js(f"{NODE}.serialize().widgets_values")
     tracker = f"{WORKFLOWS}.activeWorkflow.changeTracker"
-    await page.js(f"{tracker}.checkState(), {NODE}.widgets[1].value = 2.5, {tracker}.checkState(), {tracker}.undo()")
-    await page.until(f"{NODE}.widgets[1].value === 4")
-    seen["undone"] = await ends_at(page, 2, IMAGES)
-    await page.js("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
-    seen["blank"] = await ends_at(page, 0, SLIDERS)
+    page.js(f"{tracker}.checkState(), {NODE}.widgets[1].value = 2.5, {tracker}.checkState(), {tracker}.undo()")
+    page.wait(f"{NODE}.widgets[1].value === 4")
+    seen["undone"] = ends_at(page, 2, IMAGES)
+    page.js("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    seen["blank"] = ends_at(page, 0, SLIDERS)
     tab = "[...document.querySelectorAll('.workflow-tabs .p-togglebutton')].find(tab => /two/.test(tab.textContent))"
-    await page.js(f"{tab}.click()")
-    seen["back"] = await ends_at(page, 2, IMAGES)
-    await page.js("app.extensionManager.setting.set('Comfy.Locale', 'zh')")  # which makes the nodes anew
-    await page.until(f"{NODE}?.constructor.title !== 'DFOSD Upscale' && {IMAGES} === 2", 60)
-    await asyncio.sleep(1)
-    seen["chinese"] = await page.js("document.querySelector('.dfosd-compare .before .tag').textContent")
-    seen["chinese_title"] = await page.js(f"{NODE}.constructor.title")
-    await page.reload()
-    await wait_for_page(page)
-    seen["reloaded"] = await ends_at(page, 2, IMAGES)
-    await page.js(f"app.graph.remove({NODE})")
-    seen["removed"] = await ends_at(page, 0, SLIDERS)
+    page.js(f"{tab}.click()")
+    seen["back"] = ends_at(page, 2, IMAGES)
+    page.js("app.extensionManager.setting.set('Comfy.Locale', 'zh')")  # which makes the nodes anew
+    page.wait(f"{NODE}?.constructor.title !== 'DFOSD Upscale' && {IMAGES} === 2", 60)
+    time.sleep(1)
+    seen["chinese"] = page.js("document.querySelector('.dfosd-compare .before .tag').textContent")
+    seen["chinese_title"] = page.js(f"{NODE}.constructor.title")
+    page.reload()
+    wait_for_page(page)
+    seen["reloaded"] = ends_at(page, 2, IMAGES)
+    page.js(f"app.graph.remove({NODE})")
+    seen["removed"] = ends_at(page, 0, SLIDERS)
     return seen
 
 
-async def main(url: str) -> None:
-    async with open_page(url) as page:
-        await wait_for_page(page)
+def work(program: str, url: str) -> dict[str, Any]:
+    """The whole scenario in a fresh browser."""
+    with Browser(program, 1600, 1000) as page:
+        page.open(url)
+        wait_for_page(page)
         trouble = [line for line in page.console if "comfyui-dfosd" in line]
         heard = len(page.console)
         seen: dict[str, Any] = {"loaded": {}}
         for path in sorted(EXAMPLES.glob("*.json")):
-            await load(page, example(path.stem), path.stem)
-            seen["loaded"][path.stem] = await page.js("document.querySelectorAll('.p-dialog, .p-toast-message').length")
-        await load(page, example("Upscale a photo"), "one")
-        seen["previews"] = await run(page)
-        seen["left_preview"] = await page.js(f"Boolean({NODE}.imgs) || {NODE}.widgets.length !== 11")
-        seen["move"] = await move(page)
-        await load(page, two_images(), "two")
-        await run(page)
+            load(page, example(path.stem), path.stem)
+            seen["loaded"][path.stem] = page.js("document.querySelectorAll('.p-dialog, .p-toast-message').length")
+        load(page, example("Upscale a photo"), "one")
+        seen["previews"] = run(page)
+        seen["left_preview"] = page.js(f"Boolean({NODE}.imgs) || {NODE}.widgets.length !== 11")
+        seen["move"] = move(page)
+        load(page, two_images(), "two")
+        run(page)
         pages = "document.querySelector('.dfosd-compare .pages').textContent"
-        seen["pages"] = [await ends_at(page, "1 / 2", pages)]
-        await page.js("document.querySelectorAll('.dfosd-compare .pages button')[1].click()")
-        seen["pages"].append(await ends_at(page, "2 / 2", pages))
+        seen["pages"] = [ends_at(page, "1 / 2", pages)]
+        page.js("document.querySelectorAll('.dfosd-compare .pages button')[1].click()")
+        seen["pages"].append(ends_at(page, "2 / 2", pages))
         seen["console"] = trouble + page.console[heard:]
-        seen["survive"] = await survive(page)
+        seen["survive"] = survive(page)
         asked = [address for address in page.requests if not address.startswith(("data:", "blob:"))]
         seen["foreign"] = sorted({urlsplit(address).netloc for address in asked if not address.startswith(url)})
         seen["pictures"] = sorted({urlsplit(address).path for address in asked if "dfosd_" in urlsplit(address).query})
-        sys.stdout.write(json.dumps(seen))
+        return seen
 
 
 def two_images() -> dict[str, Any]:
@@ -182,7 +178,3 @@ def two_images() -> dict[str, Any]:
     workflow["nodes"] += [second, batch]
     workflow["last_node_id"] = workflow["last_link_id"] = 99
     return workflow
-
-
-if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_process import HERE, PATH, ROOT, ComfyProcess
+from comfy_process import ROOT, ComfyProcess
 from PIL import Image
+from slider_scenario import work
 
 CHROMIUM = os.environ.get("CHROMIUM", "")
 PACK = "comfyui-dfosd"
@@ -35,11 +33,7 @@ def host(comfyui: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Co
 @pytest.fixture(scope="module")
 def seen(host: ComfyProcess) -> dict[str, Any]:
     """What `slider_scenario.py` saw."""
-    command = [str(Path(PATH).absolute() / "venv" / "bin" / "python"), str(HERE / "slider_scenario.py"), host.url]
-    environment = {**os.environ, "CHROMIUM": shutil.which(CHROMIUM) or CHROMIUM}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=800)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return work(CHROMIUM, host.url)
 
 
 def test_example_workflows_load_without_a_warning(seen: dict[str, Any]) -> None:
