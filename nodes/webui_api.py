@@ -55,6 +55,7 @@ def upscale(
         picture = read_image(image, wanted)
         with queue_lock:
             shared.state.begin(job="dfosd")
+            shared.state.job_count = 1  # the host says -1, not known, and shows a bar that runs backwards
             try:
                 result, info = upscale_image(picture, wanted, Choice(lora=lora, base=base))
             finally:

@@ -12,7 +12,7 @@ from ..dfosd_core.app import controls
 from ..dfosd_core.errors import DfosdError
 from .webui_files import AUTOMATIC, base_names, lora_names
 from .webui_models import Choice
-from .webui_run import RunInterruptedError, upscale_image
+from .webui_run import RunInterruptedError, note_extras_job, upscale_image
 from .webui_upscaler import forget_outdated
 
 PREFIX = "extras_dfosd"
@@ -38,8 +38,9 @@ class DfosdExtras(scripts_postprocessing.ScriptPostprocessing):  # pyright: igno
         return {"enable": enable, "lora": lora, "base": base, **drawn}
 
     def process_firstpass(self, pp: Any, **values: Any) -> None:
-        """Before any script works on this image: the WebUI's own may have our upscaler's last results."""
-        forget_outdated()
+        """Called before any script works on an image of Extras, whether DFOSD is on or not."""
+        note_extras_job()
+        forget_outdated()  # the WebUI's own Upscale may have our last results
 
     def process(
         self, pp: Any, enable: bool | None = None, lora: str | None = None, base: str | None = None, **values: Any

@@ -23,6 +23,7 @@ from .webui_options import option
 logger = logging.getLogger("dfosd")
 NEEDED_BYTES = 3 * 2**30
 """What networks of our own take on a graphics card: the host is asked to make that free."""
+NO_CHECKPOINT = "The WebUI has no checkpoint. Choose SD 2.1-base, or the embedded model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,20 +128,31 @@ def loaded_checkpoint(lora: DfosdLora) -> Any:
         host: Any = ForgeHost(sd_model)
     else:
         sd_model = shared.sd_model
-        if hasattr(sd_model, "forge_objects") or not hasattr(sd_model, "first_stage_model"):
-            raise BaseModelMismatchError("The checkpoint of this WebUI cannot be shared. Choose a base.")
-        from ..dfosd_core.hosts.a1111 import A1111Host
-
-        host = A1111Host(sd_model)
+        if sd_model is None:
+            raise BaseModelMismatchError(NO_CHECKPOINT)
+        host = _host_of(sd_model)
     check_base(lora.metadata.base_layout, host.layout)
     return host
+
+
+def _host_of(sd_model: Any) -> Any:
+    """What a host without Forge's own loading has loaded. It may have A1111's attributes and not be it."""
+    if hasattr(sd_model, "forge_objects_original") and "ldm_patched.modules.model_management" in sys.modules:
+        from ..dfosd_core.hosts.reforge import ReforgeHost
+
+        return ReforgeHost(sd_model)
+    if hasattr(sd_model, "forge_objects") or not hasattr(sd_model, "first_stage_model"):
+        raise BaseModelMismatchError("The checkpoint of this WebUI cannot be shared. Choose a base.")
+    from ..dfosd_core.hosts.a1111 import A1111Host
+
+    return A1111Host(sd_model)
 
 
 def _refuse_by_header(lora: DfosdLora) -> None:
     """Before tens of gigabytes are loaded only to be told that they do not fit."""
     info = sd_models.model_data.forge_loading_parameters.get("checkpoint_info")
     if info is None:
-        raise BaseModelMismatchError("The WebUI has no checkpoint. Choose SD 2.1-base, or the embedded model.")
+        raise BaseModelMismatchError(NO_CHECKPOINT)
     wanted, found = lora.metadata.base_layout.context_dim, context_dim(Path(info.filename))
     if Path(info.filename).suffix == ".safetensors" and found != wanted:
         raise BaseModelMismatchError(
@@ -161,9 +173,10 @@ def _loaded_device() -> torch.device:
 
 
 def _make_room(device: Any) -> None:
-    manager = sys.modules.get("backend.memory_management")
-    if manager is not None and torch.device(device).type != "cpu":
-        manager.free_memory(NEEDED_BYTES, device)
+    for name in ("backend.memory_management", "ldm_patched.modules.model_management"):  # Forge's, and reForge's
+        manager = sys.modules.get(name)
+        if manager is not None and torch.device(device).type != "cpu":
+            manager.free_memory(NEEDED_BYTES, device)
     devices.torch_gc()
 
 

@@ -20,6 +20,10 @@ from .webui_models import Choice, Model, chosen_model
 PHASES = {"encode": "reading the image", "unet": "restoring", "decode": "writing the image"}
 
 
+_extras_job = ""
+"""The stamp of the last job that `note_extras_job` has seen."""
+
+
 class RunInterruptedError(Exception):
     """The user has pressed Interrupt or Skip."""
 
@@ -53,11 +57,18 @@ def infotext(model: Model, settings: UpscaleSettings) -> dict[str, Any]:
     }
 
 
+def note_extras_job() -> None:
+    """To be called in Extras' first pass. Its images count from 1, others from 0, and nothing else tells them apart."""
+    global _extras_job
+    if shared.state.job == "extras":  # of the first image; a script's name stands there for the others
+        _extras_job = shared.state.job_timestamp
+
+
 @contextmanager
 def wheels(x: Tensor, settings: UpscaleSettings) -> Iterator[ProgressCallback]:
     """The WebUI's bar, text and preview. What the job around us has set of it is put back afterwards."""
     state = shared.state
-    before = {name: getattr(state, name, None) for name in ("sampling_step", "sampling_steps", "textinfo")}
+    before = {name: getattr(state, name, None) for name in ("sampling_step", "sampling_steps", "textinfo", "job_no")}
     mosaic: Mosaic | None = None
 
     def turn(progress: Progress) -> None:
@@ -76,6 +87,8 @@ def wheels(x: Tensor, settings: UpscaleSettings) -> Iterator[ProgressCallback]:
     if is_interrupted():
         raise RunInterruptedError
     try:
+        if _extras_job and state.job_timestamp == _extras_job:
+            state.job_no -= 1  # else the bar of a single image says 100 % from the start
         yield turn
     finally:
         for name, value in before.items():

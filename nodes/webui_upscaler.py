@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modules import shared  # pyright: ignore[reportMissingImports]
+from modules import scripts, shared  # pyright: ignore[reportMissingImports]
 from modules.upscaler import Upscaler, UpscalerData  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
@@ -15,6 +15,8 @@ from .webui_options import option, upscaler_settings
 from .webui_run import RunInterruptedError, upscale_image
 
 NAME = "DFOSD x4"
+MADE_WITH = "dfosd_made_with"
+"""An attribute of our results: the options of the run, None if it was interrupted."""
 
 
 class UpscalerDFOSD(Upscaler):  # pyright: ignore[reportUntypedBaseClass]
@@ -31,14 +33,17 @@ class UpscalerDFOSD(Upscaler):  # pyright: ignore[reportUntypedBaseClass]
         size = max(round(img.width * scale), 1), max(round(img.height * scale), 1)
         if scale <= 1:
             return img.resize(size, Image.Resampling.LANCZOS)
+        made_with: str | None = options_now()
         try:
             settings = upscaler_settings(min(scale, MAX_SCALE))
             larger, _ = upscale_image(img.convert("RGB"), settings, Choice(lora=option("lora"), base=option("base")))
         except RunInterruptedError:
-            larger = img  # the host throws it away, or shows how far it came
+            larger, made_with = img, None  # the host throws it away, or goes on with it as it is
         except DfosdError as error:
             raise RuntimeError(f"DFOSD: {error}") from error
-        return larger if larger.size == size else larger.resize(size, Image.Resampling.LANCZOS)
+        result = larger if larger.size == size else larger.resize(size, Image.Resampling.LANCZOS)
+        setattr(result, MADE_WITH, made_with)
+        return result
 
     def do_upscale(self, img: Image.Image, selected_model: str | None = None) -> Image.Image:
         """For whoever passes `upscale` by."""
@@ -46,6 +51,23 @@ class UpscalerDFOSD(Upscaler):  # pyright: ignore[reportUntypedBaseClass]
 
     def load_model(self, path: str) -> Any:
         """The host's base class asks for it; there is no file."""
+
+
+def options_now() -> str:
+    """What on the settings page changes the picture."""
+    return repr([option(name) for name in ("lora", "base", "color_fix", "strength", "unet_tile", "vae_tile")])
+
+
+def forget_outdated() -> None:
+    """Extras keeps its last results by image, upscaler and size: take out what an interrupted run left there, and
+    what was made with other options.
+    """
+    for script in scripts.scripts_postproc.scripts:
+        # The script of the WebUI is no module that can be imported.
+        cache = getattr(getattr(type(script), "upscale", None), "__globals__", {}).get("upscale_cache", {})
+        for key, image in list(cache.items()):
+            if getattr(image, MADE_WITH, options_now()) != options_now():
+                del cache[key]
 
 
 def add_where_missing() -> None:

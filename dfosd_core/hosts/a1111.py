@@ -125,6 +125,11 @@ def without_users_networks(sd_model: Any) -> Iterator[None]:
         if sd_unet.current_unet is not None:
             stack.callback(setattr, sd_unet, "current_unet", sd_unet.current_unet)
             sd_unet.current_unet = None
+            if not getattr(sd_model, "lowvram", False):
+                # The other one has sent it to main memory; under --medvram a hook fetches it.
+                unet = sd_model.model.diffusion_model
+                stack.callback(unet.to, next(unet.parameters()).device)
+                unet.to(devices.device)
         ratio = getattr(sd_model, "applied_token_merged_ratio", 0)
         if ratio:
             stack.callback(sd_models.apply_token_merging, sd_model, ratio)

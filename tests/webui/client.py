@@ -1,4 +1,7 @@
-"""One request to a WebUI on this machine, from a process that may use the network: URL on argv, the rest on stdin."""
+"""One request to a WebUI on this machine, from a process that may use the network: URL on argv, the rest on stdin.
+
+With a body it is a POST, without one a GET.
+"""
 
 import base64
 import json
@@ -10,7 +13,8 @@ given = json.load(sys.stdin)
 headers = {"Content-Type": "application/json"}
 if given["login"]:
     headers["Authorization"] = "Basic " + base64.b64encode(":".join(given["login"]).encode()).decode()
-request = urllib.request.Request(sys.argv[1], json.dumps(given["body"]).encode(), headers)
+body = None if given["body"] is None else json.dumps(given["body"]).encode()
+request = urllib.request.Request(sys.argv[1], body, headers)
 try:
     with urllib.request.urlopen(request, timeout=float(sys.argv[2])) as answer:
         result = answer.status, json.load(answer)

@@ -1,4 +1,4 @@
-"""Real hosts: FORGE_PATH and A1111_PATH name an installed one each, with `venv/` in it and SD 2.1 as its checkpoint."""
+"""Real hosts: FORGE_PATH, REFORGE_PATH and A1111_PATH name an installed one each, with `venv/` and SD 2.1 in it."""
 
 from __future__ import annotations
 

@@ -7,60 +7,26 @@ shared checkpoint is skipped without it), in models/Lora an ordinary LoRA `user_
 from __future__ import annotations
 
 import base64
-import io
-import os
-import zlib
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from webui_calls import (
+    EMBEDDED,
+    assert_embedded,
+    hires,
+    lora_of_the_test,
+    ok,
+    opened,
+    picture,
+    probed,
+    reference,
+    state,
+    txt2img,
+)
 from webui_process import WebUI
 
-from dfosd_core.hosts.plain import load_base, load_default
-from dfosd_core.lora import load_lora
-from dfosd_core.pipeline import UpscaleSettings, upscale
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-
-EMBEDDED = {"lora": "embedded small x4"}
-SHAPE = [1, 32, 48, 3]
-"""Times 4 a multiple of 64: A1111 pads to that, which changes what a base with group norms makes of the whole."""
-
-
-def picture(width: int, height: int, mode: str = "RGB") -> str:
-    x = np.random.default_rng(0).integers(0, 256, (height, width, len(mode)), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(x).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def opened(text: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(text.split(",")[-1])))
-
-
-def ok(answer: tuple[int, Any]) -> Any:
-    status, content = answer
-    assert status == 200, content
-    return content
-
-
-def txt2img(webui: WebUI, prompt: str = "a cat", **more: Any) -> int:
-    shape = {"steps": 1, "width": 64, "height": 64, "seed": 5, "sampler_name": "Euler", "prompt": prompt}
-    quiet = {"override_settings": {"live_previews_enable": False}}
-    answer = ok(webui.post("/sdapi/v1/txt2img", {**shape, **quiet, **more}))
-    return zlib.crc32(np.asarray(opened(answer["images"][0])).tobytes())
-
-
-def probed(webui: WebUI, choice: dict[str, str], **settings: Any) -> tuple[dict[str, Any], torch.Tensor]:
-    answer = ok(webui.post("/dfosd-probe/upscale", {"shape": SHAPE, "choice": choice, "settings": settings}))
-    return answer, torch.from_numpy(np.load(io.BytesIO(base64.b64decode(answer["npy"]))))
-
-
-def input_image() -> torch.Tensor:
-    return torch.rand(SHAPE, generator=torch.Generator().manual_seed(5))
 
 
 def test_starts_without_a_complaint(webui: WebUI) -> None:
@@ -71,17 +37,8 @@ def test_starts_without_a_complaint(webui: WebUI) -> None:
 
 def test_embedded_equals_the_standalone_host(webui: WebUI) -> None:
     answer, output = probed(webui, EMBEDDED, scale=4.0)
-    host, lora = load_default()
-    expected = upscale(input_image(), host, lora, UpscaleSettings())
     assert answer["host"] == "PlainHost"
-    assert (output - expected).abs().mean() < 2e-3 if host_rounds(webui) else (output - expected).abs().max() < 2e-3
-
-
-def host_rounds(webui: WebUI) -> bool:
-    """Whether the machine computes in bfloat16, which another torch rounds differently."""
-    from dfosd_core.hosts.plain import fast_dtype
-
-    return fast_dtype("cpu") != torch.float32
+    assert_embedded(output)
 
 
 @pytest.mark.parametrize(("size", "scale"), [((31, 17), 4), ((125, 9), 2), ((20, 20), 1.5), ((9, 9), 1)])
@@ -133,24 +90,20 @@ def test_users_checkpoint_stays_and_makes_the_same_images(webui: WebUI) -> None:
     prompts = ("a cat", "a cat <lora:user_lora:1>")
     before = [txt2img(webui, prompt) for prompt in prompts]
     assert before[0] != before[1]
-    state = ok(webui.post("/dfosd-probe/state", {}))
+    checkpoint = state(webui)["checkpoint"]
     probed(webui, EMBEDDED)
-    hires: dict[str, Any] = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "DFOSD x4", "denoising_strength": 0.5}
-    hires["hr_additional_modules"] = ["Use same choices"]  # Forge fails without it; A1111 does not know it
-    in_the_middle = [txt2img(webui, prompts[1], **hires) for _ in range(2)]
+    in_the_middle = [txt2img(webui, prompts[1], **hires()) for _ in range(2)]
     assert in_the_middle[0] == in_the_middle[1]
     assert [txt2img(webui, prompt) for prompt in prompts] == before
-    assert ok(webui.post("/dfosd-probe/state", {}))["checkpoint"] == state["checkpoint"]
+    assert state(webui)["checkpoint"] == checkpoint
 
 
 def test_shared_checkpoint_equals_the_standalone_host(webui: WebUI) -> None:
     """Also right after an image with the user's LoRA, which must not act in ours, and is back afterwards."""
-    name = os.environ.get("DFOSD_TEST_LORA")
-    if not name:
-        pytest.skip("DFOSD_TEST_LORA does not name a LoRA in models/DFOSD for the host's checkpoint.")
+    name = lora_of_the_test()
     before = txt2img(webui, "a cat <lora:user_lora:1>")
     answer, output = probed(webui, {"lora": name}, scale=4.0)
-    assert answer["host"] in ("ForgeHost", "A1111Host")
+    assert answer["host"] in ("ForgeHost", "ReforgeHost", "A1111Host")
     # The first call may take the user's LoRA out of the weights: hosts merge it in. The second changes nothing.
     assert answer["hooks_left"] == 0
     again, second = probed(webui, {"lora": name}, scale=4.0)
@@ -165,17 +118,10 @@ def test_shared_checkpoint_equals_the_standalone_host(webui: WebUI) -> None:
     print(answer["host"], float((output - expected).abs().max()), answer["seconds"], cost)  # noqa: T201
 
 
-def reference(root: Path, name: str) -> torch.Tensor:
-    """The same with our own networks, in float32 as the host on its CPU."""
-    checkpoint = next((root / "models" / "Stable-diffusion").glob("*.safetensors"))
-    lora = load_lora(root / "models" / "DFOSD" / name)
-    return upscale(input_image(), load_base(checkpoint), lora, UpscaleSettings())
-
-
 def test_reload_ui_leaves_one_of_each(webui: WebUI) -> None:
     starts = webui.text().count("Startup time")
     ok(webui.post("/dfosd-probe/reload_ui", {}))
     webui.wait_until_up(starts + 1)
-    assert ok(webui.post("/dfosd-probe/state", {}))["upscalers"].count("DFOSD x4") == 1
+    assert state(webui)["upscalers"].count("DFOSD x4") == 1
     body = {"image": picture(8, 8), **EMBEDDED}
     assert opened(ok(webui.post("/dfosd/v1/upscale", body))["image"]).size == (32, 32)

@@ -24,6 +24,7 @@ COMMON = [
 ]
 FLAGS = {
     "FORGE_PATH": ["--always-cpu", "--disable-gpu-warning"],
+    "REFORGE_PATH": ["--always-cpu"],
     "A1111_PATH": ["--use-cpu", "all", "--no-half", "--precision", "full"],
 }
 PATIENCE_S = 600.0
@@ -33,13 +34,16 @@ class WebUI:
     """Started by `with`. `variable` names the host, `root` is its folder with `venv/` in it."""
 
     def __init__(self, variable: str, root: Path, log: Path, flags: Sequence[str] = ()) -> None:
+        self.name = variable.removesuffix("_PATH").lower()
         self.root = root
         self.log = log
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         python = root / "venv" / "bin" / "python"
-        self._command = [str(python), "launch.py", *FLAGS[variable], *COMMON, "--port", str(self.port), *flags]
+        self._command = [str(python), "launch.py", *FLAGS[variable], *COMMON, "--port", str(self.port)]
+        # Not the host's own file: what a test sets there would be the next one's.
+        self._command += ["--ui-settings-file", str(log.with_suffix(".json")), *flags]
         self._links = [root / "extensions" / name for name in ("dfosd-under-test", "dfosd-probe")]
 
     def __enter__(self) -> WebUI:
@@ -51,6 +55,7 @@ class WebUI:
             self._process = subprocess.Popen(
                 self._command, cwd=self.root, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
+        self.started = time.time()
         try:
             self.wait_until_up()
         except BaseException:
@@ -84,6 +89,13 @@ class WebUI:
 
     def post(self, path: str, body: dict[str, Any], login: tuple[str, str] | None = LOGIN) -> tuple[int, Any]:
         """(status, answer); status 0 when nobody listens. The tests' own process may not use the network."""
+        return self._ask(path, body, login)
+
+    def get(self, path: str, login: tuple[str, str] | None = LOGIN) -> tuple[int, Any]:
+        """As `post`, without a body."""
+        return self._ask(path, None, login)
+
+    def _ask(self, path: str, body: dict[str, Any] | None, login: tuple[str, str] | None) -> tuple[int, Any]:
         answer = subprocess.run(
             [sys.executable, str(CLIENT), f"http://127.0.0.1:{self.port}{path}", str(PATIENCE_S)],
             input=json.dumps({"body": body, "login": login}),

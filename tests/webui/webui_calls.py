@@ -1,0 +1,134 @@
+"""What tests ask of a running WebUI, and the same from our own networks to compare with."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from webui_process import WebUI
+
+from dfosd_core.hosts.plain import fast_dtype, load_base, load_default
+from dfosd_core.lora import load_lora
+from dfosd_core.pipeline import UpscaleSettings, upscale
+
+EMBEDDED = {"lora": "embedded small x4"}
+SHARED = {"forge": "ForgeHost", "reforge": "ReforgeHost", "a1111": "A1111Host"}
+"""The WebUIs whose loaded checkpoint is shared, and the `Host` over it."""
+SHAPE = [1, 32, 48, 3]
+"""Times 4 a multiple of 64: A1111 pads to that, which changes what a base with group norms makes of the whole."""
+
+
+def picture(width: int, height: int, mode: str = "RGB") -> str:
+    """Noise, as a file in base64."""
+    x = np.random.default_rng(0).integers(0, 256, (height, width, len(mode)), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(x).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def opened(text: str) -> Image.Image:
+    """The image of an answer."""
+    return Image.open(io.BytesIO(base64.b64decode(text.split(",")[-1])))
+
+
+def ok(answer: tuple[int, Any]) -> Any:
+    """The content of an answer that has to be good."""
+    status, content = answer
+    assert status == 200, content
+    return content
+
+
+def checksum(text: str) -> int:
+    """Of the pixels."""
+    return zlib.crc32(np.asarray(opened(text)).tobytes())
+
+
+def txt2img(webui: WebUI, prompt: str = "a cat", override: dict[str, Any] | None = None, **more: Any) -> int:
+    """The checksum of a picture that the WebUI makes itself."""
+    shape = {"steps": 1, "width": 64, "height": 64, "seed": 5, "sampler_name": "Euler", "prompt": prompt}
+    quiet = {"override_settings": {"live_previews_enable": False, **(override or {})}}
+    return checksum(ok(webui.post("/sdapi/v1/txt2img", {**shape, **quiet, **more}))["images"][0])
+
+
+def hires(scale: float = 2) -> dict[str, Any]:
+    """More arguments of `txt2img`: DFOSD in the middle."""
+    wanted: dict[str, Any] = {
+        "enable_hr": True,
+        "hr_scale": scale,
+        "hr_upscaler": "DFOSD x4",
+        "denoising_strength": 0.5,
+    }
+    wanted["hr_additional_modules"] = ["Use same choices"]  # Forge fails without it; A1111 does not know it
+    return wanted
+
+
+def probed(
+    webui: WebUI, choice: dict[str, str], shape: list[int] | None = None, **settings: Any
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """The probe's facts about a run with `choice`, and the run's own floats."""
+    body = {"shape": shape or SHAPE, "choice": choice, "settings": settings}
+    answer = ok(webui.post("/dfosd-probe/upscale", body))
+    return answer, torch.from_numpy(np.load(io.BytesIO(base64.b64decode(answer["npy"]))))
+
+
+def state(webui: WebUI) -> dict[str, Any]:
+    """What the probe sees in the host."""
+    return ok(webui.post("/dfosd-probe/state", {}))
+
+
+@contextmanager
+def options(webui: WebUI, **values: Any) -> Iterator[None]:
+    """Settings of the WebUI's, put back afterwards."""
+    now = ok(webui.get("/sdapi/v1/options"))
+    before = {name: now[name] for name in values}
+    ok(webui.post("/sdapi/v1/options", values))
+    try:
+        yield
+    finally:
+        ok(webui.post("/sdapi/v1/options", before))
+
+
+def input_image(shape: list[int] | None = None) -> torch.Tensor:
+    """What the probe upscales."""
+    return torch.rand(shape or SHAPE, generator=torch.Generator().manual_seed(5))
+
+
+def lora_of_the_test() -> str:
+    """The LoRA in models/DFOSD for the host's checkpoint, or a skip."""
+    name = os.environ.get("DFOSD_TEST_LORA")
+    if not name:
+        pytest.skip("DFOSD_TEST_LORA does not name a LoRA in models/DFOSD for the host's checkpoint.")
+    return name
+
+
+def shared_lora(webui: WebUI) -> dict[str, str]:
+    """A choice that runs on the host's own checkpoint, or a skip."""
+    if webui.name not in SHARED:
+        pytest.skip(f"{webui.name}: its loaded checkpoint is not shared.")
+    return {"lora": lora_of_the_test()}
+
+
+def reference(root: Path, name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """The same with our own networks; float32 is what the host computes in on its CPU."""
+    checkpoint = next((root / "models" / "Stable-diffusion").glob("*.safetensors"))
+    lora = load_lora(root / "models" / "DFOSD" / name)
+    return upscale(input_image(), load_base(checkpoint, dtype), lora, UpscaleSettings())
+
+
+def assert_embedded(output: torch.Tensor) -> None:
+    """That it is what the embedded model makes of `input_image()`."""
+    host, lora = load_default()
+    difference = (output - upscale(input_image(), host, lora, UpscaleSettings())).abs()
+    # Where the machine computes in bfloat16, another torch rounds differently.
+    rounds = fast_dtype("cpu") != torch.float32
+    assert difference.mean() < 2e-3 if rounds else difference.max() < 2e-3
