@@ -35,8 +35,10 @@ def add_route(demo: Any, app: Any) -> None:
         return
     for route in app.routes:
         if getattr(route, "path", "") == STANDARD_ROUTE:
-            # The host's own object: its `add_api_route` asks for --api-auth's password.
-            route.endpoint.__self__.add_api_route(ROUTE, upscale, methods=["POST"])
+            # The host's own object: its `add_api_route` asks for --api-auth's password. SD.Next keeps it elsewhere.
+            owner = route.endpoint.__self__
+            api = owner if hasattr(owner, "add_api_route") else shared.api
+            api.add_api_route(ROUTE, upscale, methods=["POST"])
             return
 
 
@@ -54,7 +56,7 @@ def upscale(
         wanted = settings_from(settings)
         picture = read_image(image, wanted)
         with queue_lock:
-            shared.state.begin(job="dfosd")
+            shared.state.begin("dfosd")
             shared.state.job_count = 1  # the host says -1, not known, and shows a bar that runs backwards
             try:
                 result, info = upscale_image(picture, wanted, Choice(lora=lora, base=base))

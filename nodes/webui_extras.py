@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
@@ -11,6 +13,7 @@ from modules.ui_components import InputAccordion  # pyright: ignore[reportMissin
 from ..dfosd_core.app import controls
 from ..dfosd_core.errors import DfosdError
 from .webui_files import AUTOMATIC, base_names, lora_names
+from .webui_kind import IS_SDNEXT
 from .webui_models import Choice
 from .webui_run import RunInterruptedError, note_extras_job, upscale_image
 from .webui_upscaler import forget_outdated
@@ -30,7 +33,7 @@ class DfosdExtras(scripts_postprocessing.ScriptPostprocessing):  # pyright: igno
         # The page may hold us three times (Extras, txt2img, img2img); the accordion finds itself by its id.
         number, DfosdExtras._drawn = DfosdExtras._drawn, DfosdExtras._drawn + 1
         prefix = f"{PREFIX}{number or ''}"
-        with InputAccordion(False, label="DFOSD", elem_id=prefix) as enable:
+        with switch(prefix) as enable:
             with gr.Row():
                 lora = gr.Dropdown(lora_names(), value=AUTOMATIC, label="Model", elem_id=f"{prefix}_lora")
                 base = gr.Dropdown(base_names(), value=AUTOMATIC, label="Base", elem_id=f"{prefix}_base")
@@ -46,7 +49,7 @@ class DfosdExtras(scripts_postprocessing.ScriptPostprocessing):  # pyright: igno
         self, pp: Any, enable: bool | None = None, lora: str | None = None, base: str | None = None, **values: Any
     ) -> None:
         """Upscale in place. The host's API passes None for everything: off."""
-        if not enable:
+        if not enable or pp.image is None:  # SD.Next brings videos, too
             return
         try:
             # A control that the API left out is None, and so at its default.
@@ -60,3 +63,13 @@ class DfosdExtras(scripts_postprocessing.ScriptPostprocessing):  # pyright: igno
         pp.info.update(info)
         if hasattr(pp, "nametags"):
             pp.nametags.append("dfosd")
+
+
+@contextmanager
+def switch(elem_id: str) -> Iterator[Any]:
+    """What turns DFOSD on, around its settings."""
+    if IS_SDNEXT:  # it has drawn an accordion around us
+        yield gr.Checkbox(False, label="Upscale with DFOSD", elem_id=f"{elem_id}-visible-checkbox")
+    else:
+        with InputAccordion(False, label="DFOSD", elem_id=elem_id) as enable:
+            yield enable

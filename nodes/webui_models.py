@@ -18,12 +18,14 @@ from ..dfosd_core.host import Host
 from ..dfosd_core.hosts.plain import fast_dtype, load_base, load_default
 from ..dfosd_core.lora import DfosdLora, check_base, load_lora
 from .webui_files import AUTOMATIC, EMBEDDED, base_path, context_dim, lora_path, own_bases, own_loras
+from .webui_kind import IS_SDNEXT
 from .webui_options import option
 
 logger = logging.getLogger("dfosd")
 NEEDED_BYTES = 3 * 2**30
 """What networks of our own take on a graphics card: the host is asked to make that free."""
 NO_CHECKPOINT = "The WebUI has no checkpoint. Choose SD 2.1-base, or the embedded model."
+NOT_SHARED = "The checkpoint of this WebUI cannot be shared. Choose a base, or the embedded model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,10 @@ def _with_base(lora_name: str, base: str) -> Model:
         reason = str(error)
     for name in own_bases():
         if context_dim(base_path(name)) == lora.metadata.base_layout.context_dim:
-            return _own_base(lora, lora_name, name)
+            try:
+                return _own_base(lora, lora_name, name)
+            except BaseModelMismatchError as error:
+                reason = str(error)  # a v-predicting one, or a damaged file; the next may be the right one
     raise BaseModelMismatchError(reason)
 
 
@@ -123,26 +128,27 @@ def loaded_checkpoint(lora: DfosdLora) -> Any:
 
         try:
             sd_model, _ = sd_models.forge_model_reload()  # Forge loads at the first use, which this may be
-        except ValueError as error:
-            raise BaseModelMismatchError(f"The WebUI has no checkpoint: {error}") from error
+        except (ValueError, ModuleNotFoundError) as error:  # there is none; Forge Neo does not know its kind
+            raise BaseModelMismatchError(f"The WebUI cannot load its checkpoint: {error} Choose a base.") from error
         host: Any = ForgeHost(sd_model)
+    elif IS_SDNEXT:
+        raise BaseModelMismatchError(NOT_SHARED)  # before the question for it loads it
     else:
-        sd_model = shared.sd_model
-        if sd_model is None:
-            raise BaseModelMismatchError(NO_CHECKPOINT)
-        host = _host_of(sd_model)
+        host = _host_of(shared.sd_model)
     check_base(lora.metadata.base_layout, host.layout)
     return host
 
 
 def _host_of(sd_model: Any) -> Any:
-    """What a host without Forge's own loading has loaded. It may have A1111's attributes and not be it."""
+    """What a WebUI without Forge's own loading has loaded. It may have A1111's attributes and not be it."""
+    if sd_model is None:
+        raise BaseModelMismatchError(NO_CHECKPOINT)
     if hasattr(sd_model, "forge_objects_original") and "ldm_patched.modules.model_management" in sys.modules:
         from ..dfosd_core.hosts.reforge import ReforgeHost
 
         return ReforgeHost(sd_model)
     if hasattr(sd_model, "forge_objects") or not hasattr(sd_model, "first_stage_model"):
-        raise BaseModelMismatchError("The checkpoint of this WebUI cannot be shared. Choose a base.")
+        raise BaseModelMismatchError(NOT_SHARED)
     from ..dfosd_core.hosts.a1111 import A1111Host
 
     return A1111Host(sd_model)

@@ -68,7 +68,7 @@ def engine(request: Request) -> Iterator[UpscaleFile]:
     choice = Choice(lora=request.lora or AUTOMATIC, base=request.base or AUTOMATIC)
 
     with queue_lock:
-        shared.state.begin(job="dfosd")
+        shared.state.begin("dfosd")
         shared.state.job_count = 1  # else whoever asks the API for progress is told 0
         try:
             with chosen_model(choice) as model, model.host.lora(model.lora, settings.strength):

@@ -23,15 +23,8 @@ class ForgeHost(PatcherHost):
     def _unet_dtype(self) -> torch.dtype:
         return self._unet.model.computation_dtype
 
-    def _mean(self, x: Tensor) -> Tensor:
-        return self._vae.first_stage_model.encode(x, _mode)
-
     def _process_in(self, z: Tensor) -> Tensor:
         return self._vae.first_stage_model.process_in(z)
 
     def _process_out(self, z: Tensor) -> Tensor:
         return self._vae.first_stage_model.process_out(z)
-
-
-def _mode(posterior: Any) -> Tensor:
-    return posterior.mode()

@@ -39,10 +39,6 @@ class PatcherHost(LayoutHost, ABC):
         """What the UNet computes in."""
 
     @abstractmethod
-    def _mean(self, x: Tensor) -> Tensor:
-        """The mean of the VAE's posterior, as the VAE itself scales it."""
-
-    @abstractmethod
     def _process_in(self, z: Tensor) -> Tensor:
         """From the VAE's scale to the UNet's."""
 
@@ -56,7 +52,10 @@ class PatcherHost(LayoutHost, ABC):
         vae = self._vae
         # Not by `VAE.encode`: out of memory, it would tile by itself; our tiles become smaller instead.
         self._memory.load_models_gpu([vae.patcher], vae.memory_used_encode(x.shape, vae.vae_dtype))
-        return self._process_in(self._mean(x.to(vae.device, vae.vae_dtype)).float()).to(x.device)
+        network = vae.first_stage_model
+        # Nor by the network's `encode`, which draws a sample unless told not to, in each program another way.
+        mean, _ = network.quant_conv(network.encoder(x.to(vae.device, vae.vae_dtype))).chunk(2, dim=1)
+        return self._process_in(mean.float()).to(x.device)
 
     @torch.inference_mode()
     def decode(self, z: Tensor) -> Tensor:

@@ -28,11 +28,6 @@ class ReforgeHost(PatcherHost):
         model = self._unet.model
         return model.manual_cast_dtype or model.get_dtype()
 
-    def _mean(self, x: Tensor) -> Tensor:
-        vae = self._vae.first_stage_model
-        # Not by its `encode`: some versions draw a sample there.
-        return vae.quant_conv(vae.encoder(x)).chunk(2, dim=1)[0]
-
     def _process_in(self, z: Tensor) -> Tensor:
         return self._unet.model.process_latent_in(z)
 

@@ -66,7 +66,7 @@ def clip_l_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def write_sdxl_head(target: Path) -> None:
-    """Of SDXL's tensors those that tell it from others; all zeros, which take no room on the disk."""
+    """Of SDXL's tensors those that tell it from others."""
     shapes = {
         f"{UNET}input_blocks.0.0.weight": (320, 4, 3, 3),
         f"{UNET}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (640, 2048),
@@ -74,6 +74,16 @@ def write_sdxl_head(target: Path) -> None:
         "conditioner.embedders.1.model.ln_final.weight": (1280,),
         "first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3),
     }
+    write_zeros(shapes, target)
+
+
+def write_broken_sd21(target: Path) -> None:
+    """By its head an SD 2.1, of which nearly all is missing."""
+    write_zeros({f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024)}, target)
+
+
+def write_zeros(shapes: dict[str, tuple[int, ...]], target: Path) -> None:
+    """A safetensors file with a hole for its numbers."""
     header, place = {}, 0
     for key, shape in shapes.items():
         size = 2 * torch.Size(shape).numel()

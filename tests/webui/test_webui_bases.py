@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from other_checkpoints import TOO_LARGE, write_sd15, write_sdxl_head, write_v_prediction
+from other_checkpoints import TOO_LARGE, write_broken_sd21, write_sd15, write_sdxl_head, write_v_prediction
 from webui_calls import (
     assert_embedded,
     lora_of_the_test,
@@ -94,6 +94,23 @@ def test_without_any_checkpoint(bare: WebUI) -> None:
     refused(bare, "The WebUI has no checkpoint")
     now = state(bare)
     assert (now["checkpoint"], now["chosen"], now["model"]) == (None, before["chosen"], before["model"])
+
+
+def test_base_in_our_folder_is_found_behind_a_broken_one(
+    bare: WebUI, installed: tuple[str, Path], models: Path
+) -> None:
+    """By the automatic choice, without a checkpoint."""
+    broken, whole = (models / "DFOSD" / name for name in ("a.safetensors", "b.safetensors"))
+    try:
+        write_broken_sd21(broken)
+        whole.symlink_to(next((installed[1] / "models" / "Stable-diffusion").glob("*.safetensors")).resolve())
+        answer, _ = probed(bare, {})
+        assert (answer["host"], answer["base"]) == ("PlainHost", whole.name)
+        whole.unlink()
+        embedded_answers(bare)
+    finally:
+        for file in (broken, whole):
+            file.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")

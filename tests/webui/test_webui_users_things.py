@@ -40,15 +40,21 @@ THINGS = {
     "LoRA": Thing(asked={"prompt": "a cat <lora:user_lora:1>"}),
     "merged tokens": Thing(options={"token_merging_ratio": 0.5}),
     "hypernetwork": Thing(
-        asked={"prompt": f"a cat <hypernet:{HYPERNETWORK}:1>"}, missing={"forge": "has no hypernetworks"}
+        asked={"prompt": f"a cat <hypernet:{HYPERNETWORK}:1>"},
+        missing={"forge": "has no hypernetworks", "reforge": "loads them, and never applies one"},
     ),
     "exchanged UNet": Thing(
-        options={"sd_unet": "dfosd-probe"}, missing={"forge": "knows the setting, and never applies it"}
+        options={"sd_unet": "dfosd-probe"},
+        missing=dict.fromkeys(("forge", "reforge"), "knows the setting, and never applies it"),
     ),
     # It divides by the number of steps less one.
     "FreeU": Thing(
         asked={"alwayson_scripts": {FREEU: {"args": [True, 1.4, 1.6, 0.9, 0.2, 0.0, 1.0]}}, "steps": 2},
-        missing={"a1111": "has no FreeU of its own"},
+        missing={"a1111": "has no FreeU of its own", "reforge": "has another one, below"},
+    ),
+    "reForge's FreeU": Thing(
+        asked={"alwayson_scripts": {"FreeU Integrated": {"args": [True, 1.4, 1.6, 0.9, 0.2]}}, "steps": 2},
+        missing=dict.fromkeys(("a1111", "forge"), "has another one or none"),
     ),
 }
 

@@ -89,8 +89,7 @@ def state(webui: WebUI) -> dict[str, Any]:
 @contextmanager
 def options(webui: WebUI, **values: Any) -> Iterator[None]:
     """Settings of the WebUI's, put back afterwards."""
-    now = ok(webui.get("/sdapi/v1/options"))
-    before = {name: now[name] for name in values}
+    before = ok(webui.post("/dfosd-probe/options", {"names": list(values)}))
     ok(webui.post("/sdapi/v1/options", values))
     try:
         yield

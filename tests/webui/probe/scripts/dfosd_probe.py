@@ -81,9 +81,14 @@ def state() -> dict[str, Any]:
     }
 
 
+def options(names: list = Body(..., embed=True)) -> dict[str, Any]:  # noqa: B008
+    """reForge's own route for them leaves out those of extensions."""
+    return {name: getattr(shared.opts, name) for name in names}
+
+
 def reload_ui() -> dict[str, Any]:
     shared.state.request_restart()
     return {}
 
 
-add_routes(upscale, hook_cost, reload_ui, state)
+add_routes(upscale, hook_cost, reload_ui, state, options)
