@@ -12,15 +12,17 @@ from torch import Tensor
 
 TOO_LARGE = "sdxl"
 """What no test loads."""
+DESCRIPTION = "repositories/stable-diffusion-stability-ai/configs/stable-diffusion/v2-inference-v.yaml"
+"""Stability's own, of SD 2.x with v-prediction, in a host's folder."""
 UNET = "model.diffusion_model."
 
 
-def write_v_prediction(own: Path, target: Path) -> None:
+def write_v_prediction(root: Path, own: Path, target: Path) -> None:
     """The same weights, with a description beside them that says v. The WebUIs go by that."""
     target.symlink_to(own.resolve())
-    described = own.with_suffix(".yaml")
-    text = described.read_text() if described.exists() else "model:\n  params:\n"
-    target.with_suffix(".yaml").write_text(text.replace("  params:\n", '  params:\n    parameterization: "v"\n', 1))
+    described = root / DESCRIPTION  # a host that has it wants all of it, Forge reads this line only
+    text = described.read_text() if described.exists() else 'model:\n  params:\n    parameterization: "v"\n'
+    target.with_suffix(".yaml").write_text(text)
 
 
 def write_sd15(own: Path, target: Path) -> None:

@@ -42,7 +42,7 @@ def look(webui: WebUI) -> dict[str, Any]:
 
 
 def test_out_of_memory_halves_the_tiles(webui: WebUI, fault: Callable[..., None]) -> None:
-    choice = shared_lora(webui)
+    choice = shared_lora()
     _, asked_for = probed(webui, choice, SMALL, unet_tile=128, vae_tile=128)
     _, untiled = probed(webui, choice, SMALL)
     fault("memory", limit=16)
@@ -55,7 +55,7 @@ def test_out_of_memory_halves_the_tiles(webui: WebUI, fault: Callable[..., None]
 
 
 def test_out_of_memory_at_every_size(webui: WebUI, fault: Callable[..., None]) -> None:
-    choice = shared_lora(webui)
+    choice = shared_lora()
     _, before = probed(webui, choice, SMALL)
     facts = look(webui)
     fault("memory", limit=8)
@@ -70,7 +70,7 @@ def test_out_of_memory_at_every_size(webui: WebUI, fault: Callable[..., None]) -
 
 
 def test_overflow_in_half_precision_goes_on_in_float32(webui: WebUI, fault: Callable[..., None]) -> None:
-    choice = shared_lora(webui)
+    choice = shared_lora()
     _, before = probed(webui, choice, SMALL)
     whole = look(webui)
     assert whole["dtypes"] == ["torch.float32"]
@@ -89,7 +89,7 @@ def test_overflow_in_half_precision_goes_on_in_float32(webui: WebUI, fault: Call
 
 
 def test_nan_is_an_error_and_no_black_image(webui: WebUI, fault: Callable[..., None]) -> None:
-    choice = shared_lora(webui)
+    choice = shared_lora()
     _, before = probed(webui, choice, SMALL)
     facts = look(webui)
     fault("nan")

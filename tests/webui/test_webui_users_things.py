@@ -75,7 +75,7 @@ def hypernetwork_there(webui: WebUI) -> Iterator[None]:
 def test_steps_aside_and_is_back(webui: WebUI, name: str) -> None:
     """DFOSD in the middle of a generation with it, and right after one, gives what it gives by itself."""
     thing = THINGS[name]
-    choice = shared_lora(webui)
+    choice = shared_lora()
     if webui.name in thing.missing:
         pytest.skip(f"{webui.name}: {thing.missing[webui.name]}.")
     if name == "hypernetwork":

@@ -23,7 +23,7 @@ from dfosd_core.pipeline import UpscaleSettings, upscale
 
 EMBEDDED = {"lora": "embedded small x4"}
 SHARED = {"forge": "ForgeHost", "reforge": "ReforgeHost", "a1111": "A1111Host"}
-"""The WebUIs whose loaded checkpoint is shared, and the `Host` over it."""
+"""The `Host` over the checkpoint that a WebUI has loaded."""
 SHAPE = [1, 32, 48, 3]
 """Times 4 a multiple of 64: A1111 pads to that, which changes what a base with group norms makes of the whole."""
 
@@ -110,10 +110,8 @@ def lora_of_the_test() -> str:
     return name
 
 
-def shared_lora(webui: WebUI) -> dict[str, str]:
+def shared_lora() -> dict[str, str]:
     """A choice that runs on the host's own checkpoint, or a skip."""
-    if webui.name not in SHARED:
-        pytest.skip(f"{webui.name}: its loaded checkpoint is not shared.")
     return {"lora": lora_of_the_test()}
 
 
