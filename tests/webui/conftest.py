@@ -11,11 +11,17 @@ from webui_process import FLAGS, WebUI
 
 
 @pytest.fixture(scope="module", params=list(FLAGS))
-def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    """A host that runs, once for all tests of a module."""
+def installed(request: pytest.FixtureRequest) -> tuple[str, Path]:
+    """An installed host: the variable that names it, its folder."""
     variable: str = request.param
     path = os.environ.get(variable)
     if not path:
         pytest.skip(f"{variable} does not name an installed WebUI.")
-    with WebUI(variable, Path(path), tmp_path_factory.mktemp("webui") / "host.log") as host:
+    return variable, Path(path)
+
+
+@pytest.fixture(scope="module")
+def webui(installed: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    """A host that runs, once for all tests of a module."""
+    with WebUI(*installed, tmp_path_factory.mktemp("webui") / "host.log") as host:
         yield host

@@ -5,7 +5,6 @@ Files the host must have: see test_webui_hosts.py. The other checkpoints are mad
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from webui_calls import (
     state,
     txt2img,
 )
-from webui_process import FLAGS, WebUI
+from webui_process import WebUI
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -54,16 +53,6 @@ def test_base_from_a_file(webui: WebUI) -> None:
         key: loaded[key] for key in ("checkpoint", "chosen", "model")
     }
     assert txt2img(webui) == before
-
-
-@pytest.fixture(scope="module", params=list(FLAGS))
-def installed(request: pytest.FixtureRequest) -> tuple[str, Path]:
-    """An installed host that a test starts itself: its variable, its folder."""
-    variable: str = request.param
-    path = os.environ.get(variable)
-    if not path:
-        pytest.skip(f"{variable} does not name an installed WebUI.")
-    return variable, Path(path)
 
 
 @pytest.fixture(scope="module")

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from webui_calls import EMBEDDED, ok, opened, picture
-from webui_process import FLAGS, WebUI
+from webui_process import WebUI
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.fixture(scope="module", params=list(FLAGS))
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    path = os.environ.get(request.param)
-    if not path:
-        pytest.skip(f"{request.param} does not name an installed WebUI.")
-    log = tmp_path_factory.mktemp("server") / "host.log"
-    with WebUI(request.param, Path(path), log, ["--nowebui"]) as host:
+@pytest.fixture(scope="module")
+def server(installed: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    with WebUI(*installed, tmp_path_factory.mktemp("server") / "host.log", ["--nowebui"]) as host:
         yield host
 
 
