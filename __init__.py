@@ -6,4 +6,4 @@ NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = {}, {}
 WEB_DIRECTORY = "./web"
 
 if __package__ and "folder_paths" in _sys.modules and hasattr(_sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS"):
-    from .nodes.comfy import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS  # noqa: F401
+    from .nodes.comfy.mappings import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS  # noqa: F401

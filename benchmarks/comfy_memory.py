@@ -21,10 +21,10 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from dfosd_core.hosts.layouts import layout_of
-from dfosd_core.identity import RANK, TOKENS, sd21_models
 from dfosd_core.lora import DfosdLora, LoraMetadata, LoraPair, save_lora
-from dfosd_core.lora.keys import kohya_name, ldm_unet_key, ldm_vae_key, lora_target_names
+from dfosd_core.lora.names import kohya_name, ldm_unet_key, ldm_vae_key, lora_target_names
+from dfosd_core.networks.complexity import RANK, TOKENS, sd21_models
+from dfosd_core.training.diffusers_networks import layout_of
 
 from .random_base import random_half
 

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dfosd_core.identity import sd21_models
+from dfosd_core.networks.complexity import sd21_models
 
 
 def random_half(model: nn.Module, seed: int) -> dict[str, Tensor]:

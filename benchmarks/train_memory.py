@@ -3,8 +3,8 @@
     python -m benchmarks.train_memory                     # one crop of 256, bfloat16, on the CPU: 8 GB, some minutes
     python -m benchmarks.train_memory --device cuda --crop 512 --vgg vgg16-397923af.pth
 
-The weights are random, the step is `train_tools.recipe`'s own: generator, then discriminator (NAD), batch of one. Each
-row has a process of its own, so that a peak is its own. Also shows that checkpointing changes neither losses nor
+The weights are random, the step is `train_tools.loop.recipe`'s own: generator, then discriminator (NAD), batch of one.
+Each row has a process of its own, so that a peak is its own. Also shows that checkpointing changes neither losses nor
 gradients.
 """
 
@@ -26,10 +26,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dfosd_core.training.lora_layers import LoraLayer
-from train_tools.config import DataConfig, LossConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
-from train_tools.data import CropDataset, MicroBatch, batches
-from train_tools.networks import Networks
-from train_tools.recipe import Recipe
+from train_tools.data.crops import CropDataset, MicroBatch, batches
+from train_tools.loop.networks import Networks
+from train_tools.loop.recipe import Recipe
+from train_tools.settings.config import DataConfig, LossConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 
 from .random_base import write_random_sd21
 from .speed import peak_mib

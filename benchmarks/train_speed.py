@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 
-from train_tools.config import TrainConfig
-from train_tools.config_file import load_config
-from train_tools.data import CropDataset, MicroBatch, batches
-from train_tools.meter import timed
-from train_tools.networks import Networks
-from train_tools.recipe import Recipe
+from train_tools.data.crops import CropDataset, MicroBatch, batches
+from train_tools.loop.meter import timed
+from train_tools.loop.networks import Networks
+from train_tools.loop.recipe import Recipe
+from train_tools.settings.config import TrainConfig
+from train_tools.settings.config_file import load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "train_tools" / "configs" / "small_cpu.yaml"

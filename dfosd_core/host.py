@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from .tile_size import TileSettings
+from .tiles.size import TileSettings
 
 if TYPE_CHECKING:
     from .lora.file import DfosdLora

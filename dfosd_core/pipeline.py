@@ -27,7 +27,7 @@ from .images import (
 )
 from .one_step import predict_z_sr
 from .settings import UpscaleSettings
-from .tiled_run import MIN_TILE_PX, Progress, ProgressCallback, Stage, TiledRun
+from .tiles.run import MIN_TILE_PX, Progress, ProgressCallback, Stage, TiledRun
 
 if TYPE_CHECKING:
     from .lora.file import DfosdLora

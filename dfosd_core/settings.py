@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import ConfigError
-from .tile_size import TileSettings, TileSize
+from .tiles.size import TileSettings, TileSize
 
 COLOR_FIX_NAMES = ("wavelet", "adain", "lab", "none")
 """Names of the functions in `color_fix.py`."""
@@ -108,6 +108,15 @@ class UpscaleSettings:
                 f"({MIN_SCALE:g} to {MAX_SCALE:g} times its own), found {target}. Change {name} or use scale."
             )
         return max(round(height * target / edge), 1), max(round(width * target / edge), 1)
+
+    @property
+    def size_name(self) -> str:
+        """The size asked for, as a part of a file's name: `x4`, `long2048`, `short1080`."""
+        if self.long_edge:
+            return f"long{self.long_edge}"
+        if self.short_edge:
+            return f"short{self.short_edge}"
+        return f"x{self.scale:g}"
 
     def tiles(self, auto: TileSettings) -> TileSettings:
         """The host's proposal, with what the user has given in its place.

@@ -1,4 +1,4 @@
-"""WebUI's door. The host runs this file at each start and each "Reload UI"; everything is in `nodes/webui*.py`.
+"""WebUI's door. The host runs this file at each start and each "Reload UI"; everything is in `nodes/webui`.
 
 The checkout is a package of a name of its own: nothing is looked up on sys.path, so nothing can stand in its way.
 """
@@ -16,6 +16,6 @@ if "dfosd_webui_extension" not in sys.modules:
     sys.modules["dfosd_webui_extension"] = importlib.util.module_from_spec(_spec)
 _used = sys.modules["dfosd_webui_extension"].__path__[0]
 if _used == _root:
-    DfosdExtras = importlib.import_module("dfosd_webui_extension.nodes.webui").register()
+    DfosdExtras = importlib.import_module("dfosd_webui_extension.nodes.webui.register").register()
 else:
     logging.getLogger("dfosd").warning("DFOSD is here twice: %s is used, %s is not. Remove one.", _used, _root)

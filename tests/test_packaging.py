@@ -53,7 +53,7 @@ def test_root_hands_on_our_nodes_in_comfyui(monkeypatch: pytest.MonkeyPatch) -> 
     vars(ours).update(NODE_CLASS_MAPPINGS={"Ours": object}, NODE_DISPLAY_NAME_MAPPINGS={"Ours": "Ours"})
     monkeypatch.setitem(sys.modules, "nodes", host_nodes)
     monkeypatch.setitem(sys.modules, "folder_paths", ModuleType("folder_paths"))
-    monkeypatch.setitem(sys.modules, "/custom_nodes/dfosd-0_x_1.nodes.comfy", ours)
+    monkeypatch.setitem(sys.modules, "/custom_nodes/dfosd-0_x_1.nodes.comfy.mappings", ours)
     module = load(ROOT / "__init__.py", "/custom_nodes/dfosd-0_x_1")
     assert list(module.NODE_CLASS_MAPPINGS) == ["Ours"]
     assert list(module.NODE_DISPLAY_NAME_MAPPINGS) == ["Ours"]

@@ -12,8 +12,8 @@ import pytest
 from dfosd_core.cli.main import _parser
 from dfosd_core.cli.options import settings_of
 from dfosd_core.settings import UpscaleSettings
-from train_tools.config_file import load_config
-from train_tools.trainer import LAST_LORA
+from train_tools.loop.trainer import LAST_LORA
+from train_tools.settings.config_file import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

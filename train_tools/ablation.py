@@ -25,11 +25,11 @@ from typing import NamedTuple
 from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.lora import load_lora
 
-from .ablation_report import write_report
-from .ablation_scores import evaluate_runs
-from .config import TrainConfig
-from .config_file import dump_config, load_config
-from .trainer import LAST_LORA
+from .ablations.report import write_report
+from .ablations.scores import evaluate_runs
+from .loop.trainer import LAST_LORA
+from .settings.config import TrainConfig
+from .settings.config_file import dump_config, load_config
 
 ROWS = {
     "mse": ("loss.perceptual=none", "discriminator.kind=none"),

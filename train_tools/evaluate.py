@@ -23,8 +23,8 @@ from dfosd_core.lora import DfosdLora, load_lora
 from dfosd_core.pipeline import UpscaleSettings
 from dfosd_core.training.dists import Dists
 
-from .pictures import contact_sheet, read_image, save_picture
-from .validation import FORMATS, Method, Scores, bicubic, find_pairs, restored_by, score_pairs
+from .scoring.pictures import contact_sheet, read_image, save_picture
+from .scoring.validation import FORMATS, Method, Scores, bicubic, find_pairs, restored_by, score_pairs
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Scores]:

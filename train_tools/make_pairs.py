@@ -19,8 +19,8 @@ from torch import Tensor
 from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.training.degradation import PRESETS, SCALE, degrade
 
-from .photos import SUFFIXES, read_pixels
-from .pictures import save_picture, to_picture, to_tensor
+from .data.photos import SUFFIXES, read_pixels
+from .scoring.pictures import save_picture, to_picture, to_tensor
 
 
 def central_crop(path: Path, size: int) -> Tensor:

@@ -27,11 +27,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from dfosd_core.errors import ConfigError, DfosdError
+from dfosd_core.files import write_text
 
-from .pictures import save_picture
-from .prepare_crops import CropSettings, SourceResult, prepare_source, stamp
-from .prepared_set import CROPS, INDEX, IndexRow
-from .whole_files import write_text
+from .data.prepare_crops import CropSettings, SourceResult, prepare_source, stamp
+from .data.prepared_set import CROPS, INDEX, IndexRow
+from .scoring.pictures import save_picture
 
 JOURNAL = ".journal.jsonl"
 """SET's memory: the settings, then one line a finished source. A last line cut off by a kill is passed over."""

@@ -18,15 +18,15 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from dfosd_core.cli.exit_codes import FAILED, OK
 from dfosd_core.errors import ConfigError, DfosdError
+from dfosd_core.exit_codes import FAILED, OK
+from dfosd_core.files import write_text
 
-from .checkpoint import CHECKPOINT, read_checkpoint, remove_leftovers
-from .config import TrainConfig
-from .config_file import dump_config, load_config
-from .resume_policy import check_resume
-from .trainer import BEST_LORA, LAST_LORA, Trainer
-from .whole_files import write_text
+from .loop.checkpoint import CHECKPOINT, read_checkpoint, remove_leftovers
+from .loop.trainer import BEST_LORA, LAST_LORA, Trainer
+from .settings.config import TrainConfig
+from .settings.config_file import dump_config, load_config
+from .settings.resume_policy import check_resume
 
 CONFIG_FILE = "config.yaml"
 WRITTEN = (

@@ -23,9 +23,9 @@ from dfosd_core import images
 from dfosd_core.schedule import add_noise
 from dfosd_core.training.dists import Dists
 
-from .learner import lr_factor
-from .metrics import psnr
-from .photos import PhotoCrops
+from .data.photos import PhotoCrops
+from .loop.learner import lr_factor
+from .scoring.metrics import psnr
 from .small_base import (
     CONTEXT_DIM,
     LATENT_CHANNELS,

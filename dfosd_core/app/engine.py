@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from ..cli.files import read_image
-from ..cli.models import ModelChoice, load_models
-from ..cli.tensors import like, to_tensor
-from ..cli.writing import check_target, write_image
 from ..errors import ConfigError
 from ..hosts.diffusers import DiffusersHost
+from ..image_files.read import read_image
+from ..image_files.tensors import like, to_tensor
+from ..image_files.write import check_target, write_image
 from ..lora.file import DfosdLora
+from ..models import ModelChoice, load_models
 from ..pipeline import upscale_attached
-from ..tiled_run import ProgressCallback
+from ..tiles.run import ProgressCallback
 from .model_files import ModelFiles
 from .runner import Request, UpscaleFile
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cli.files import read_size
 from ..errors import DfosdError, ImageFileError
+from ..image_files.read import read_size
 from ..settings import UpscaleSettings
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cli.info import is_checkpoint
 from ..errors import ConfigError
+from ..networks.inspect import is_checkpoint
 
 EMBEDDED_BASE = "embedded small base"
 EMBEDDED_LORA = "embedded small x4"

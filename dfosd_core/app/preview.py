@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..cli.files import read_image
+from ..image_files.read import read_image
 
 LONG_EDGE = 2048
 """Of a preview: sharp on a large screen, and still quickly sent."""

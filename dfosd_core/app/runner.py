@@ -13,14 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..cli.plan import size_name
 from ..errors import DfosdError
 from ..settings import UpscaleSettings
 from .limits import Limits, without_folder
 from .preview import Pair, make_pair
 
 if TYPE_CHECKING:  # torch takes seconds to import; drawing a panel needs none of it
-    from ..tiled_run import Progress, ProgressCallback
+    from ..tiles.run import Progress, ProgressCallback
 
 logger = logging.getLogger("dfosd")
 
@@ -166,7 +165,7 @@ class Run:
             self._go_on()
 
         self._tell(state="running", name=path.name, progress=None)
-        target = free_name(self.results, f"{path.stem}_{size_name(self.request.settings)}", ".png")
+        target = free_name(self.results, f"{path.stem}_{self.request.settings.size_name}", ".png")
         started = time.perf_counter()
         try:
             self.limits.check(path, self.request.settings)

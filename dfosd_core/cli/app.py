@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from ..errors import ConfigError
-from .exit_codes import OK
+from ..exit_codes import OK
 
 
 def add_app(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def run_app(given: argparse.Namespace) -> int:
     from ..app.engine import LocalEngine
     from ..app.limits import Limits
     from ..app.model_files import ModelFiles
-    from .models import pick_device
+    from ..models import pick_device
 
     models = ModelFiles(folder=folder, given_base=given_base, given_lora=given_lora)
     limits = {name: value for name in ("file_mb", "megapixels") if (value := getattr(given, name)) is not None}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
 
 from ..errors import LoraFormatError
-from ..hosts.base_files import read_base
-from ..identity import RANK, SIZE_PX, sd21_report
 from ..lora.file import DfosdLora, load_lora
-from ..lora.keys import UNET_PREFIX
 from ..lora.metadata import BaseLayout, describe_layout
+from ..lora.names import UNET_PREFIX
+from ..networks.complexity import RANK, SIZE_PX, sd21_report
+from ..networks.inspect import is_checkpoint
+from ..training.diffusers_base import read_base
 
 
 def describe_file(name: str) -> str:
@@ -46,16 +46,6 @@ def describe_architecture(name: str) -> str:
             ("  VAE decoder", f"{report.decode_macs / 1e9:,.2f} G"),
         ],
     )
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether a safetensors file's names are a whole model's; only the header is read."""
-    try:
-        with path.open("rb") as file:
-            header = cast("dict[str, Any]", json.loads(file.read(int.from_bytes(file.read(8), "little"))))
-    except (OSError, ValueError, OverflowError, MemoryError):
-        return False  # the LoRA reader says what is wrong
-    return any(key.startswith(("model.diffusion_model.", "first_stage_model.")) for key in header)
 
 
 def _lora_lines(lora: DfosdLora) -> list[tuple[str, str]]:

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import ConfigError, DfosdError
+from ..exit_codes import FAILED, INTERRUPTED, OK, USAGE
+from ..image_files.formats import FORMATS
 from .app import add_app, run_app
-from .exit_codes import FAILED, INTERRUPTED, OK, USAGE
-from .formats import FORMATS
 from .options import add_settings, settings_of
 from .plan import make_plan
 
@@ -60,7 +60,7 @@ def _upscale(given: argparse.Namespace) -> int:
         print(f"dfosd: {problem}", file=sys.stderr)
     done = OK
     if plan.jobs:
-        from .models import ModelChoice
+        from ..models import ModelChoice
         from .upscale import run_jobs
 
         choice = ModelChoice(base=given.base, lora=given.lora, device=given.device, dtype=given.dtype)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ConfigError, ImageFileError
+from ..image_files.formats import FORMATS, READABLE_SUFFIXES
 from ..settings import UpscaleSettings
-from .formats import FORMATS, READABLE_SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def _identity(path: Path) -> Path:
 
 
 def _target(source: Path, output: str | None, settings: UpscaleSettings, sources: int) -> Path:
-    name = f"{source.stem}_{size_name(settings)}.png"
+    name = f"{source.stem}_{settings.size_name}.png"
     if output is None:
         return source.with_name(name)
     path = Path(output)
@@ -117,14 +117,6 @@ def _target(source: Path, output: str | None, settings: UpscaleSettings, sources
     if sources > 1:
         raise ConfigError(f"-o {output} names one file, but there are {sources} images. Name a folder instead.")
     return path
-
-
-def size_name(settings: UpscaleSettings) -> str:
-    if settings.long_edge:
-        return f"long{settings.long_edge}"
-    if settings.short_edge:
-        return f"short{settings.short_edge}"
-    return f"x{settings.scale:g}"
 
 
 def _make_folder(folder: Path) -> None:

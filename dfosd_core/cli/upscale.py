@@ -14,17 +14,17 @@ from typing import NoReturn
 import torch
 
 from ..errors import DfosdError
+from ..exit_codes import FAILED, INTERRUPTED, OK, TERMINATED
 from ..hosts.diffusers import DiffusersHost
+from ..image_files.read import read_image
+from ..image_files.tensors import like, to_tensor
+from ..image_files.write import check_target, write_image
 from ..lora.file import DfosdLora
+from ..models import ModelChoice, load_models, pick_device
 from ..pipeline import UpscaleSettings, upscale_attached
-from ..tiled_run import ProgressCallback, is_out_of_memory
-from .exit_codes import FAILED, INTERRUPTED, OK, TERMINATED
-from .files import read_image
-from .models import ModelChoice, load_models, pick_device
+from ..tiles.run import ProgressCallback, is_out_of_memory
 from .plan import Job
 from .progress import Bars
-from .tensors import like, to_tensor
-from .writing import check_target, write_image
 
 
 def run_jobs(

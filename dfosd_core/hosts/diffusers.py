@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..lora.file import DfosdLora
 from ..lora.metadata import BaseLayout
-from .base_files import read_base
-from .layouts import AutoencoderKL, UNet2DConditionModel
+from ..training.diffusers_base import read_base
+from ..training.diffusers_networks import AutoencoderKL, UNet2DConditionModel
 from .network_host import DEFAULT_BASE, DEFAULT_LORA, DEFAULT_WEIGHTS, NetworkHost, default_parts, fast_dtype
 
 

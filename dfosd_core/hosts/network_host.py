@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from ..errors import BaseModelMismatchError
 from ..lora.file import DfosdLora, load_lora
-from ..lora.keys import UNET_PREFIX, VAE_PREFIX
+from ..lora.merge import merged
 from ..lora.metadata import BaseLayout, check_base
-from ..lora.weights import merged
+from ..lora.names import UNET_PREFIX, VAE_PREFIX
+from ..networks.norms import ChannelAffine
 from ..schedule import eps_from_v
-from ..tile_size import TileSettings, TileSize
-from .layout_host import LayoutHost
-from .local_norm import ChannelAffine
+from ..tiles.size import TileSettings, TileSize
+from .sd_host import LayoutHost
 
 DEFAULT_WEIGHTS = Path(__file__).parent.parent / "weights"
 DEFAULT_BASE = "small_base"

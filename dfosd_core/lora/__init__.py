@@ -1,8 +1,8 @@
 """The LoRA file: its names, its metadata, reading and writing it, merging it into a network."""
 
 from .file import DfosdLora, LoraPair, load_lora, save_lora
+from .merge import merged
 from .metadata import BaseLayout, LoraMetadata, check_base
-from .weights import merged
 
 __all__ = [
     "BaseLayout",

@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import LoraFormatError
-from .keys import lora_tensor_name, parse_lora_key
 from .metadata import LoraMetadata, canonical_json
+from .names import lora_tensor_name, parse_lora_key
 
 PROMPT_KEY = "dfosd.prompt_embeds"
 HASH_KEY = "modelspec.hash_sha256"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .file import DfosdLora, LoraPair
-from .weights import check_fit
+from .merge import check_fit
 
 
 @contextmanager

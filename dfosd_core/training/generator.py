@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..lora.file import DfosdLora
-from ..lora.keys import kohya_name
 from ..lora.metadata import LoraMetadata
+from ..lora.names import kohya_name
 from ..one_step import predict_z_sr
 from .lora_layers import LoraLayer, inject_lora, lora_pairs, new_prompt, share_weights
 from .noise import Rng, randn

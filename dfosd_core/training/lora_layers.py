@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..lora.file import LoraPair
-from ..lora.keys import kohya_name, lora_target_names
+from ..lora.names import kohya_name, lora_target_names
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..hosts.layouts import Config, build_unet
-from ..lora.keys import ldm_unet_key
+from ..lora.names import ldm_unet_key
+from .diffusers_networks import Config, build_unet
 from .heads import HeadKind
 from .nad import Nad
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from held_engine import HeldEngine
 from PIL import Image
+from support.held_engine import HeldEngine
 
 from dfosd_core.app.limits import Limits
 from dfosd_core.app.runner import Request, Run

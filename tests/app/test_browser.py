@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import Browser
 from PIL import Image
+from support.chromium import Browser
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = os.environ.get("CHROMIUM", "")

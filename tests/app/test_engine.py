@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import random_lora, tiny_host, write_folder
+from support.tiny_models import random_lora, tiny_host, write_folder
 
 from dfosd_core.app.engine import LocalEngine
 from dfosd_core.app.model_files import EMBEDDED_BASE, EMBEDDED_LORA, ModelFiles

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from held_engine import TILES, HeldEngine
+from support.held_engine import TILES, HeldEngine
 
 from dfosd_core.app import controls, view
 from dfosd_core.app.limits import Limits

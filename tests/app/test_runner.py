@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from held_engine import TILES, HeldEngine, end_of
 from PIL import Image
+from support.held_engine import TILES, HeldEngine, end_of
 
 from dfosd_core.app.limits import Limits
 from dfosd_core.app.runner import Run, explain

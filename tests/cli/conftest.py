@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import random_lora, tiny_host, write_folder
+from support.tiny_models import random_lora, tiny_host, write_folder
 
 from dfosd_core.cli.main import main
 from dfosd_core.lora.file import save_lora

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from dfosd_core.cli import files
-from dfosd_core.cli.files import read_image
-from dfosd_core.cli.picture import Carried, Picture, turn_upright
-from dfosd_core.cli.writing import check_target, write_image
 from dfosd_core.errors import ImageFileError
+from dfosd_core.image_files import read as files
+from dfosd_core.image_files.picture import Carried, Picture, turn_upright
+from dfosd_core.image_files.read import read_image
+from dfosd_core.image_files.write import check_target, write_image
 
 RNG = np.random.default_rng(1)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from dfosd_core.cli.files import read_image
-from dfosd_core.cli.picture import Picture
-from dfosd_core.cli.writing import write_image
 from dfosd_core.errors import ImageFileError
+from dfosd_core.image_files.picture import Picture
+from dfosd_core.image_files.read import read_image
+from dfosd_core.image_files.write import write_image
 
 SIDES = st.integers(1, 70)
 

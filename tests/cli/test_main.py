@@ -8,13 +8,13 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from tiny_models import random_lora, tiny_host, write_folder
+from support.tiny_models import random_lora, tiny_host, write_folder
 
 from dfosd_core.cli.main import VERSION, main
 from dfosd_core.cli.progress import Bars
 from dfosd_core.lora.file import save_lora
 from dfosd_core.settings import UpscaleSettings
-from dfosd_core.tiled_run import Progress
+from dfosd_core.tiles.run import Progress
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dfosd_core.cli import upscale, writing
-from dfosd_core.cli.files import read_image
-from dfosd_core.cli.picture import Picture
+from dfosd_core.cli import upscale
 from dfosd_core.cli.upscale import like, to_tensor
 from dfosd_core.hosts.diffusers import DiffusersHost
+from dfosd_core.image_files import write as writing
+from dfosd_core.image_files.picture import Picture
+from dfosd_core.image_files.read import read_image
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dfosd_core.hosts.diffusers import DiffusersHost
 from dfosd_core.lora import DfosdLora, LoraPair
-from dfosd_core.lora.keys import UNET_PREFIX, VAE_PREFIX, kohya_name
+from dfosd_core.lora.names import UNET_PREFIX, VAE_PREFIX, kohya_name
 
 CHECKPOINT = "random.safetensors"
 LORA = "random_lora.safetensors"

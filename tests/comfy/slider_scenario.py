@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from chromium import Browser
+from support.chromium import Browser
 
 EXAMPLES = Path(__file__).parents[2] / "example_workflows"
 NODE = "app.graph.nodes.find(node => node.type === 'DFOSDUpscale')"

@@ -14,7 +14,7 @@ from comfy_process import ROOT
 from torch import Tensor
 
 from dfosd_core.settings import UpscaleSettings
-from dfosd_core.tiled_run import FinishedTile
+from dfosd_core.tiles.run import FinishedTile
 
 PACK = "dfosd_pack_for_tests"
 
@@ -32,12 +32,12 @@ def pack() -> Iterator[ModuleType]:
 
 @pytest.fixture
 def inputs(pack: ModuleType) -> ModuleType:
-    return importlib.import_module(f"{pack.__name__}.nodes.comfy_inputs")
+    return importlib.import_module(f"{pack.__name__}.nodes.comfy.inputs")
 
 
 @pytest.fixture
 def preview(pack: ModuleType) -> ModuleType:
-    return importlib.import_module(f"{pack.__name__}.nodes.comfy_preview")
+    return importlib.import_module(f"{pack.__name__}.dfosd_core.mosaic")
 
 
 def test_widgets_are_the_settings_in_their_order_with_their_help(inputs: ModuleType) -> None:

@@ -12,7 +12,7 @@ from comfy_graph import CHECKPOINT, EMBEDDED, LORA, VAE_LORA, Graph, picture
 from PIL import Image
 
 from dfosd_core.hosts.diffusers import DiffusersHost
-from dfosd_core.hosts.plain import fast_dtype, load_default
+from dfosd_core.hosts.own import fast_dtype, load_default
 from dfosd_core.lora import DfosdLora, save_lora
 from dfosd_core.pipeline import UpscaleSettings, upscale
 

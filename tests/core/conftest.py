@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dfosd_core.tile_size import TileSettings, TileSize
+from dfosd_core.tiles.size import TileSettings, TileSize
 
 LATENT_CHANNELS = 4
 CONTEXT_DIM = 8

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from dfosd_core.errors import LoraMismatchError
 from dfosd_core.lora.file import DfosdLora, LoraPair
 from dfosd_core.lora.hooks import hooked
-from dfosd_core.lora.keys import UNET_PREFIX, kohya_table
+from dfosd_core.lora.merge import merged
 from dfosd_core.lora.metadata import BaseLayout, LoraMetadata
-from dfosd_core.lora.weights import merged
+from dfosd_core.lora.names import UNET_PREFIX, kohya_table
 
 LAYOUT = BaseLayout(
     context_dim=8,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from dfosd_core.hosts.layouts import build_vae, vae_config
-from dfosd_core.lora.keys import (
+from dfosd_core.lora.names import (
     LoraKey,
     current_vae_key,
     is_lora_target,
@@ -19,6 +18,7 @@ from dfosd_core.lora.keys import (
     lora_tensor_name,
     parse_lora_key,
 )
+from dfosd_core.training.diffusers_networks import build_vae, vae_config
 
 NAME = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0"
 KOHYA = "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn1_to_out_0"

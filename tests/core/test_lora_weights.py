@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dfosd_core.errors import BaseModelMismatchError, LoraMismatchError
 from dfosd_core.lora import BaseLayout, DfosdLora, LoraMetadata, LoraPair, check_base, merged
-from dfosd_core.lora.weights import delta_weight
+from dfosd_core.lora.merge import delta_weight
 
 LAYOUT = BaseLayout(
     context_dim=1024,
@@ -145,7 +145,7 @@ def test_weights_are_restored_when_merging_itself_is_interrupted(monkeypatch: py
             raise KeyboardInterrupt
         return delta_weight(value, strength, shape)
 
-    monkeypatch.setattr("dfosd_core.lora.weights.delta_weight", interrupted)
+    monkeypatch.setattr("dfosd_core.lora.merge.delta_weight", interrupted)
     changes = lora({"to_q": pair(6, 8), "proj_in": pair(8, 8)})
     with pytest.raises(KeyboardInterrupt), merged({"lora_unet": toy}, changes, 1.0):
         pass

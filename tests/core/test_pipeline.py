@@ -13,7 +13,7 @@ from dfosd_core import images, pipeline
 from dfosd_core.color_fix import wavelet
 from dfosd_core.errors import BaseModelMismatchError, ConfigError, ImageFileError
 from dfosd_core.pipeline import Progress, UpscaleSettings, upscale, upscale_attached
-from dfosd_core.tile_size import TileSize
+from dfosd_core.tiles.size import TileSize
 
 MakeHost = Callable[..., Any]
 NO_FIX = UpscaleSettings(color_fix="none")

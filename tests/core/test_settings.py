@@ -8,7 +8,7 @@ import pytest
 from dfosd_core.color_fix import COLOR_FIXES
 from dfosd_core.errors import ConfigError
 from dfosd_core.settings import COLOR_FIX_NAMES, UpscaleSettings
-from dfosd_core.tile_size import TileSettings, TileSize
+from dfosd_core.tiles.size import TileSettings, TileSize
 
 
 def test_every_setting_has_help_and_limits_that_hold_its_default() -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dfosd_core.tile_size import TileSize
-from dfosd_core.tiled_run import Progress, Stage, TiledRun, is_out_of_memory, with_smaller_tiles_on_oom
+from dfosd_core.tiles.run import Progress, Stage, TiledRun, is_out_of_memory, with_smaller_tiles_on_oom
+from dfosd_core.tiles.size import TileSize
 
 CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
 

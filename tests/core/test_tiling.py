@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dfosd_core.tile_size import TileSize
-from dfosd_core.tiling import Tile, TileGrid, blend_window, tiled_apply
+from dfosd_core.tiles.grid import Tile, TileGrid, blend_window, tiled_apply
+from dfosd_core.tiles.size import TileSize
 
 SIZES = [(1, 1), (1, 9), (7, 5), (16, 16), (17, 40), (33, 31)]
 TILE_SIZES = [TileSize(t, o) for t, o in itertools.product((0, 1, 2, 3, 8, 16, 64), (0, 1, 3, 8, 40))]

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from tiny_models import ldm_tensors, random_lora, tiny_host, write_folder
+from support.tiny_models import ldm_tensors, random_lora, tiny_host, write_folder
 from torch import Tensor
 
 from dfosd_core.errors import BaseModelMismatchError
 from dfosd_core.hosts.diffusers import DiffusersHost, load_base, load_default
-from dfosd_core.hosts.layouts import build_unet, build_vae, unet_config, vae_config
-from dfosd_core.hosts.single_file import V_BIAS, read_single_file
 from dfosd_core.lora import save_lora
-from dfosd_core.lora.keys import ldm_unet_key, ldm_vae_key
+from dfosd_core.lora.names import ldm_unet_key, ldm_vae_key
+from dfosd_core.networks.ldm_file import V_BIAS, read_single_file
+from dfosd_core.training.diffusers_networks import build_unet, build_vae, unet_config, vae_config
 
 
 @pytest.fixture(scope="module")

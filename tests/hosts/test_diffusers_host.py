@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conformance import HostCase, HostConformance
-from tiny_models import random_lora, tiny_host
+from support.conformance import HostCase, HostConformance
+from support.tiny_models import random_lora, tiny_host
 from torch import Tensor, nn
 
 from dfosd_core.errors import BaseModelMismatchError
 from dfosd_core.hosts.diffusers import DiffusersHost, load_default
-from dfosd_core.hosts.local_norm import replace_group_norms
 from dfosd_core.lora import DfosdLora
-from dfosd_core.lora.keys import kohya_name, lora_target_names
+from dfosd_core.lora.names import kohya_name, lora_target_names
+from dfosd_core.networks.norms import replace_group_norms
 from dfosd_core.schedule import alpha_bar_at
 
 

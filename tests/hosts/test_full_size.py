@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from tiny_models import random_lora
+from support.tiny_models import random_lora
 from torch import Tensor, nn
 
 from benchmarks.random_base import random_half, save_part
 from dfosd_core.hosts.diffusers import DiffusersHost, load_base
-from dfosd_core.identity import sd21_models
 from dfosd_core.lora import DfosdLora
-from dfosd_core.lora.keys import LORA_TARGETS, kohya_name, ldm_unet_key, ldm_vae_key
+from dfosd_core.lora.names import LORA_TARGETS, kohya_name, ldm_unet_key, ldm_vae_key
 from dfosd_core.pipeline import UpscaleSettings, upscale
+from dfosd_core.training.diffusers_networks import build_unet, build_vae, unet_config, vae_config
 
 # A minute on an idle machine, many on a busy one.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -36,7 +36,7 @@ UP_HAS_ATTENTION = (False, True, True, True)
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """The same weights as a diffusers folder and as a single file (float16: 1.9 GB each)."""
     place = tmp_path_factory.mktemp("full")
-    unet, vae = sd21_models()
+    unet, vae = build_unet(unet_config()), build_vae(vae_config())
     unet_weights, vae_weights = random_half(unet, 0), random_half(vae, 1)
     save_part(unet_weights, dict(unet.config), place / "folder" / "unet")
     save_part(vae_weights, dict(vae.config), place / "folder" / "vae")

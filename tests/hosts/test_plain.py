@@ -13,18 +13,21 @@ import pytest
 import safetensors.torch
 import skimage
 import torch
-from conformance import HostCase, HostConformance
 from PIL import Image
+from support.conformance import HostCase, HostConformance
+from support.tiny_models import ldm_tensors, random_lora, tiny_host, write_folder
 from test_diffusers_host import unmerged_eps, weights_hash
-from tiny_models import ldm_tensors, random_lora, tiny_host, write_folder
 from torch import Tensor, nn
 
 from dfosd_core.errors import BaseModelMismatchError
-from dfosd_core.hosts import diffusers, layouts, plain, plain_models
-from dfosd_core.hosts.configs import unet_config, vae_config
+from dfosd_core.hosts import diffusers
+from dfosd_core.hosts import own as plain
 from dfosd_core.hosts.diffusers import DEFAULT_WEIGHTS, DiffusersHost
-from dfosd_core.hosts.plain import PlainHost
+from dfosd_core.hosts.own import PlainHost
+from dfosd_core.networks import build as plain_models
+from dfosd_core.networks.sd_configs import unet_config, vae_config
 from dfosd_core.pipeline import UpscaleSettings, upscale
+from dfosd_core.training import diffusers_networks as layouts
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5
@@ -109,7 +112,7 @@ import sys
 for name in ("diffusers", "transformers", "peft", "accelerate", "huggingface_hub"):
     sys.modules[name] = None  # from now on, importing it is an error
 import torch
-from dfosd_core.hosts.plain import load_default
+from dfosd_core.hosts.own import load_default
 from dfosd_core.pipeline import upscale
 host, lora = load_default()
 torch.save(upscale(torch.load(sys.argv[1]), host, lora), sys.argv[2])

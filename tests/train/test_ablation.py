@@ -20,11 +20,11 @@ from dfosd_core.errors import ConfigError
 from dfosd_core.lora import load_lora
 from train_tools import ablation
 from train_tools.ablation import ROWS, Run, ablate, check_out, named_pairs, plan, train_all
-from train_tools.ablation_report import LABELS, plot, spread, table, values_of
-from train_tools.ablation_scores import heldout_discriminator_loss
-from train_tools.config import LossConfig, OptimConfig, TrainConfig
-from train_tools.pictures import read_image
-from train_tools.plots import CHANCE, to_image
+from train_tools.ablations.report import LABELS, plot, spread, table, values_of
+from train_tools.ablations.scores import heldout_discriminator_loss
+from train_tools.loop.plots import CHANCE, to_image
+from train_tools.scoring.pictures import read_image
+from train_tools.settings.config import LossConfig, OptimConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 CONFIG = TrainConfig(loss=LossConfig(perceptual="none"), optim=OptimConfig(steps=40))

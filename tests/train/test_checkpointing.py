@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from small_networks import rng
+from support.small_networks import rng
+from support.training_runs import config, trainer, write_material
 from torch import Tensor
-from training_runs import config, trainer, write_material
 
 from dfosd_core.training.lora_layers import LoraLayer, trainable_parameters
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dfosd_core.errors import ConfigError
-from train_tools.config import LossConfig, TrainConfig, plain_config
-from train_tools.config_file import TYPES, dump_config, load_config, reference
-from train_tools.resume_policy import RULES, check_resume
+from train_tools.settings.config import LossConfig, TrainConfig, plain_config
+from train_tools.settings.config_file import TYPES, dump_config, load_config, reference
+from train_tools.settings.resume_policy import RULES, check_resume
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "train_tools" / "configs").glob("*.yaml"))

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from dfosd_core.errors import ConfigError
-from train_tools.config import DataConfig
-from train_tools.data import CropDataset, batches
-from train_tools.photos import PixelCache
+from train_tools.data.crops import CropDataset, batches
+from train_tools.data.photos import PixelCache
+from train_tools.settings.config import DataConfig
 
 STEPS, BATCH = 3, 4
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_networks import rng
+from support.small_networks import rng
 from torch import Tensor
 
 from dfosd_core.images import resize

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import accelerator, config, losses, saved, train, write_material
+from support.training_runs import accelerator, config, losses, saved, train, write_material
 
 from dfosd_core.errors import ConfigError
-from train_tools.config import TrainConfig
-from train_tools.config_file import dump_config
-from train_tools.trainer import Trainer
+from train_tools.loop.trainer import Trainer
+from train_tools.settings.config import TrainConfig
+from train_tools.settings.config_file import dump_config
 
 ROOT = Path(__file__).parents[2]
 

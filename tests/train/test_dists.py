@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_networks import rng
+from support.small_networks import rng
 from torch import Tensor
 
 from dfosd_core.errors import ConfigError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_networks import rng
+from support.small_networks import rng
 from test_dists import WIDTHS, random_vgg
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -9,26 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_networks
 import torch
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from diffusers.utils import convert_unet_state_dict_to_peft
+from support import small_networks
 from torch import Tensor
 
 from dfosd_core.errors import BaseModelMismatchError
 from dfosd_core.hosts.diffusers import DiffusersHost
-from dfosd_core.hosts.layouts import layout_of
-from dfosd_core.identity import sd21_models
 from dfosd_core.lora import DfosdLora, LoraMetadata, load_lora, save_lora
 from dfosd_core.lora.file import PROMPT_KEY
-from dfosd_core.lora.keys import ldm_unet_key
+from dfosd_core.lora.names import ldm_unet_key
+from dfosd_core.training.diffusers_networks import build_unet, build_vae, layout_of, unet_config, vae_config
 from dfosd_core.training.generator import DfosdGenerator
 from dfosd_core.training.lora_layers import LoraLayer, inject_lora, lora_pairs
-from train_tools import export
-from train_tools.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig, ValidationConfig
+from train_tools.loop import export
+from train_tools.settings.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig, ValidationConfig
 
-LAYOUT = layout_of(*sd21_models(), "epsilon")
+LAYOUT = layout_of(build_unet(unet_config()), build_vae(vae_config()), "epsilon")
 
 
 def config(place: Path = Path("/home/somebody")) -> TrainConfig:
@@ -141,8 +140,8 @@ def comfyui_key_map(unet: Any) -> dict[str, list[str]]:
 
 def sd21_file() -> tuple[Any, dict[str, Tensor]]:
     """SD 2.1's UNet, and what a LoRA file for it holds, on the meta device."""
-    unet, _ = sd21_models()
-    network, _ = sd21_models()
+    unet = build_unet(unet_config())
+    network = build_unet(unet_config())
     assert inject_lora(network, 16, 16.0, small_networks.rng()) == 278
     lora = DfosdLora(
         pairs=lora_pairs(network, torch.float16),
@@ -170,7 +169,7 @@ def test_every_tensor_has_exactly_one_place_under_comfyuis_names() -> None:
 
 
 def test_ldm_names_of_the_whole_unet_are_what_diffusers_converter_reads() -> None:
-    unet, _ = sd21_models()
+    unet = build_unet(unet_config())
     state = unet.state_dict()
     ldm = {f"model.diffusion_model.{ldm_unet_key(key, 2, (False, True, True, True))}": key for key in state}
     assert len(ldm) == len(state)

@@ -19,7 +19,7 @@ KILLS = int(os.environ.get("DFOSD_KILLS", "8"))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 @pytest.mark.timeout(1800)
 def test_killed_runs_go_on_and_end_in_the_same_bits(tmp_path: Path) -> None:
-    command = [sys.executable, str(Path(__file__).with_name("kill_runs.py")), str(tmp_path), str(KILLS)]
+    command = [sys.executable, str(Path(__file__).parents[1] / "support" / "kill_runs.py"), str(tmp_path), str(KILLS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout.splitlines()[-1])

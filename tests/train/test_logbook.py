@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from train_tools import logbook as module
-from train_tools.logbook import Logbook, read_log
-from train_tools.plots import CHANCE, PANELS, draw_run, smoothed
+from train_tools.loop import logbook as module
+from train_tools.loop.logbook import Logbook, read_log
+from train_tools.loop.plots import CHANCE, PANELS, draw_run, smoothed
 
 
 def steps(path: Path) -> list[int]:

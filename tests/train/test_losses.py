@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_networks import images, rng, small_pair, snapshot
+from support.small_networks import images, rng, small_pair, snapshot
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from small_networks import CONTEXT_DIM, RANK, rng, small_pair, small_unet
+from support.small_networks import CONTEXT_DIM, RANK, rng, small_pair, small_unet
 
-from dfosd_core.hosts.layouts import build_unet, unet_config
+from dfosd_core.training.diffusers_networks import build_unet, unet_config
 from dfosd_core.training.lora_layers import LoraLayer
 from dfosd_core.training.nad import Nad
 

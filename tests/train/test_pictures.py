@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from train_tools.pictures import GAP_PX, LINE_PX, SheetRow, contact_sheet, read_image, save_picture, to_picture
+from train_tools.scoring.pictures import GAP_PX, LINE_PX, SheetRow, contact_sheet, read_image, save_picture, to_picture
 
 CELL = 16
 PITCH = CELL + GAP_PX

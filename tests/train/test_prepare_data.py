@@ -11,11 +11,11 @@ from PIL import Image, ImageFilter
 
 from dfosd_core.errors import ConfigError
 from train_tools import prepare_data
-from train_tools.config import DataConfig
-from train_tools.data import CropDataset
-from train_tools.prepare_crops import CropSettings, SourceResult, likeness
+from train_tools.data.crops import CropDataset
+from train_tools.data.prepare_crops import CropSettings, SourceResult, likeness
+from train_tools.data.prepared_set import read_index
 from train_tools.prepare_data import ALIKE_BITS, JOURNAL, drop_doubles, main, prepare
-from train_tools.prepared_set import read_index
+from train_tools.settings.config import DataConfig
 
 SETTINGS = CropSettings(size=96, smallest=64)
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos" / "train"

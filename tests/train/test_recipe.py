@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch.utils.checkpoint
 from safetensors.torch import save_file
-from small_networks import CONTEXT_DIM, snapshot
-from training_runs import config, train, trainer, write_material
+from support.small_networks import CONTEXT_DIM, snapshot
+from support.training_runs import config, train, trainer, write_material
 
 from dfosd_core.errors import ConfigError
 from dfosd_core.lora import load_lora, save_lora
-from train_tools.data import MicroBatch
-from train_tools.ema import Ema
-from train_tools.learner import lr_factor
-from train_tools.prompt import initial_prompt
-from train_tools.trainer import Trainer
+from train_tools.data.crops import MicroBatch
+from train_tools.loop.ema import Ema
+from train_tools.loop.learner import lr_factor
+from train_tools.loop.prompt import initial_prompt
+from train_tools.loop.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

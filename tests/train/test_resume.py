@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_runs import accelerator, config, differences, rows, saved, train, write_material
+from support.training_runs import accelerator, config, differences, rows, saved, train, write_material
 
 from dfosd_core.errors import ConfigError
-from train_tools import checkpoint, meter, trainer
-from train_tools.checkpoint import read_checkpoint, remove_leftovers, write_checkpoint
+from train_tools.loop import checkpoint, meter, trainer
+from train_tools.loop.checkpoint import read_checkpoint, remove_leftovers, write_checkpoint
 from train_tools.train import run
 
 EVERYTHING: dict[str, dict[str, Any]] = {

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from training_runs import config, rows, saved, train, trainer, write_material
+from support.training_runs import config, rows, saved, train, trainer, write_material
 
 from dfosd_core.lora import load_lora
-from train_tools.config_file import dump_config, load_config
-from train_tools.meter import Meter, timed
-from train_tools.recipe import Recipe
+from train_tools.loop.meter import Meter, timed
+from train_tools.loop.recipe import Recipe
+from train_tools.loop.trainer import DivergedError
+from train_tools.settings.config_file import dump_config, load_config
 from train_tools.train import main
-from train_tools.trainer import DivergedError
 
 
 @pytest.fixture(scope="module")

@@ -8,26 +8,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_networks
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from tiny_models import random_lora
+from support import small_networks
+from support.tiny_models import random_lora
 from torch import Tensor
 
 from dfosd_core import images
 from dfosd_core.errors import ConfigError
 from dfosd_core.hosts.diffusers import DiffusersHost
-from dfosd_core.hosts.layouts import layout_of
 from dfosd_core.pipeline import upscale
+from dfosd_core.training.diffusers_networks import layout_of
 from dfosd_core.training.dists import VGG16_STAGES, VGG16_WIDTHS, Dists
 from train_tools import evaluate, make_pairs
-from train_tools.config import ValidationConfig
-from train_tools.metrics import luma, psnr_y, ssim_y
-from train_tools.pictures import read_image
-from train_tools.validation import Validator, bicubic, evenly, find_pairs, read_pair, score
+from train_tools.scoring.metrics import luma, psnr_y, ssim_y
+from train_tools.scoring.pictures import read_image
+from train_tools.scoring.validation import Validator, bicubic, evenly, find_pairs, read_pair, score
+from train_tools.settings.config import ValidationConfig
 
 SIZES = {"a.png": (8, 12), "b.png": (12, 8), "c.png": (10, 10)}
 

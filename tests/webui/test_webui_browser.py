@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import Browser
 from PIL import Image
+from support.chromium import Browser
 from webui_calls import ok, options
 from webui_process import ROOT, WebUI
 

@@ -12,10 +12,10 @@ import pytest
 from torch import nn
 
 from dfosd_core.errors import BaseModelMismatchError
-from dfosd_core.hosts.configs import unet_config
-from dfosd_core.hosts.ldm_layers import ATTENTION_LEVELS, unet_facts, unet_layers
-from dfosd_core.hosts.plain_models import build_unet
-from dfosd_core.lora.keys import kohya_table, ldm_unet_key
+from dfosd_core.hosts.webui.ldm_layers import ATTENTION_LEVELS, unet_facts, unet_layers
+from dfosd_core.lora.names import kohya_table, ldm_unet_key
+from dfosd_core.networks.build import build_unet
+from dfosd_core.networks.sd_configs import unet_config
 
 ROOT = Path(__file__).parents[2]
 DOOR = ROOT / "scripts" / "dfosd_webui.py"
@@ -32,11 +32,12 @@ def test_nothing_shadows_a_hosts_module(name: str) -> None:
 
 def test_door_hands_on_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host registers every class it finds in the file."""
-    ours = ModuleType("dfosd_webui_extension.nodes.webui")
+    ours = ModuleType("dfosd_webui_extension.nodes.webui.register")
     vars(ours)["register"] = lambda: Path
     monkeypatch.delitem(sys.modules, "dfosd_webui_extension", raising=False)
     monkeypatch.setitem(sys.modules, "dfosd_webui_extension.nodes", ModuleType("nodes"))
-    monkeypatch.setitem(sys.modules, "dfosd_webui_extension.nodes.webui", ours)
+    monkeypatch.setitem(sys.modules, "dfosd_webui_extension.nodes.webui", ModuleType("webui"))
+    monkeypatch.setitem(sys.modules, "dfosd_webui_extension.nodes.webui.register", ours)
     try:
         names = runpy.run_path(str(DOOR))
     finally:

@@ -17,7 +17,7 @@ LABEL = "dfosd-probe"
 
 def watch() -> dict[str, Any]:
     """Notes each finished tile, and what the upscaler is given and gives. Answers with what was noted so far."""
-    run, upscaler = part("nodes.webui_run"), part("nodes.webui_upscaler")
+    run, upscaler = part("nodes.webui.run"), part("nodes.webui.upscaler")
     if not hasattr(run, "probe_watches"):
         run.probe_watches = True
         run.upscale_attached = _noting_tiles(run.upscale_attached)
@@ -52,9 +52,9 @@ def _noting_runs(original: Any) -> Any:
 def again() -> dict[str, Any]:
     """The last run of the upscaler once more, now by itself: how far it is from what came of it then."""
     image, settings, choice, before, info = _runs[-1]
-    with part("nodes.webui_models").chosen_model(choice) as model, model.host.lora(model.lora, settings.strength):
+    with part("nodes.webui.models").chosen_model(choice) as model, model.host.lora(model.lora, settings.strength):
         kind = type(model.host).__name__
-        now = part("nodes.webui_run").upscale_with(model, image, settings)
+        now = part("nodes.webui.run").upscale_with(model, image, settings)
     difference = np.abs(np.asarray(now, dtype=np.int16) - np.asarray(before, dtype=np.int16))
     return {"difference": int(difference.max()), "host": kind, "info": info, "size": before.size}
 

@@ -19,7 +19,7 @@ def upscale(
     settings: dict = Body(..., embed=True),  # noqa: B008
 ) -> dict[str, Any]:
     """The pipeline's floats, unrounded, for the image of `picture(shape)`."""
-    models = part("nodes.webui_models")
+    models = part("nodes.webui.models")
     pipeline = part("dfosd_core.pipeline")
     chosen = pipeline.UpscaleSettings(**settings)
     before = weights()
@@ -46,7 +46,7 @@ def upscale(
 
 def hook_cost(lora: str = Body(..., embed=True), latents: int = Body(..., embed=True)) -> dict[str, float]:
     """Seconds of a UNet call with the LoRA in hooks, and without one, which is what merged weights cost."""
-    models = part("nodes.webui_models")
+    models = part("nodes.webui.models")
     seconds = {"hooks": [], "plain": []}
     with models.chosen_model(models.Choice(lora=lora)) as model:
         z = torch.rand(1, 4, latents, latents)
@@ -69,14 +69,14 @@ def state() -> dict[str, Any]:
     info = getattr(model, "sd_checkpoint_info", None)
     wanted = getattr(sd_models.model_data, "forge_loading_parameters", {}).get("checkpoint_info")
     gc.collect()
-    kind = part("dfosd_core.hosts.plain").PlainHost
+    kind = part("dfosd_core.hosts.own").PlainHost
     return {
         "checkpoint": getattr(info, "name_for_extra", None),
         "chosen": getattr(wanted, "name", None) or shared.opts.data.get("sd_model_checkpoint"),
         "model": id(model),
         "checkpoints": [found.name for found in sd_models.checkpoints_list.values()],
         "upscalers": [data.name for data in shared.sd_upscalers],
-        "kept": list(part("nodes.webui_models")._kept),
+        "kept": list(part("nodes.webui.models")._kept),
         "own_hosts": sum(type(thing) is kind for thing in gc.get_objects()),
     }
 

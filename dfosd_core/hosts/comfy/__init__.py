@@ -1,0 +1,1 @@
+"""ComfyUI as a host: loads inside ComfyUI only."""

@@ -1,0 +1,1 @@
+"""The A1111 family as hosts: each file loads inside its own program only."""

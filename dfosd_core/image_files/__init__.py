@@ -1,0 +1,1 @@
+"""Image files: what is read and written, with its metadata."""

@@ -1,0 +1,155 @@
+"""Merging a LoRA into networks and taking it out again, bit for bit.
+
+delta W = strength * alpha / rank * up @ down, in float32, added in float32, then cast to the weight's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LoraMismatchError
+from .file import DfosdLora, LoraPair
+from .names import UNET_PREFIX, VAE_PREFIX, kohya_table
+
+_merged_now: WeakSet[nn.Module] = WeakSet()
+
+
+def delta_weight(pair: LoraPair, strength: float, shape: torch.Size) -> Tensor:
+    """The float32 change of a weight of `shape` (out, in) or (out, in, kh, kw), on the pair's device."""
+    product = pair.up.float().flatten(1) @ pair.down.float().flatten(1)
+    return (product * (strength * pair.alpha / pair.rank)).reshape(shape)
+
+
+class _Change(NamedTuple):
+    """One parameter to change: by a pair, or towards a replacement tensor."""
+
+    parameter: nn.Parameter
+    source: LoraPair | Tensor
+    relative: bool
+    """For a tensor: added (`diff_b`) instead of put in the parameter's place (`set_weight`)."""
+
+    def target(self, strength: float) -> Tensor:
+        weight = self.parameter.detach().float()
+        if isinstance(self.source, LoraPair):
+            return weight + delta_weight(self.source, strength, weight.shape).to(weight.device)
+        other = self.source.to(weight.device, torch.float32)
+        return weight + strength * other if self.relative else torch.lerp(weight, other, strength)
+
+
+@contextmanager
+def merged(networks: Mapping[str, nn.Module], lora: DfosdLora, strength: float) -> Iterator[None]:
+    """Add `lora`, times `strength`, to the weights of `networks` inside the `with` block.
+
+    networks: the UNet under `UNET_PREFIX` and, where the LoRA has layers there, the VAE under `VAE_PREFIX`,
+    with diffusers' module names. Afterwards (success, error or interruption) every weight is bit for bit as
+    before. Strength 0 changes nothing at all. Raises LoraMismatchError before the first change when a layer
+    has no place or a wrong shape, and when a LoRA is already merged into one of the networks.
+    """
+    changes = _plan(networks, lora)
+    if any(network in _merged_now for network in networks.values()):
+        raise LoraMismatchError(
+            "A LoRA is already merged into this base. Leave its `with` block before merging another."
+        )
+    _merged_now.update(networks.values())
+    backup: list[tuple[nn.Parameter, Tensor]] = []
+    try:
+        for change in changes if strength != 0 else ():
+            # The copy lies in main memory, so that a graphics card holds the weights once.
+            saved = change.parameter.detach().to("cpu", copy=True)
+            backup.append((change.parameter, saved))
+            _write(change.parameter, change.target(strength))
+        yield
+    finally:
+        for parameter, saved in reversed(backup):
+            _write(parameter, saved)
+        _merged_now.difference_update(networks.values())
+
+
+def _write(parameter: nn.Parameter, value: Tensor) -> None:
+    with torch.no_grad():
+        parameter.copy_(value)
+
+
+def check_fit(lora: DfosdLora, shapes: Mapping[tuple[str, str], torch.Size]) -> None:
+    """Refuse a network that the LoRA does not fit in full: raises LoraMismatchError with counts and first names.
+
+    shapes: (kohya layer name, "weight" or "bias") -> the shape of that parameter, for every layer there is.
+    """
+    missing: list[str] = []
+    misshapen: list[str] = []
+    found = 0
+    for name, source, parameter_name, _ in _wanted(lora):
+        shape = shapes.get((name, parameter_name))
+        if shape is None:
+            missing.append(name)
+        elif not _fits(source, shape):
+            misshapen.append(f"{name} ({_shape_text(source)} for {tuple(shape)})")
+        else:
+            found += 1
+    if missing or misshapen:
+        raise LoraMismatchError(_complaint(found, missing, misshapen))
+
+
+def _plan(networks: Mapping[str, nn.Module], lora: DfosdLora) -> list[_Change]:
+    """Find every layer of `lora`, or raise LoraMismatchError with counts and the first names."""
+    layers = {
+        kohya: network.get_submodule(name)
+        for prefix, network in networks.items()
+        for kohya, name in kohya_table(network, prefix).items()
+    }
+    parameters = {
+        (kohya, name): parameter for kohya, layer in layers.items() for name, parameter in layer.named_parameters()
+    }
+    check_fit(lora, {place: parameter.shape for place, parameter in parameters.items()})
+    return [_Change(parameters[name, place], source, relative) for name, source, place, relative in _wanted(lora)]
+
+
+def _wanted(lora: DfosdLora) -> list[tuple[str, LoraPair | Tensor, str, bool]]:
+    pairs = [(name, pair, "weight", False) for name, pair in lora.pairs.items()]
+    weights = [(name, value, "weight", False) for name, value in lora.set_weights.items()]
+    biases = [(name, value, "bias", True) for name, value in lora.bias_diffs.items()]
+    # A replaced weight first: a pair on the same layer (OSEDiff's conv_in) was trained on top of it.
+    return [*weights, *biases, *pairs]
+
+
+def _without_trailing_ones(shape: torch.Size) -> list[int]:
+    """A 1x1 convolution and a linear layer hold the same numbers; SD 1.x and 2.x differ in just that."""
+    sizes = list(shape)
+    while len(sizes) > 1 and sizes[-1] == 1:
+        sizes.pop()
+    return sizes
+
+
+def _fits(source: LoraPair | Tensor, shape: torch.Size) -> bool:
+    if isinstance(source, Tensor):
+        return source.shape == shape
+    outputs, inputs = source.up.shape[0], source.down.shape[1:]
+    return outputs == shape[0] and _without_trailing_ones(inputs) == _without_trailing_ones(shape[1:])
+
+
+def _shape_text(source: LoraPair | Tensor) -> str:
+    if isinstance(source, Tensor):
+        return str(tuple(source.shape))
+    return f"{tuple(source.up.shape)} x {tuple(source.down.shape)}"
+
+
+def _complaint(found: int, missing: list[str], misshapen: list[str]) -> str:
+    parts: list[str] = []
+    for what, names in (("no such layer", missing), ("wrong shape", misshapen)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            parts.append(f"{len(names)} with {what}: {', '.join(names[:3])}{more}")
+    total = found + len(missing) + len(misshapen)
+    return (
+        f"The LoRA does not fit this base: of {total} changes {found} have a place, {'; '.join(parts)}. "
+        "Load the base the LoRA was trained on."
+    )
+
+
+__all__ = ["UNET_PREFIX", "VAE_PREFIX", "check_fit", "delta_weight", "merged"]

@@ -1,0 +1,48 @@
+"""Which networks a call uses, and loading them: the embedded ones, or the user's files."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from .errors import ConfigError
+from .hosts.diffusers import DiffusersHost, fast_dtype, load_base, load_default
+from .lora.file import DfosdLora, load_lora
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Which networks, where and how. None: the embedded ones, a GPU if there is one, its fast format."""
+
+    base: str | None = None
+    lora: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+
+
+def load_models(choice: ModelChoice, device: torch.device) -> tuple[DiffusersHost, DfosdLora]:
+    """Raises DfosdError, one line, if a file is missing, broken or of the wrong kind."""
+    dtype: torch.dtype = getattr(torch, choice.dtype) if choice.dtype else fast_dtype(device)
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    if choice.base and choice.lora:
+        lora = load_lora(choice.lora)
+        return load_base(choice.base, dtype, device), lora
+    host, lora = load_default(dtype, device)
+    return host, load_lora(choice.lora) if choice.lora else lora
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The named one, or a GPU if there is one. Raises ConfigError if it cannot be used."""
+    if name is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {name} cannot be used: {reason} Leave --device out or name another.") from error
+    return device

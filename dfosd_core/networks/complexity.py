@@ -1,0 +1,129 @@
+"""The method's size, counted on SD 2.1's layout without weights: the figures by which the paper's model is
+known.
+
+The paper counts with thop 0.1.1, and so do we, by its rules: a convolution or linear layer costs its
+multiplications (no bias), a LayerNorm four operations a value, all else nothing; parameters count in those
+layers only, so the group norms are missing from thop's sum. `base_parameters` is the true number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..lora.names import lora_target_names
+from .build import build_unet, build_vae
+from .sd_configs import unet_config, vae_config
+from .unet import PlainUnet
+from .vae import PlainVae
+
+RANK = 16
+SIZE_PX = 512
+TOKENS = 77
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureReport:
+    """What `dfosd info --architecture sd21` shows. MACs are for one image of `SIZE_PX` and `TOKENS` text
+    tokens.
+    """
+
+    lora_layers: int
+    """Layers with a LoRA."""
+    lora_parameters: int
+    """Their parameters at rank `RANK`."""
+    base_parameters: int
+    """UNet and VAE, all of them."""
+    thop_parameters: int
+    """Base and LoRA as thop counts (no group norms); the paper's 966.3 M."""
+    encode_macs: int
+    """VAE encoder."""
+    unet_macs: int
+    """UNet with the LoRA merged."""
+    decode_macs: int
+    """VAE decoder."""
+    lora_macs: int
+    """What the LoRA adds while it is not merged."""
+
+    @property
+    def macs_merged(self) -> int:
+        """The paper's 2,120 G."""
+        return self.encode_macs + self.unet_macs + self.decode_macs
+
+    @property
+    def macs_unmerged(self) -> int:
+        """The paper's 2,132 G."""
+        return self.macs_merged + self.lora_macs
+
+
+def sd21_models() -> tuple[PlainUnet, PlainVae]:
+    """SD 2.1's UNet and VAE on the meta device."""
+    return build_unet(unet_config(), "SD 2.1"), build_vae(vae_config(), "SD 2.1")
+
+
+def sd21_report() -> ArchitectureReport:
+    """Count SD 2.1-base with DFOSD's LoRA; takes seconds and no memory, since nothing is computed."""
+    unet, vae = sd21_models()
+    image = torch.empty(1, 3, SIZE_PX, SIZE_PX, device="meta")
+    z = torch.empty(1, 4, SIZE_PX // 8, SIZE_PX // 8, device="meta")
+    prompt_embeds = torch.empty(1, TOKENS, 1024, device="meta")
+    targets = lora_target_names(unet)
+    layers = [unet.get_submodule(name) for name in targets]
+    unet_macs, lora_macs = _count(unet, lambda: unet(z, 399, prompt_embeds), layers)
+    lora_parameters = sum(_pair_parameters(layer) for layer in layers)
+    return ArchitectureReport(
+        lora_layers=len(targets),
+        lora_parameters=lora_parameters,
+        base_parameters=sum(p.numel() for model in (unet, vae) for p in model.parameters()),
+        thop_parameters=_thop_parameters(unet) + _thop_parameters(vae) + lora_parameters,
+        encode_macs=_count(vae, lambda: vae.encode(image))[0],
+        unet_macs=unet_macs,
+        decode_macs=_count(vae, lambda: vae.decode(z))[0],
+        lora_macs=lora_macs,
+    )
+
+
+def _count(
+    network: nn.Module, run: Callable[[], object], lora_layers: list[nn.Module] | None = None
+) -> tuple[int, int]:
+    """MACs of `network` while `run` runs it, and those that unmerged LoRA pairs on `lora_layers` would
+    add.
+    """
+    own = added = 0
+    with_lora = set(lora_layers or [])
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal own, added
+        if isinstance(layer, nn.LayerNorm):
+            own += 4 * inputs[0].numel()
+            return
+        weight = cast("Tensor", layer.weight)
+        own += output.numel() * weight[0].numel()
+        if layer in with_lora:
+            places = output.numel() // weight.shape[0]
+            added += places * _pair_parameters(layer)
+
+    counted = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear | nn.LayerNorm)]
+    handles = [module.register_forward_hook(count) for module in counted]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return own, added
+
+
+def _pair_parameters(layer: nn.Module) -> int:
+    """Of down (r, in, kh, kw) and up (out, r); also the pair's MACs at one output position."""
+    weight = cast("Tensor", layer.weight)
+    return RANK * (weight[0].numel() + weight.shape[0])
+
+
+def _thop_parameters(network: nn.Module) -> int:
+    counted = (m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.LayerNorm))
+    return sum(parameter.numel() for module in counted for parameter in module.parameters(recurse=False))

@@ -1,0 +1,174 @@
+"""The networks that we can build in plain torch, read from diffusers configurations; all others are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import BaseModelMismatchError
+from ..lora.metadata import BaseLayout
+from .sd_configs import NORM_KEY, SD_SCALING_FACTOR, SELF_ATTENTION_KEY, Config
+
+# diffusers' defaults for what we build one way only. A configuration may leave them out.
+_UNET_FIXED: Mapping[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "attention_type": ("default",),
+    "center_input_sample": (False,),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "addition_embed_type": (None,),
+    "encoder_hid_dim_type": (None,),
+    "encoder_hid_dim": (None,),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "cross_attention_norm": (None,),
+    "downsample_padding": (1,),
+    "dual_cross_attention": (False,),
+    "flip_sin_to_cos": (True,),
+    "freq_shift": (0,),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "num_attention_heads": (None,),
+    "resnet_out_scale_factor": (1,),
+    "resnet_skip_time_act": (False,),
+    "resnet_time_scale_shift": ("default",),
+    "reverse_transformer_layers_per_block": (None,),
+    "time_cond_proj_dim": (None,),
+    "time_embedding_act_fn": (None,),
+    "time_embedding_dim": (None,),
+    "time_embedding_type": ("positional",),
+    "timestep_post_act": (None,),
+    "transformer_layers_per_block": (1,),
+}
+_VAE_FIXED: Mapping[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "in_channels": (3,),
+    "latents_mean": (None,),
+    "latents_std": (None,),
+    "out_channels": (3,),
+    "use_post_quant_conv": (True,),
+    "use_quant_conv": (True,),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnetPlan:
+    """What tells one of our UNets from another. Tuples have one entry a level, the image side first."""
+
+    in_channels: int
+    out_channels: int
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int
+    attention_levels: tuple[bool, ...]
+    """Levels with a transformer after each residual block; the middle always has one."""
+    heads: tuple[int, ...]
+    """Attention heads."""
+    context_dim: int
+    linear_projection: bool
+    """Linear layers around a transformer (SD 2.x), else 1x1 convolutions (SD 1.x)."""
+    norm_groups: int
+    norm_eps: float
+    local_norm: bool
+    """The embedded base's norms, without statistics."""
+    self_attention: bool
+    """Not in the embedded base."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaePlan:
+    """What tells one of our autoencoders from another."""
+
+    latent_channels: int
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int
+    mid_attention: bool
+    norm_groups: int
+    local_norm: bool
+    scaling_factor: float
+    shift_factor: float
+
+
+def unet_plan(config: Config, name: str) -> UnetPlan:
+    """Read a UNet's configuration. Raises BaseModelMismatchError for `name` where it asks for something else."""
+    _refuse_other_settings(name, config, _UNET_FIXED)
+    down = _kinds(name, config, "down_block_types", ("DownBlock2D", "CrossAttnDownBlock2D"))
+    up = _kinds(name, config, "up_block_types", ("UpBlock2D", "CrossAttnUpBlock2D"))
+    attention = tuple(kind.startswith("CrossAttn") for kind in down)
+    if attention != tuple(kind.startswith("CrossAttn") for kind in reversed(up)):
+        raise _other(name, "up_block_types", up, "attention at the same levels as on the way down")
+    if any(attention):
+        _refuse_other_settings(name, config, {"only_cross_attention": (False,)})
+    heads = config.get("attention_head_dim", 8)
+    return UnetPlan(
+        in_channels=_whole(name, config, "in_channels"),
+        out_channels=_whole(name, config, "out_channels"),
+        block_out_channels=tuple(config["block_out_channels"]),
+        layers_per_block=_whole(name, config, "layers_per_block"),
+        attention_levels=attention,
+        # Named "dim" by an old mistake of diffusers: it is the number of heads.
+        heads=(heads,) * len(down) if isinstance(heads, int) else tuple(heads),
+        context_dim=_whole(name, config, "cross_attention_dim"),
+        linear_projection=config.get("use_linear_projection", False),
+        norm_groups=config.get("norm_num_groups", 32),
+        norm_eps=config.get("norm_eps", 1e-5),
+        local_norm=config.get(NORM_KEY) == "affine",
+        self_attention=config.get(SELF_ATTENTION_KEY) != "none",
+    )
+
+
+def vae_plan(config: Config, name: str) -> VaePlan:
+    """Read an autoencoder's configuration. Raises BaseModelMismatchError as `unet_plan` does."""
+    _refuse_other_settings(name, config, _VAE_FIXED)
+    _kinds(name, config, "down_block_types", ("DownEncoderBlock2D",))
+    _kinds(name, config, "up_block_types", ("UpDecoderBlock2D",))
+    return VaePlan(
+        latent_channels=_whole(name, config, "latent_channels"),
+        block_out_channels=tuple(config["block_out_channels"]),
+        layers_per_block=_whole(name, config, "layers_per_block"),
+        mid_attention=config.get("mid_block_add_attention", True),
+        norm_groups=config.get("norm_num_groups", 32),
+        local_norm=config.get(NORM_KEY) == "affine",
+        scaling_factor=float(config.get("scaling_factor", SD_SCALING_FACTOR)),
+        shift_factor=float(config.get("shift_factor") or 0.0),
+    )
+
+
+def layout_of_plans(unet: UnetPlan, vae: VaePlan, prediction_type: str) -> BaseLayout:
+    """What a LoRA must have been trained on to fit these networks."""
+    return BaseLayout(
+        context_dim=unet.context_dim,
+        in_channels=unet.in_channels,
+        out_channels=unet.out_channels,
+        latent_channels=vae.latent_channels,
+        latent_factor=2 ** (len(vae.block_out_channels) - 1),
+        block_out_channels=unet.block_out_channels,
+        prediction_type=prediction_type,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _refuse_other_settings(name: str, config: Config, fixed: Mapping[str, tuple[Any, ...]]) -> None:
+    for key, allowed in fixed.items():
+        if config.get(key, allowed[0]) not in allowed:
+            raise _other(name, key, config[key], str(allowed[0]))
+
+
+def _kinds(name: str, config: Config, key: str, known: tuple[str, ...]) -> list[str]:
+    """The kind of block of each level."""
+    kinds: list[str] = list(config.get(key) or ())
+    if len(kinds) != len(config.get("block_out_channels") or ()) or not set(kinds) <= set(known):
+        raise _other(name, key, kinds, f"one of {', '.join(known)} for each level")
+    return kinds
+
+
+def _whole(name: str, config: Config, key: str) -> int:
+    value = config.get(key)
+    if not isinstance(value, int):
+        raise _other(name, key, value, "one whole number")
+    return value
+
+
+def _other(name: str, key: str, found: object, expected: str) -> BaseModelMismatchError:
+    return BaseModelMismatchError(
+        f"'{name}' is no model that DFOSD runs on its own: {key} is {found}, expected {expected}. Give SD 2.1-base."
+    )

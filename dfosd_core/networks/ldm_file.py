@@ -1,0 +1,165 @@
+"""Single-file SD checkpoints (LDM names): what they are, from their tensors' shapes, and their weights in
+diffusers names.
+
+What a file cannot tell: SD 2.1-base (predicts noise) and SD 2.1 (768 px, predicts v) share every shape. We
+read, in this order, the `modelspec.prediction_type` entry, a `.yaml` of the same name beside the file, and
+the weights themselves: one bias of the published v models' last transformer has a standard deviation above
+0.09, those of the noise models below (ComfyUI tells them apart by it). A fine-tuned model may break that
+rule; then put the original's `.yaml` beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import BaseModelMismatchError
+from ..lora.names import ldm_unet_key, ldm_vae_key, parse_lora_key
+from .build import build_unet, build_vae
+from .sd_configs import Config, unet_config, vae_config
+
+UNET = "model.diffusion_model."
+VAE = "first_stage_model."
+V_BIAS = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+V_BIAS_STD = 0.09
+
+Tensors = Mapping[str, Tensor]
+
+
+class SingleFile(NamedTuple):
+    """A checkpoint, understood."""
+
+    unet_config: Config
+    unet: dict[str, Tensor]
+    """The UNet's weights in diffusers names."""
+    vae_config: Config
+    vae: dict[str, Tensor]
+    """The autoencoder's weights in diffusers names."""
+    prediction_type: str
+    """`epsilon` or `v_prediction`."""
+
+
+def read_single_file(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> SingleFile:
+    """Understand the tensors of an LDM checkpoint; raises BaseModelMismatchError when DFOSD cannot use it."""
+    unet = {key.removeprefix(UNET): value for key, value in tensors.items() if key.startswith(UNET)}
+    vae = {key.removeprefix(VAE): value for key, value in tensors.items() if key.startswith(VAE)}
+    try:
+        _refuse_what_we_cannot_run(path.name, unet, vae, any(parse_lora_key(key) for key in tensors))
+        unet_facts, vae_facts = _unet_config(unet), _vae_config(vae)
+    except (KeyError, IndexError) as error:
+        raise BaseModelMismatchError(_damaged(path.name, f"the tensor {error} is missing")) from error
+    return SingleFile(
+        unet_facts,
+        _convert_unet(path.name, unet_facts, unet),
+        vae_facts,
+        _convert_vae(path.name, vae_facts, vae),
+        _prediction_type(path, unet, metadata),
+    )
+
+
+def _refuse_what_we_cannot_run(name: str, unet: Tensors, vae: Tensors, is_lora: bool) -> None:
+    if is_lora:
+        raise BaseModelMismatchError(f"'{name}' is a LoRA, not a base model. Give SD 2.1-base as the base.")
+    for part, found in (("UNet", unet), ("VAE", vae)):
+        if not found:
+            raise BaseModelMismatchError(
+                f"'{name}' holds no {part} under Stable Diffusion's names. Give a full SD 2.1-base checkpoint."
+            )
+    if any(key.startswith("label_emb.") for key in unet):
+        raise BaseModelMismatchError(
+            f"'{name}' is an SDXL or unCLIP checkpoint (it wants more than a text embedding). Give SD 2.1-base."
+        )
+    inputs, latents = unet["input_blocks.0.0.weight"].shape[1], vae["decoder.conv_in.weight"].shape[1]
+    if latents != 4 or inputs != latents:
+        raise BaseModelMismatchError(
+            f"'{name}' is an inpainting, depth or other special checkpoint (UNet input {inputs}, "
+            f"latent {latents} channels, expected 4 and 4). Give SD 2.1-base."
+        )
+
+
+def _unet_config(unet: Tensors) -> Config:
+    """Levels are read block by block: `input_blocks.N.0.op` ends a level, `.1.proj_in` is a transformer."""
+    widths: list[int] = []
+    attention: list[bool] = []
+    layers = 0
+    blocks = 1 + max(int(key.split(".")[1]) for key in unet if key.startswith("input_blocks."))
+    for n in range(1, blocks):
+        if f"input_blocks.{n}.0.op.weight" in unet:
+            layers = 0
+            continue
+        layers += 1
+        if layers == 1:
+            widths.append(unet[f"input_blocks.{n}.0.out_layers.3.weight"].shape[0])
+            attention.append(f"input_blocks.{n}.1.proj_in.weight" in unet)
+    transformer = "middle_block.1"
+    return unet_config(
+        block_out_channels=tuple(widths),
+        layers_per_block=layers,
+        attention_levels=tuple(attention),
+        context_dim=unet[f"{transformer}.transformer_blocks.0.attn2.to_k.weight"].shape[1],
+        in_channels=unet["input_blocks.0.0.weight"].shape[1],
+        out_channels=unet["out.2.weight"].shape[0],
+        linear_projection=unet[f"{transformer}.proj_in.weight"].ndim == 2,
+    )
+
+
+def _vae_config(vae: Tensors) -> Config:
+    levels = 1 + max(int(key.split(".")[2]) for key in vae if key.startswith("encoder.down."))
+    layers = 1 + max(int(key.split(".")[4]) for key in vae if key.startswith("encoder.down.0.block."))
+    return vae_config(
+        block_out_channels=tuple(vae[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)),
+        layers_per_block=layers,
+        latent_channels=vae["decoder.conv_in.weight"].shape[1],
+    )
+
+
+def _convert_unet(name: str, config: Config, ldm: Tensors) -> dict[str, Tensor]:
+    up_has_attention = [kind.startswith("CrossAttn") for kind in config["up_block_types"]]
+    wanted = build_unet(config, name).state_dict()
+    return _pick(name, wanted, ldm, lambda key: ldm_unet_key(key, config["layers_per_block"], up_has_attention))
+
+
+def _convert_vae(name: str, config: Config, ldm: Tensors) -> dict[str, Tensor]:
+    levels = len(config["block_out_channels"])
+    return _pick(name, build_vae(config, name).state_dict(), ldm, lambda key: ldm_vae_key(key, levels))
+
+
+def _pick(name: str, wanted: Tensors, ldm: Tensors, ldm_key: Callable[[str], str]) -> dict[str, Tensor]:
+    """The tensors `wanted`, from their LDM names; total, so that nothing stays at a random or missing
+    value.
+    """
+    missing = [ldm_key(key) for key in wanted if ldm_key(key) not in ldm]
+    if missing:
+        raise BaseModelMismatchError(_damaged(name, f"{len(missing)} tensors are missing, first {missing[0]}"))
+    found = {key: ldm[ldm_key(key)] for key in wanted}
+    for key, value in wanted.items():
+        # LDM's VAE attention is 1x1 convolutions where diffusers has linear layers: same numbers, same order.
+        if found[key].shape != value.shape and found[key].squeeze().shape == value.squeeze().shape:
+            found[key] = found[key].reshape(value.shape)
+        if found[key].shape != value.shape:
+            shapes = f"{ldm_key(key)} is {tuple(found[key].shape)}, expected {tuple(value.shape)}"
+            raise BaseModelMismatchError(_damaged(name, shapes))
+    return found
+
+
+def _damaged(name: str, what: str) -> str:
+    return f"'{name}' is no complete SD 1.x or 2.x checkpoint: {what}. Get the file again, or give SD 2.1-base."
+
+
+def _prediction_type(path: Path, unet: Tensors, metadata: Mapping[str, str]) -> str:
+    stated = metadata.get("modelspec.prediction_type")
+    if stated in ("v", "epsilon"):
+        return "v_prediction" if stated == "v" else "epsilon"
+    yaml = path.with_suffix(".yaml")
+    if yaml.is_file():
+        # One word of a file of any origin: a pattern is enough, and needs no YAML library.
+        is_v = re.search(r"^\s*parameterization:\s*[\"']?v[\"']?\s*(#.*)?$", yaml.read_text("utf-8", "replace"), re.M)
+        return "v_prediction" if is_v else "epsilon"
+    if unet["middle_block.1.proj_in.weight"].ndim == 2 and V_BIAS in unet:
+        return "v_prediction" if torch.std(unet[V_BIAS].float()).item() > V_BIAS_STD else "epsilon"
+    return "epsilon"

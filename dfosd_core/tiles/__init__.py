@@ -1,0 +1,1 @@
+"""Cutting maps into tiles, and running a stage over them."""

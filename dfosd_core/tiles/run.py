@@ -1,0 +1,157 @@
+"""The pipeline's stages, tile by tile: one progress over all of them, smaller tiles when memory runs out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .grid import Tile, TileGrid, tiled_apply
+from .size import TileSize
+
+logger = logging.getLogger("dfosd")
+
+MIN_TILE_PX = 128
+"""Tiles are never halved below this: the networks see too little of the picture in less."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FinishedTile:
+    """A stage's output for one tile, for previews. Good during the callback only: keep no reference to it."""
+
+    image: int
+    """Which image of the batch, from 0."""
+    top: int
+    left: int
+    """Where it begins in the stage's whole output, in samples of that output."""
+    size: tuple[int, int]
+    """(height, width) of the whole output."""
+    values: Tensor
+    """(1, C, h, w) float32: pixels of about [0, 1] after "decode", latents after the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a call has come. A host shows one bar over all images, stages and tiles of it."""
+
+    phase: str
+    """"encode", "unet" or "decode"."""
+    done: int
+    """Tiles finished in the whole call."""
+    total: int
+    """Tiles in the whole call. Grows, and `done` steps back, if a stage starts again with smaller tiles."""
+    tile: FinishedTile | None = None
+    """The tile that has just been finished."""
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One pass over the image: its name, its tiles in latents, samples a latent on the way in and out."""
+
+    name: str
+    size: TileSize
+    in_factor: int = 1
+    out_factor: int = 1
+
+
+class TiledRun:
+    """The stages over `images` equally large images, each `height` x `width` latents, in the order given."""
+
+    def __init__(
+        self,
+        stages: list[Stage],
+        latent_size: tuple[int, int],
+        *,
+        align: int,
+        minimum: int,
+        images: int = 1,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        self._stages = {stage.name: stage for stage in stages}
+        self._sizes = {stage.name: stage.size.aligned(align) for stage in stages}
+        self._latent_size = latent_size
+        self._align = align
+        self._minimum = minimum
+        self._progress = progress
+        self._counts = [len(self._grid(self._sizes[stage.name])) for stage in stages] * images
+        self._step = 0
+
+    def __call__(self, name: str, fn: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Run the next stage, `name`: (1, C, h * in, w * in) -> (1, C', h * out, w * out) float32."""
+        stage = self._stages[name]
+
+        def run(size: TileSize) -> Tensor:
+            grid = self._grid(size)
+            self._sizes[name] = size  # the next image starts with what worked for this one
+            self._counts[self._step] = len(grid)
+            factors = {"in_factor": stage.in_factor, "out_factor": stage.out_factor}
+            return tiled_apply(fn, x, grid, **factors, on_tile=self._ticker(stage))
+
+        longest = max(self._latent_size)
+        y = with_smaller_tiles_on_oom(run, self._sizes[name], longest, self._align, self._minimum)
+        self._step += 1
+        return y
+
+    def _grid(self, size: TileSize) -> TileGrid:
+        return TileGrid(*self._latent_size, size, self._align)
+
+    def _ticker(self, stage: Stage) -> Callable[[Tile, Tensor], None] | None:
+        if self._progress is None:
+            return None
+        report, total, done = self._progress, sum(self._counts), sum(self._counts[: self._step])
+        image, f = self._step // len(self._stages), stage.out_factor
+        height, width = self._latent_size
+
+        def tick(tile: Tile, y: Tensor) -> None:
+            nonlocal done
+            done += 1
+            finished = FinishedTile(
+                image=image, top=tile.top * f, left=tile.left * f, size=(height * f, width * f), values=y
+            )
+            report(Progress(phase=stage.name, done=done, total=total, tile=finished))
+
+        return tick
+
+
+def with_smaller_tiles_on_oom(
+    run: Callable[[TileSize], T], size: TileSize, longest: int, align: int = 1, minimum: int = 1
+) -> T:
+    """`run(size)`; out of memory, again with half the tile, and so on while a tile is at least `minimum`.
+
+    `longest` is the map's longer edge, from which an untiled run is halved. When no smaller tile is left the
+    error is raised again, of its own type so that hosts know it, with a line that says what was tried.
+    """
+    while True:
+        try:
+            return run(size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            tile = min(size.tile or longest, longest) // 2 // align * align
+            if tile < max(minimum, align):
+                raise type(error)(
+                    f"Out of memory, even with tiles of {size.tile or longest} latents. "
+                    f"Free some memory or use a smaller scale. ({error})"
+                ) from error
+            logger.warning("Out of memory; trying again with tiles of %d latents.", tile)
+        # Outside the except block: the traceback, and with it every tensor of the failed run, is gone by now.
+        overlap = size.overlap if size.tile else max(size.overlap, tile // 4)
+        size = TileSize(tile, overlap).aligned(align)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for torch's own error, Python's, and the plain RuntimeError of the CPU and MPS allocators."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    # As MPS, the CPU on Linux and the CPU on Windows say it.
+    marks = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in marks)

@@ -1,0 +1,1 @@
+"""DFOSD in ComfyUI. Nothing happens here: `mappings.py` is what ComfyUI is handed."""

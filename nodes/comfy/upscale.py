@@ -1,0 +1,171 @@
+"""DFOSD Upscale for ComfyUI."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import comfy.utils  # pyright: ignore[reportMissingImports]
+from torch import Tensor
+
+from ...dfosd_core.errors import BaseModelMismatchError, ConfigError
+from ...dfosd_core.hosts.comfy.clones import LoraClones
+from ...dfosd_core.hosts.comfy.host import ComfyHost
+from ...dfosd_core.lora import DfosdLora
+from ...dfosd_core.mosaic import PREVIEW_PX, Mosaic
+from ...dfosd_core.pipeline import Progress, upscale
+from ...dfosd_core.settings import UpscaleSettings
+from .before_after import save_before_after
+from .embedded import EMBEDDED, EmbeddedModel, load_embedded
+from .inputs import Inputs, settings_from, settings_inputs
+from .load_lora import LoraSettings
+from .lora_files import LoraFile, lora_fingerprint, lora_names
+
+
+class DFOSDUpscale:
+    """Upscale with the embedded small model, or with a DFOSD LoRA on the connected MODEL and VAE."""
+
+    CATEGORY = "image/upscaling"
+    FUNCTION = "run"
+    OUTPUT_NODE = True  # it shows what it made, so it may end a graph
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("image",)
+    OUTPUT_TOOLTIPS = ("The upscaled images, with alpha where the input has it.",)
+    DESCRIPTION = "One-step diffusion super-resolution. Works at once with the embedded small model; with a base \
+model's MODEL and VAE and a DFOSD LoRA for it, at full quality."
+
+    def __init__(self) -> None:
+        self._file = LoraFile()
+        self._clones = LoraClones()
+        self._embedded: EmbeddedModel | None = None
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Inputs]:  # noqa: N802 - the host's name
+        """The host asks at each page load; the list of files is read anew."""
+        return {
+            "required": {
+                "image": ("IMAGE", {"tooltip": "Images to upscale, RGB or RGBA; each one by itself."}),
+                "lora": (
+                    [EMBEDDED, *lora_names()],
+                    {
+                        "default": EMBEDDED,
+                        "tooltip": "The embedded small model, or a DFOSD LoRA from models/dfosd or models/loras.",
+                    },
+                ),
+                **settings_inputs(),
+            },
+            "optional": {
+                "model": (
+                    "MODEL",
+                    {"lazy": True, "tooltip": "The base the LoRA was trained on. The embedded model needs none."},
+                ),
+                "vae": ("VAE", {"lazy": True, "tooltip": "The base's VAE. The embedded model needs none."}),
+                "conditioning": (
+                    "CONDITIONING",
+                    {"tooltip": "One text embedding to use instead of the prompt the LoRA was trained with."},
+                ),
+                "lora_settings": (
+                    "DFOSD_LORA",
+                    {"tooltip": "From DFOSD Load LoRA, with its MODEL: `lora` and `strength` above are not used then."},
+                ),
+            },
+            "hidden": {"unique_id": "UNIQUE_ID"},  # pyright: ignore[reportReturnType]
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, lora: str | None = None, **_: Any) -> str:  # noqa: N802
+        """Another file under the same name is another LoRA."""
+        return "" if lora == EMBEDDED else lora_fingerprint(lora)
+
+    @classmethod
+    def VALIDATE_INPUTS(  # noqa: N802
+        cls,
+        long_edge: int,
+        short_edge: int,
+        unet_tile: int,
+        unet_overlap: int,
+        vae_tile: int,
+        vae_overlap: int,
+    ) -> bool | str:
+        """What no widget's limits say: settings that contradict each other."""
+        try:
+            settings_from(dict(locals()))
+        except ConfigError as error:
+            return str(error)
+        return True
+
+    def check_lazy_status(self, lora: str, lora_settings: LoraSettings | None = None, **inputs: Any) -> list[str]:
+        """The embedded model needs no base, so none is loaded for it, even when one is connected."""
+        embedded = lora == EMBEDDED and lora_settings is None
+        missing = [name for name in ("model", "vae") if name in inputs and inputs[name] is None]
+        if embedded or missing:
+            self._clones.clear()  # another base is on its way, or none: the last one need not wait in memory
+        return [] if embedded else missing
+
+    def run(
+        self,
+        image: Tensor,
+        lora: str,
+        model: Any = None,
+        vae: Any = None,
+        conditioning: Any = None,
+        lora_settings: LoraSettings | None = None,
+        unique_id: str | None = None,
+        **values: Any,
+    ) -> dict[str, Any]:
+        """Upscale; `values` are the widgets that `settings_inputs` made."""
+        settings = settings_from(values)
+        if lora_settings is not None:
+            settings = dataclasses.replace(settings, strength=lora_settings.strength)
+            host, chosen = self._connected(model, vae, lora_settings.lora, has_lora=True)
+        elif lora == EMBEDDED:
+            self._embedded = load_embedded()
+            host, chosen = self._embedded.host, self._embedded.lora
+        else:
+            host, chosen = self._connected(model, vae, self._file.read(lora), has_lora=False)
+        if conditioning is not None:
+            chosen = dataclasses.replace(chosen, prompt_embeds=prompt_of(conditioning, chosen))
+        output = upscale(image, host, chosen, settings, progress_bar(image, settings, unique_id))
+        return {"ui": {"dfosd_before_after": save_before_after(image, output)}, "result": (output,)}
+
+    def _connected(self, model: Any, vae: Any, lora: DfosdLora, has_lora: bool) -> tuple[ComfyHost, DfosdLora]:
+        if model is None or vae is None:
+            missing = " and ".join(name for name, value in (("model", model), ("vae", vae)) if value is None)
+            raise BaseModelMismatchError(
+                f"This LoRA needs a base model: connect {missing} of {lora.metadata.base_model or 'its base'}, or "
+                f"choose '{EMBEDDED}'."
+            )
+        self._embedded = None
+        return ComfyHost(model, vae, self._clones, has_lora), lora
+
+
+def prompt_of(conditioning: Any, lora: DfosdLora) -> Tensor:
+    """A CONDITIONING's embedding, (1, N, C). Raises ConfigError for several, BaseModelMismatchError for another C."""
+    if len(conditioning) != 1:
+        raise ConfigError(f"Expected a conditioning of one text embedding, found {len(conditioning)}. Connect one.")
+    embedding: Tensor = conditioning[0][0][:1]
+    width = lora.prompt_embeds.shape[-1]
+    if embedding.ndim != 3 or embedding.shape[-1] != width:
+        raise BaseModelMismatchError(
+            f"Expected a conditioning of width {width}, the LoRA's, found {tuple(embedding.shape)}. "
+            "Encode the text with the base's own CLIP, or leave conditioning unconnected."
+        )
+    return embedding
+
+
+def progress_bar(image: Tensor, settings: UpscaleSettings, unique_id: str | None) -> Any:
+    """A progress callback that moves the node's bar and shows the tiles. It raises when the user presses stop."""
+    mosaic: Mosaic | None = None
+    bar: Any = None
+
+    def show(progress: Progress) -> None:
+        nonlocal mosaic, bar
+        if mosaic is None:
+            mosaic = Mosaic(image, settings.output_size(image.shape[1], image.shape[2]))
+            bar = comfy.utils.ProgressBar(progress.total, node_id=unique_id)
+        tile = progress.tile
+        assert tile is not None
+        picture = mosaic.paste(tile) if progress.phase == "decode" else mosaic.start(tile.image)
+        bar.update_absolute(progress.done, progress.total, ("JPEG", picture.copy(), PREVIEW_PX))
+
+    return show

@@ -1,0 +1,205 @@
+"""Which networks a run in a WebUI uses: the loaded checkpoint where it fits, else networks of DFOSD's own."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from modules import devices, sd_models, shared  # pyright: ignore[reportMissingImports]
+
+from ...dfosd_core.errors import BaseModelMismatchError, DfosdError
+from ...dfosd_core.host import Host
+from ...dfosd_core.hosts.own import fast_dtype, load_base, load_default
+from ...dfosd_core.lora import DfosdLora, check_base, load_lora
+from .files import AUTOMATIC, EMBEDDED, base_path, context_dim, lora_path, own_bases, own_loras
+from .kind import IS_SDNEXT
+from .options import option
+
+logger = logging.getLogger("dfosd")
+NEEDED_BYTES = 3 * 2**30
+"""What networks of our own take on a graphics card: the host is asked to make that free."""
+NO_CHECKPOINT = "The WebUI has no checkpoint. Choose SD 2.1-base, or the embedded model."
+NOT_SHARED = "The checkpoint of this WebUI cannot be shared. Choose a base, or the embedded model."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What was chosen in the drop-downs."""
+
+    lora: str = AUTOMATIC
+    base: str = AUTOMATIC
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What a run uses."""
+
+    host: Host
+    lora: DfosdLora
+    lora_name: str
+    base_name: str
+    device: torch.device
+    """Where images go in."""
+
+
+_kept: dict[str, tuple[object, Any]] = {}
+"""Networks of our own from the last run, and the LoRA: name -> (what it was read from, it)."""
+
+
+def forget_models() -> None:
+    """Let go of what was kept."""
+    _kept.clear()
+
+
+@contextmanager
+def chosen_model(choice: Choice) -> Iterator[Model]:
+    """The networks for one run. Raises DfosdError, one line, when the choice cannot be had.
+
+    Automatic: the first LoRA in models/DFOSD that fits the loaded checkpoint or a base in that folder; else the
+    embedded model. The user's checkpoint stays loaded.
+    """
+    try:
+        yield _choose(choice)
+    finally:
+        if not option("keep_models"):
+            forget_models()
+        devices.torch_gc()
+
+
+def _choose(choice: Choice) -> Model:
+    if choice.lora == EMBEDDED:
+        return _embedded()
+    if choice.lora != AUTOMATIC:
+        return _with_base(choice.lora, choice.base)
+    for name in own_loras():
+        try:
+            return _with_base(name, choice.base)
+        except DfosdError as error:
+            logger.info("DFOSD: %s is not used: %s", name, error)
+    return _embedded()
+
+
+def _embedded() -> Model:
+    device = devices.device
+    _make_room(device)
+    host, lora = _keep("embedded", str(device), lambda: load_default(fast_dtype(device), device))
+    return Model(host=host, lora=lora, lora_name=EMBEDDED, base_name="embedded small base", device=device)
+
+
+def _with_base(lora_name: str, base: str) -> Model:
+    path = lora_path(lora_name)
+    lora: DfosdLora = _keep("lora", _facts(path), lambda: load_lora(path))
+    if base != AUTOMATIC:
+        return _own_base(lora, lora_name, base)
+    reason = ""
+    try:
+        loaded = loaded_checkpoint(lora)
+        return Model(host=loaded, lora=lora, lora_name=lora_name, base_name=_loaded_name(), device=_loaded_device())
+    except BaseModelMismatchError as error:
+        reason = str(error)
+    for name in own_bases():
+        if context_dim(base_path(name)) == lora.metadata.base_layout.context_dim:
+            try:
+                return _own_base(lora, lora_name, name)
+            except BaseModelMismatchError as error:
+                reason = str(error)  # a v-predicting one, or a damaged file; the next may be the right one
+    raise BaseModelMismatchError(reason)
+
+
+def _own_base(lora: DfosdLora, lora_name: str, base: str) -> Model:
+    path, device = base_path(base), devices.device
+    _make_room(device)
+    host = _keep("base", (_facts(path), str(device)), lambda: load_base(path, fast_dtype(device), device))
+    check_base(lora.metadata.base_layout, host.layout, f"'{lora_name}'")
+    return Model(host=host, lora=lora, lora_name=lora_name, base_name=base, device=device)
+
+
+def loaded_checkpoint(lora: DfosdLora) -> Any:
+    """The checkpoint that the user has chosen, as a `Host`. Raises BaseModelMismatchError when `lora` does not fit."""
+    if hasattr(sd_models, "forge_model_reload"):
+        _refuse_by_header(lora)
+        from ...dfosd_core.hosts.webui.forge import ForgeHost
+
+        try:
+            sd_model, _ = sd_models.forge_model_reload()  # Forge loads at the first use, which this may be
+        except (ValueError, ModuleNotFoundError) as error:  # there is none; Forge Neo does not know its kind
+            raise BaseModelMismatchError(f"The WebUI cannot load its checkpoint: {error} Choose a base.") from error
+        host: Any = ForgeHost(sd_model)
+    elif IS_SDNEXT:
+        raise BaseModelMismatchError(NOT_SHARED)  # before the question for it loads it
+    else:
+        host = _host_of(shared.sd_model)
+    check_base(lora.metadata.base_layout, host.layout)
+    return host
+
+
+def _host_of(sd_model: Any) -> Any:
+    """What a WebUI without Forge's own loading has loaded. It may have A1111's attributes and not be it."""
+    if sd_model is None:
+        raise BaseModelMismatchError(NO_CHECKPOINT)
+    if hasattr(sd_model, "forge_objects_original") and "ldm_patched.modules.model_management" in sys.modules:
+        from ...dfosd_core.hosts.webui.reforge import ReforgeHost
+
+        return ReforgeHost(sd_model)
+    if hasattr(sd_model, "forge_objects") or not hasattr(sd_model, "first_stage_model"):
+        raise BaseModelMismatchError(NOT_SHARED)
+    from ...dfosd_core.hosts.webui.a1111 import A1111Host
+
+    return A1111Host(sd_model)
+
+
+def _refuse_by_header(lora: DfosdLora) -> None:
+    """Before tens of gigabytes are loaded only to be told that they do not fit."""
+    info = sd_models.model_data.forge_loading_parameters.get("checkpoint_info")
+    if info is None:
+        raise BaseModelMismatchError(NO_CHECKPOINT)
+    wanted, found = lora.metadata.base_layout.context_dim, context_dim(Path(info.filename))
+    if Path(info.filename).suffix == ".safetensors" and found != wanted:
+        raise BaseModelMismatchError(
+            f"The LoRA wants a base with context {wanted} ({lora.metadata.base_model or 'SD 2.1-base'}), but the "
+            f"chosen checkpoint '{info.name}' has {found or 'another layout'}. Put the base in models/DFOSD, or "
+            f"choose '{EMBEDDED}'."
+        )
+
+
+def _loaded_name() -> str:
+    info = getattr(sd_models.model_data.sd_model, "sd_checkpoint_info", None)
+    return str(getattr(info, "name_for_extra", None) or "loaded checkpoint")
+
+
+def _loaded_device() -> torch.device:
+    """Where images go in: on a graphics card beside the networks, which move as the host likes."""
+    return torch.device(devices.device)
+
+
+def _make_room(device: Any) -> None:
+    for name in ("backend.memory_management", "ldm_patched.modules.model_management"):  # Forge's, and reForge's
+        manager = sys.modules.get(name)
+        if manager is not None and torch.device(device).type != "cpu":
+            manager.free_memory(NEEDED_BYTES, device)
+    devices.torch_gc()
+
+
+def _facts(path: Path) -> tuple[str, int, int]:
+    facts = path.stat()
+    return str(path), facts.st_mtime_ns, facts.st_size
+
+
+def _keep(kind: str, key: object, load: Callable[[], Any]) -> Any:
+    """What was kept under `kind` if it is the same, else what `load` gives; never two at a time."""
+    if kind in _kept and _kept[kind][0] == key:
+        return _kept[kind][1]
+    _kept.pop(kind, None)
+    if kind in ("embedded", "base"):
+        _kept.pop("base" if kind == "embedded" else "embedded", None)
+    # A1111 loads its checkpoint in a thread, and changes torch's own methods while it does.
+    with getattr(sd_models.model_data, "lock", nullcontext()):
+        value = load()
+    _kept[kind] = (key, value)
+    return value

@@ -1,0 +1,112 @@
+"""DFOSD's own tab: the panel of `dfosd app`, with the WebUI's models, queue and progress."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from modules import shared  # pyright: ignore[reportMissingImports]
+from modules.call_queue import queue_lock  # pyright: ignore[reportMissingImports]
+
+from ...dfosd_core.pipeline import Progress
+from .files import AUTOMATIC, base_names, lora_names
+from .models import Choice, chosen_model
+from .options import option
+from .run import refuse_nan
+
+if TYPE_CHECKING:
+    from ...dfosd_core.app.panel import Panel
+    from ...dfosd_core.app.runner import Request, UpscaleFile
+    from ...dfosd_core.tiles.run import ProgressCallback
+
+_panels: list[tuple[Panel, tempfile.TemporaryDirectory[str]]] = []
+
+
+def draw_tab() -> list[tuple[Any, str, str]]:
+    """What `on_ui_tabs` wants: the page, its title, its id."""
+    from ...dfosd_core.app.limits import Limits
+    from ...dfosd_core.app.panel import ModelLists, build_panel
+
+    scratch = tempfile.TemporaryDirectory(prefix="dfosd-", ignore_cleanup_errors=True)
+    folders = {name: Path(scratch.name) / name for name in ("results", "previews")}
+    for folder in folders.values():
+        folder.mkdir()
+    with gr.Blocks(analytics_enabled=False) as page:
+        panel = build_panel(
+            engine,
+            ModelLists(bases=base_names, loras=lora_names),
+            **folders,
+            keep=_keep_folder(),
+            limits=Limits(megapixels=int(option("megapixels"))),
+            prefix="dfosd_tab",
+        )
+    _panels.append((panel, scratch))
+    return [(page, "DFOSD", "dfosd_tab")]
+
+
+def close_panels() -> None:
+    """Before "Reload UI" draws new ones."""
+    while _panels:
+        panel, scratch = _panels.pop()
+        panel.close()
+        scratch.cleanup()
+
+
+@contextmanager
+def engine(request: Request) -> Iterator[UpscaleFile]:
+    """The panel's `Engine`: waits for the WebUI's queue, and is one of its jobs."""
+    from ...dfosd_core.image_files.read import read_image
+    from ...dfosd_core.image_files.tensors import like, to_tensor
+    from ...dfosd_core.image_files.write import check_target, write_image
+    from ...dfosd_core.pipeline import upscale_attached
+
+    settings = request.settings
+    choice = Choice(lora=request.lora or AUTOMATIC, base=request.base or AUTOMATIC)
+
+    with queue_lock:
+        shared.state.begin("dfosd")
+        shared.state.job_count = 1  # else whoever asks the API for progress is told 0
+        try:
+            with chosen_model(choice) as model, model.host.lora(model.lora, settings.strength):
+
+                def upscale_file(source: Path, target: Path, progress: ProgressCallback) -> tuple[int, int]:
+                    picture = read_image(source)
+                    size = settings.output_size(*picture.size)
+                    check_target(target, picture, size)
+                    x = to_tensor(picture).to(model.device)
+                    output = upscale_attached(x, model.host, model.lora, settings, _both(progress, source.name))
+                    refuse_nan(output)
+                    write_image(target, like(picture, output.cpu()))
+                    return size
+
+                yield upscale_file
+        finally:
+            shared.state.end()
+
+
+def _both(progress: ProgressCallback, name: str) -> ProgressCallback:
+    """The panel's progress, and the WebUI's for whoever looks from another tab or over the API."""
+
+    def turn(now: Progress) -> None:
+        state = shared.state
+        state.sampling_steps, state.sampling_step = now.total, now.done
+        state.textinfo = f"DFOSD: {name}"
+        progress(now)
+
+    return turn
+
+
+def _keep_folder() -> Path | None:
+    """Where the Extras tab puts its results, if that can be made."""
+    names = ("outdir_samples", "outdir_extras_samples")
+    folder = next((Path(found) for name in names if (found := getattr(shared.opts, name, ""))), None)
+    try:
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder

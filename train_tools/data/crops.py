@@ -1,0 +1,153 @@
+"""From photographs to micro-batches of x_lr and x_hr (method.md 4.2 and 4.3).
+
+Nothing here has a position: sample k of a run is a function of (seed, k), so workers, processes, micro-batches and
+stops don't change what a step sees. k = step * batch_size + position in the batch.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dfosd_core import images
+from dfosd_core.errors import ConfigError
+from dfosd_core.training.degradation import PRESETS, degrade
+
+from ..settings.config import DataConfig
+from .photos import CropSource, PhotoFolder, textured_crop
+from .prepared_set import PreparedSet, is_prepared
+
+
+class MicroBatch(NamedTuple):
+    """What one process takes through the networks at once."""
+
+    indices: list[int]
+    """k of each sample, over the whole run."""
+    x_lr: Tensor
+    """(B, 3, crop, crop) in [-1, 1]: degraded and resized back."""
+    x_hr: Tensor
+    """(B, 3, crop, crop) in [-1, 1]."""
+
+
+class CropDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Sample k -> (x_lr, x_hr), each (3, crop, crop) float32 in [-1, 1]."""
+
+    def __init__(self, source: CropSource, presets: list[str], seed: int) -> None:
+        self.source, self.seed = source, seed
+        self.presets = [PRESETS[name] for name in presets]
+
+    @classmethod
+    def open(cls, config: DataConfig, seed: int) -> CropDataset:
+        """`config.photos` is a prepared set or a folder of photographs. Raises ConfigError if it is neither."""
+        kind = PreparedSet if is_prepared(config.photos) else PhotoFolder
+        return cls(kind(config.photos, config.crop), list(config.presets), seed)
+
+    def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng((self.seed, k))
+        crop = textured_crop(self.source, rng)
+        if rng.integers(2):
+            crop = crop[:, ::-1]
+        x_hr = images.to_bchw(torch.from_numpy(crop[None].copy())).float().div_(255)
+        x_lq = degrade(x_hr, self.presets[int(rng.integers(len(self.presets)))], rng)
+        x_lr = images.resize(x_lq, (x_hr.shape[-2], x_hr.shape[-1])).clamp(0, 1)
+        return images.to_signed(x_lr)[0], images.to_signed(x_hr)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Sampler[list[int]]):
+    """Which samples one process takes in which order: its contiguous share of each step's batch, in micro-batches."""
+
+    first_step: int
+    steps: int
+    """Steps of the whole run: the last one is steps - 1."""
+    batch_size: int
+    """A multiple of world."""
+    rank: int
+    world: int
+    micro_batch: int
+
+    def step(self, step: int) -> Iterator[list[int]]:
+        """The micro-batches of one step; the last one may be smaller."""
+        share = self.batch_size // self.world
+        first = step * self.batch_size + self.rank * share
+        for start in range(first, first + share, self.micro_batch):
+            yield list(range(start, min(start + self.micro_batch, first + share)))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first_step, self.steps):
+            yield from self.step(step)
+
+
+class _MicroBatches(Dataset[MicroBatch | ConfigError]):
+    def __init__(self, crops: CropDataset) -> None:
+        self.crops = crops
+
+    def __getitem__(self, indices: list[int]) -> MicroBatch | ConfigError:
+        try:
+            x_lr, x_hr = zip(*(self.crops[k] for k in indices), strict=True)
+        except ConfigError as error:
+            return error  # raised in a worker it would arrive wrapped in that process's traceback
+        return MicroBatch(indices, torch.stack(x_lr), torch.stack(x_hr))
+
+
+def batches(
+    dataset: CropDataset,
+    *,
+    first_step: int,
+    steps: int,
+    batch_size: int,
+    rank: int,
+    world: int,
+    micro_batch: int,
+    workers: int,
+) -> Iterator[list[MicroBatch]]:
+    """The micro-batches of each step from first_step to steps - 1 for process `rank` of `world`.
+
+    workers processes prepare them ahead. Raises ConfigError, one line, for what cannot be read.
+    """
+    plan = Plan(
+        first_step=first_step, steps=steps, batch_size=batch_size, rank=rank, world=world, micro_batch=micro_batch
+    )
+    loader = DataLoader(
+        _MicroBatches(dataset),
+        batch_size=None,  # the plan's items are whole micro-batches
+        sampler=plan,
+        num_workers=workers,
+        collate_fn=cast("Any", _as_it_is),
+        worker_init_fn=_ignore_interrupts if workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    ready = iter(loader)
+    for step in range(first_step, steps):
+        yield [_next(ready) for _ in plan.step(step)]
+
+
+def _next(ready: Iterator[MicroBatch | ConfigError]) -> MicroBatch:
+    try:
+        batch = next(ready)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ConfigError(
+            "A process that prepares crops has died, most likely for lack of memory (in a container: of shared memory, "
+            "--shm-size). Lower data.workers."
+        ) from error
+    if isinstance(batch, ConfigError):
+        raise batch
+    return batch
+
+
+def _as_it_is(batch: MicroBatch | ConfigError) -> MicroBatch | ConfigError:
+    return batch
+
+
+def _ignore_interrupts(_worker: int) -> None:
+    # Ctrl-C reaches the whole group; the main process finishes its step and needs the batch.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

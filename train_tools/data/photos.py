@@ -1,0 +1,176 @@
+"""Random crops from a folder of photographs, each of them at several sizes.
+
+A camera's file at full size is often soft; reduced by 2 it is sharp. Each photograph is therefore there at every size
+between `SHORTEST_EDGE` and `LONGEST_EDGE`, halving, and a crop takes one of them at random, weighted by its edge.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dfosd_core import images
+from dfosd_core.errors import ConfigError, ImageFileError
+from dfosd_core.image_files.read import read_image
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) uint8, RGB."""
+
+LONGEST_EDGE = 2200
+SHORTEST_EDGE = 280
+FLAT = 3.0
+"""Crops whose grey levels deviate less than this (of 255) are drawn again: skies teach nothing."""
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}
+CACHE_BYTES = 512 * 2**20
+"""Decoded photographs a process keeps: some forty of 12 megapixels at all sizes."""
+
+
+class PhotoFolder:
+    """The photographs below `folder` at all sizes that hold a crop of `size`; decoded when needed.
+
+    cache_bytes bounds the decoded ones in memory; None keeps them all.
+    Raises ConfigError, at once or at the first crop from it, for a file that cannot be read.
+    """
+
+    def __init__(self, folder: Path, size: int, cache_bytes: int | None = CACHE_BYTES) -> None:
+        self.paths = photo_paths(folder)
+        self.size = size
+        entries = [(i, *level) for i, path in enumerate(self.paths) for level in _levels(path, size)]
+        if not entries:
+            raise ConfigError(f"'{folder}': expected photographs of {size} pixels and more, all are smaller.")
+        self.levels = [(photo, factor) for photo, factor, _ in entries]
+        edges = np.array([edge for *_, edge in entries])
+        self.cumulative = np.cumsum(edges) / edges.sum()
+        self.cache = PixelCache(cache_bytes)
+
+    def cut(self, rng: np.random.Generator) -> Pixels:
+        """Return a random crop (size, size, 3)."""
+        level = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.levels) - 1)
+        return random_window(self._pixels(level), self.size, rng)
+
+    def _pixels(self, level: int) -> Pixels:
+        pixels = self.cache.get(level)
+        if pixels is None:
+            photo, factor = self.levels[level]
+            pixels = reduce_pixels(read_pixels(self.paths[photo]), factor)
+            self.cache.put(level, pixels)
+        return pixels
+
+
+class PixelCache:
+    """The pixels used last, up to a number of bytes."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit, self.held = limit, 0
+        self.entries: OrderedDict[int, Pixels] = OrderedDict()
+
+    def get(self, key: int) -> Pixels | None:
+        """The entry, which then counts as the latest."""
+        if key in self.entries:
+            self.entries.move_to_end(key)
+        return self.entries.get(key)
+
+    def put(self, key: int, pixels: Pixels) -> None:
+        """Keep it, and drop the oldest while there is too much."""
+        self.entries[key] = pixels
+        self.held += pixels.nbytes
+        while self.limit is not None and self.held > self.limit and len(self.entries) > 1:
+            self.held -= self.entries.popitem(last=False)[1].nbytes
+
+
+class PhotoCrops:
+    """Draws batches of crops of photographs held in memory, one after the other. Deterministic for a seed."""
+
+    def __init__(self, folder: Path, size: int, seed: int) -> None:
+        self.source = PhotoFolder(folder, size, cache_bytes=None)
+        self.rng = np.random.default_rng(seed)
+
+    def batch(self, count: int) -> Tensor:
+        """Return `count` crops (count, 3, size, size) in [0, 1], flipped and turned at random."""
+        crops = np.stack([self._crop() for _ in range(count)])
+        return images.to_bchw(torch.from_numpy(crops)).float().div_(255)
+
+    def _crop(self) -> Pixels:
+        crop = np.rot90(textured_crop(self.source, self.rng), int(self.rng.integers(4)))
+        return np.ascontiguousarray(crop[:, ::-1] if self.rng.integers(2) else crop)
+
+
+class CropSource(Protocol):
+    """Where crops come from."""
+
+    def cut(self, rng: np.random.Generator) -> Pixels:
+        """Return a random crop."""
+        ...
+
+
+def textured_crop(source: CropSource, rng: np.random.Generator) -> Pixels:
+    """A random crop that is not flat; after eight flat ones, the ninth whatever it is."""
+    crop = source.cut(rng)
+    for _ in range(8):
+        if crop.std() >= FLAT:
+            break
+        crop = source.cut(rng)
+    return crop
+
+
+def random_window(pixels: Pixels, size: int, rng: np.random.Generator) -> Pixels:
+    """A square of `size`, anywhere in pixels, which are at least as large."""
+    top = int(rng.integers(pixels.shape[0] - size + 1))
+    left = int(rng.integers(pixels.shape[1] - size + 1))
+    return pixels[top : top + size, left : left + size]
+
+
+def photo_paths(folder: Path) -> list[Path]:
+    """The image files below `folder`, sorted. Raises ConfigError where there are none."""
+    if not folder.is_dir():
+        raise ConfigError(f"There is no folder '{folder}': expected one with photographs.")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    if not paths:
+        raise ConfigError(f"No photographs in '{folder}': expected files ending in {', '.join(sorted(SUFFIXES))}.")
+    return paths
+
+
+def read_pixels(path: Path) -> Pixels:
+    """Decode a file of any kind `dfosd upscale` takes: upright, 8 bits, opaque. Raises ConfigError, one line."""
+    try:
+        picture = read_image(path)
+    except ImageFileError as error:
+        raise _unreadable(str(error)) from error
+    samples = picture.without_alpha().with_three_colors().shallow().samples
+    return np.ascontiguousarray(samples, dtype=np.uint8)
+
+
+def reduce_pixels(pixels: Pixels, factor: float) -> Pixels:
+    """Resize by a factor of at most 1."""
+    if factor == 1:
+        return pixels
+    height, width = (round(edge * factor) for edge in pixels.shape[:2])
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0))
+
+
+def _levels(path: Path, size: int) -> list[tuple[float, float]]:
+    """Factors at which a photograph is used, each with the mean edge it then has."""
+    try:
+        with Image.open(path) as opened:
+            width, height = opened.size
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise _unreadable(f"'{path}' is damaged or no image.") from error
+    levels: list[tuple[float, float]] = []
+    factor = min(1.0, LONGEST_EDGE / max(width, height))
+    while round(factor * min(width, height)) >= size and (factor * min(width, height) >= SHORTEST_EDGE or not levels):
+        levels.append((factor, factor * float(np.sqrt(width * height))))
+        factor /= 2
+    return levels
+
+
+def _unreadable(reason: str) -> ConfigError:
+    return ConfigError(
+        f"{reason} Move it out of the folder, or let `python -m train_tools.prepare_data` sort the folder out."
+    )

@@ -1,0 +1,84 @@
+"""What an exported LoRA says about its training: configuration, base, code."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from dfosd_core.errors import BaseModelMismatchError
+from dfosd_core.lora import BaseLayout, LoraMetadata
+from dfosd_core.training.degradation import SCALE
+from dfosd_core.training.diffusers_base import WEIGHT_FILES
+
+from ..settings.config import EMBEDDED, TrainConfig
+
+EMBEDDED_NAME = "DFOSD small base"
+ROOT = Path(__file__).parents[2]
+
+
+def lora_metadata(config: TrainConfig, layout: BaseLayout, step: int, base_sha256: str) -> LoraMetadata:
+    """The header of the LoRA after `step` steps. The same run gives the same header: no time, no folder names."""
+    base = EMBEDDED_NAME if config.model.base == EMBEDDED else Path(config.model.base).name
+    edge = config.data.crop
+    return LoraMetadata(
+        base_layout=layout,
+        timestep=config.model.timestep,
+        rank=config.model.rank,
+        lora_alpha=config.model.lora_alpha,
+        scale=float(SCALE),
+        base_model=base,
+        base_model_sha256=base_sha256,
+        train_config=told(config) | {"trained_steps": step},
+        git_commit=git_commit(),
+        extra={"modelspec.title": f"DFOSD x{SCALE} for {base}", "modelspec.resolution": f"{edge}x{edge}"},
+    )
+
+
+def told(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as plain JSON values, every path reduced to its last name."""
+    facts = cast("dict[str, Any]", _plain(asdict(config)))
+    facts["model"]["base"] = Path(config.model.base).name
+    return facts
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in cast("list[Any]", value)]
+    return value.name if isinstance(value, Path) else value
+
+
+def base_sha256(path: Path | str) -> str:
+    """SHA-256 of the base's weights on disk: a single file's bytes, or those of a folder's UNet."""
+    path = Path(path)
+    if path.is_dir():
+        found = [path / "unet" / name for name in WEIGHT_FILES if (path / "unet" / name).is_file()]
+        if not found:
+            raise BaseModelMismatchError(f"'{path / 'unet'}' has no weights. Expected {WEIGHT_FILES[0]}.")
+        path = found[0]
+    digest, block = hashlib.sha256(), bytearray(2**20)
+    with path.open("rb") as file:
+        while count := file.readinto(block):
+            digest.update(memoryview(block)[:count])
+    return digest.hexdigest()
+
+
+@functools.cache
+def git_commit() -> str:
+    """The commit of this checkout, `-dirty` where files differ from it; empty outside one.
+
+    Asked once: what counts is the code this process started with.
+    """
+    if not (ROOT / ".git").exists():  # installed: a repository further up would be somebody else's
+        return ""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,95 @@
+"""What a run writes down as it goes: OUT/metrics.jsonl, OUT/tensorboard, OUT/loss.png.
+
+metrics.jsonl is the record, one line `{"step": 40, "loss/mse": 0.0021, ...}` a call; the others follow from it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from dfosd_core.files import write_text
+
+from ..scoring.pictures import save_picture
+from .plots import draw_run
+
+PLOT_EVERY_S = 30.0
+PLOT_SHARE = 0.02
+"""Drawing takes at most this part of the time, however long a run's curves have become."""
+
+Row = dict[str, Any]
+
+
+class Logbook:
+    """The log of one run; only one process writes it. A kill at any moment costs at most the line being written.
+
+    out: the run's folder. resume_step: the step the run goes on from; what was logged after it is dropped, since
+    it will be logged again. 0 begins anew.
+    """
+
+    def __init__(self, out: Path, resume_step: int) -> None:
+        self.out, self.path = out, out / "metrics.jsonl"
+        out.mkdir(parents=True, exist_ok=True)
+        kept = [row for row in read_log(self.path) if row["step"] <= resume_step] if resume_step else []
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._series: dict[str, tuple[list[int], list[float]]] = {}
+        for row in kept:
+            self._remember(row["step"], row)
+        self._file = self.path.open("a", encoding="utf-8", buffering=1)  # a line reaches the system at once
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=resume_step + 1 if resume_step else 0)
+        self._plot_at = time.monotonic() + PLOT_EVERY_S
+        self._unplotted = bool(kept)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one line, and draw loss.png if its time has come."""
+        row = {"step": step} | {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._remember(step, row)
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)  # pyright: ignore[reportUnknownMemberType]
+        self._unplotted = True
+        if time.monotonic() >= self._plot_at:
+            self.plot()
+
+    def images(self, step: int, name: str, image: Tensor) -> None:
+        """Show an image (3, H, W) in [0, 1] in TensorBoard."""
+        self._board.add_image(name, image.detach().cpu().clamp(0, 1), step)  # pyright: ignore[reportUnknownMemberType]
+        self._board.flush()
+
+    def plot(self) -> None:
+        """Draw all curves into OUT/loss.png."""
+        began = time.monotonic()
+        if self._series:
+            save_picture(draw_run(self._series), self.out / "loss.png")
+        self._unplotted = False
+        ended = time.monotonic()
+        self._plot_at = ended + max(PLOT_EVERY_S, (ended - began) / PLOT_SHARE)
+
+    def close(self) -> None:
+        """Draw what has not been drawn and close all files."""
+        if self._unplotted:
+            self.plot()
+        self._board.close()
+        self._file.close()
+
+    def _remember(self, step: int, row: Row) -> None:
+        for name, value in row.items():
+            if name != "step" and value is not None:
+                steps, values = self._series.setdefault(name, ([], []))
+                steps.append(step)
+                values.append(value)
+
+
+def read_log(path: Path) -> list[Row]:
+    """The rows of a metrics.jsonl; none without the file. A last line that a kill has torn is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [cast("Row", json.loads(line)) for line in lines[:-1]]  # after the last newline: nothing, or the torn one

@@ -1,0 +1,137 @@
+"""The networks of a TrainConfig: base, generator, discriminator, perceptual loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dfosd_core.errors import ConfigError, DfosdError
+from dfosd_core.hosts.diffusers import DEFAULT_BASE, DEFAULT_WEIGHTS
+from dfosd_core.lora import DfosdLora, load_lora
+from dfosd_core.lora.metadata import check_base
+from dfosd_core.training.diffusers_base import Base, read_base
+from dfosd_core.training.discriminators import make_discriminator
+from dfosd_core.training.dists import Dists
+from dfosd_core.training.ea_dists import EaDists
+from dfosd_core.training.generator import DfosdGenerator
+from dfosd_core.training.sdxl import read_sdxl_unet
+
+from ..settings.config import EMBEDDED, TrainConfig
+from .prompt import initial_prompt
+
+PerceptualLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Networks:
+    """All networks of a run on `device`, in float32; the base's tensors are in memory once."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        start = None if config.model.init_lora is None else _start(config.model.init_lora)
+        self.base = self._read_base(base_path(config))
+        self.generator = self._make_generator(start)
+        judged = config.discriminator.kind != "none" and config.loss.lambda_1 > 0
+        self.discriminator = self._make_discriminator() if judged else None
+        self.perceptual = self._make_perceptual()
+
+    def memory_format(self) -> torch.memory_format:
+        """Of convolutions and images."""
+        return torch.channels_last if self.config.run.channels_last else torch.contiguous_format
+
+    def _read_base(self, path: Path) -> Base:
+        base = read_base(path, device=self.device)
+        if base.layout.prediction_type != "epsilon":
+            raise ConfigError(
+                f"model.base: '{path.name}' predicts {base.layout.prediction_type}, expected epsilon. "
+                "Give SD 2.1-base (the 512 px model)."
+            )
+        multiple = base.layout.latent_factor * 2 ** (len(base.layout.block_out_channels) - 1)
+        if self.config.data.crop % multiple:
+            raise ConfigError(
+                f"data.crop: expected a multiple of {multiple} for this base, found {self.config.data.crop}."
+            )
+        self._prepare(base.unet, base.vae)
+        return base
+
+    def _prepare(self, unet: Any, vae: Any = None) -> None:
+        if self.config.run.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        for network in (unet, vae):
+            if network is not None:
+                network.to(memory_format=self.memory_format())
+
+    def _make_generator(self, start: DfosdLora | None) -> DfosdGenerator:
+        model, layout = self.config.model, self.base.layout
+        rng = torch.Generator().manual_seed(self.config.run.seed)
+        if start is None:
+            self.prompt = initial_prompt(base_path(self.config), model.prompt_tokens, layout.context_dim, rng)
+        else:
+            self.prompt = start.prompt_embeds.float()
+        generator = DfosdGenerator(
+            self.base.vae,
+            self.base.unet,
+            prompt_embeds=self.prompt.to(self.device),
+            t=model.timestep,
+            rank=model.rank,
+            lora_alpha=model.lora_alpha,
+            rng=rng,
+        )
+        if start is not None:
+            try:
+                check_base(start.metadata.base_layout, layout)
+                generator.load_lora(start)
+            except DfosdError as error:
+                raise ConfigError(f"model.init_lora '{model.init_lora}': {error}") from error
+        return cast("Any", generator).to(memory_format=self.memory_format())
+
+    def _make_discriminator(self) -> nn.Module | None:
+        judge = self.config.discriminator
+        # A generator of its own, so that the generator starts equal beside every discriminator.
+        rng = torch.Generator().manual_seed(self.config.run.seed + 1)
+        sdxl_unet = None
+        if judge.base is not None:
+            sdxl_unet = read_sdxl_unet(judge.base, self.device)
+            self._prepare(sdxl_unet)
+        discriminator = make_discriminator(
+            judge.kind,
+            self.base.unet,
+            sdxl_unet=sdxl_unet,
+            prompt_embeds=self.prompt.to(self.device),
+            rank=judge.rank,
+            lora_alpha=judge.lora_alpha,
+            head=judge.head,
+            rng=rng,
+        )
+        return cast("Any", discriminator).to(self.device, memory_format=self.memory_format())
+
+    def _make_perceptual(self) -> PerceptualLoss | None:
+        loss = self.config.loss
+        if loss.perceptual == "none" or loss.lambda_2 == 0:
+            return None
+        # Not float16: the squares in DISTS' pooling overflow it.
+        dists = make_dists(self.config, torch.bfloat16 if self.config.run.precision == "bf16" else torch.float32)
+        assert dists is not None, "the configuration was checked"
+        dists.to(self.device)
+        return EaDists(dists) if loss.perceptual == "ea_dists" else dists
+
+
+def base_path(config: TrainConfig) -> Path:
+    """The base's folder or file."""
+    base = config.model.base
+    return DEFAULT_WEIGHTS / DEFAULT_BASE if base == EMBEDDED else Path(base)
+
+
+def make_dists(config: TrainConfig, dtype: torch.dtype) -> Dists | None:
+    """DISTS with the given VGG; None without one."""
+    return None if config.loss.vgg is None else Dists.from_files(config.loss.vgg, dtype=dtype)
+
+
+def _start(path: Path) -> DfosdLora:
+    try:
+        return load_lora(path)
+    except DfosdError as error:
+        raise ConfigError(f"model.init_lora: {error}") from error

@@ -1,0 +1,204 @@
+"""One iteration (method.md 4.2): a step of the generator, then one of the discriminator on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from dfosd_core.training.lora_layers import frozen
+from dfosd_core.training.losses import (
+    DiscriminatorLosses,
+    GeneratorLosses,
+    LossSettings,
+    discriminator_loss,
+    generator_loss,
+    space_of,
+)
+from dfosd_core.training.noise import SampleNoise
+
+from ..data.crops import MicroBatch
+from ..settings.config import TrainConfig
+from .checkpoint import load_optimizer, load_trainable, trainable_state
+from .ema import Ema
+from .learner import Learner
+from .networks import Networks
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Stage(NamedTuple):
+    """Which terms a step has."""
+
+    perceptual: bool
+    """The perceptual term is in the generator's loss."""
+    adversarial: bool
+    """The generator has to fool the discriminator."""
+    judging: bool
+    """The discriminator takes a step."""
+
+
+class Judged(NamedTuple):
+    """What the generator's step leaves for the discriminator's."""
+
+    fake: Tensor
+    """z_sr, or x_sr for a discriminator of images; detached."""
+    x_hr: Tensor
+    noise: SampleNoise
+    """Each sample's draws go on where the generator's step stopped."""
+
+
+class Recipe:
+    """Both networks under training and what moves them."""
+
+    def __init__(self, config: TrainConfig, networks: Networks, accelerator: Accelerator) -> None:
+        self.config, self.networks, self.device = config, networks, accelerator.device
+        loss, judge, scaling = config.loss, config.discriminator, config.run.precision == "fp16"
+        self.settings = LossSettings(
+            lambda_1=loss.lambda_1,
+            lambda_2=loss.lambda_2,
+            t_noise_min=judge.t_noise_min,
+            t_noise_max=judge.t_noise_max,
+        )
+        self.generator = Learner(
+            networks.generator, accelerator, optim=config.optim, lr=config.optim.lr, loss_scaling=scaling
+        )
+        self.ema = Ema(self.generator.parameters, config.optim.ema) if config.optim.ema > 0 else None
+        self.discriminator: Learner | None = None
+        if networks.discriminator is not None:
+            self.discriminator = Learner(
+                networks.discriminator,
+                accelerator,
+                optim=config.optim,
+                lr=judge.lr,
+                first_step=judge.from_step - judge.warmup_steps,
+                loss_scaling=scaling,
+            )
+
+    def learners(self) -> dict[str, Learner]:
+        """By name, the generator first."""
+        both = {"generator": self.generator, "discriminator": self.discriminator}
+        return {name: learner for name, learner in both.items() if learner is not None}
+
+    def stage(self, step: int) -> Stage:
+        """The terms of step `step`, counted from 0."""
+        judge, has_judge = self.config.discriminator, self.discriminator is not None
+        return Stage(
+            perceptual=self.networks.perceptual is not None and step >= self.config.loss.perceptual_from,
+            adversarial=has_judge and step >= judge.from_step,
+            judging=has_judge and step >= judge.from_step - judge.warmup_steps,
+        )
+
+    def train_step(self, step: int, batches: Sequence[MicroBatch]) -> dict[str, Tensor]:
+        """Take this process's micro-batches of step `step` through both networks; return what to log, detached.
+
+        The loss of a step is the mean over its samples, however they are cut into micro-batches.
+        """
+        stage, values = self.stage(step), dict[str, Tensor]()
+        count = sum(len(batch.indices) for batch in batches)
+        judged: list[Judged] = []
+        with self._discriminator_frozen(stage):
+            for batch in batches:
+                share = len(batch.indices) / count
+                with self.generator.accumulating(last=batch is batches[-1]):
+                    losses, left = self.generator_loss(batch, stage)
+                    self.generator.backward(losses.total * share)
+                judged.append(left)
+                _add(values, _generator_report(losses, stage), share)
+        values["grad/generator"] = self.generator.step(step)
+        if self.ema:
+            self.ema.update()
+        if self.discriminator and stage.judging:
+            for left in judged:
+                share = len(left.x_hr) / count
+                with self.discriminator.accumulating(last=left is judged[-1]):
+                    losses_d = self.discriminator_loss(self.discriminator.wrapped, left)
+                    self.discriminator.backward(losses_d.total * share)
+                _add(values, _discriminator_report(losses_d), share)
+            values["grad/discriminator"] = self.discriminator.step(step)
+        return values
+
+    def generator_loss(self, batch: MicroBatch, stage: Stage) -> tuple[GeneratorLosses, Judged]:
+        """L_gen of one micro-batch."""
+        networks, noise = self.networks, SampleNoise.seeded(self.config.run.seed, batch.indices)
+        x_lr, x_hr = (
+            x.to(self.device, non_blocking=True).contiguous(memory_format=networks.memory_format())
+            for x in (batch.x_lr, batch.x_hr)
+        )
+        with self.autocast():
+            z_sr, x_sr = self.generator.wrapped(x_lr, noise)
+            losses = generator_loss(
+                x_sr,
+                x_hr,
+                z_sr,
+                perceptual=networks.perceptual if stage.perceptual else None,
+                nad=networks.discriminator if stage.adversarial else None,
+                rng=noise,
+                settings=self.settings,
+            )
+        fake = x_sr if self._judges_images() else z_sr
+        return losses, Judged(fake.detach(), x_hr, noise)
+
+    def discriminator_loss(self, discriminator: nn.Module, judged: Judged) -> DiscriminatorLosses:
+        """L_D of the same samples: z_sr as it was before the generator's step, and z_hr."""
+        with self.autocast():
+            real = judged.x_hr
+            if not self._judges_images():
+                real = self.networks.generator.encode(real, judged.noise)
+            return discriminator_loss(discriminator, judged.fake, real, rng=judged.noise, settings=self.settings)
+
+    def autocast(self) -> torch.autocast:
+        """The number format of the networks' forward passes."""
+        dtype = AUTOCAST.get(self.config.run.precision)
+        return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs of it."""
+        learners, ema = self.learners(), self.ema
+        return {
+            "networks": {name: trainable_state(learner.network) for name, learner in learners.items()},
+            "optimizers": {name: learner.optimizer.state_dict() for name, learner in learners.items()},
+            "scalers": {name: learner.scaler.state_dict() for name, learner in learners.items()},
+            "ema": None if ema is None else ema.state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`. A discriminator or an average that joins later starts afresh."""
+        for name, learner in self.learners().items():
+            if name in state["networks"]:
+                load_trainable(learner.network, state["networks"][name], name)
+                load_optimizer(learner.optimizer, state["optimizers"][name])
+                if state["scalers"][name]:  # empty where nothing was scaled
+                    learner.scaler.load_state_dict(state["scalers"][name])
+        if self.ema:
+            self.ema.load(state["ema"])
+
+    def _judges_images(self) -> bool:
+        return self.networks.discriminator is not None and space_of(self.networks.discriminator) == "image"
+
+    def _discriminator_frozen(self, stage: Stage) -> AbstractContextManager[None]:
+        # In the backward pass too: gradient checkpointing runs the discriminator again there.
+        judge = self.networks.discriminator
+        return frozen(judge) if judge is not None and stage.adversarial else nullcontext()
+
+
+def _generator_report(losses: GeneratorLosses, stage: Stage) -> dict[str, Tensor]:
+    report = {"loss/generator": losses.total.detach(), "loss/mse": losses.mse}
+    if stage.perceptual:
+        report["loss/perceptual"] = losses.ea_dists
+    if stage.adversarial:
+        report["loss/adversarial"] = losses.adversarial
+    return report
+
+
+def _discriminator_report(losses: DiscriminatorLosses) -> dict[str, Tensor]:
+    return {"loss/discriminator": losses.total.detach(), "loss/d_real": losses.real, "loss/d_fake": losses.fake}
+
+
+def _add(values: dict[str, Tensor], found: dict[str, Tensor], share: float) -> None:
+    for name, value in found.items():
+        values[name] = values[name] + value * share if name in values else value * share

@@ -1,0 +1,1 @@
+"""Metrics, validation on pairs, contact sheets."""

@@ -1,0 +1,1 @@
+"""What a training run can be told, and how files and flags become it."""

@@ -1,0 +1,158 @@
+"""YAML files and `--set` become a `TrainConfig` here, and a `TrainConfig` YAML again.
+
+    python -m train_tools.settings.config_file --reference     the tables of all settings in docs/training.md
+
+jsonargparse checks and converts each value to its field's type; what a field allows is `config.py`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+
+import yaml
+from docstring_parser import parse_from_object
+from jsonargparse import ArgumentError, ArgumentParser
+
+from dfosd_core.errors import ConfigError
+
+from .config import TrainConfig, plain_config, plain_values
+from .resume_policy import RULES
+from .strict_yaml import parse_yaml
+
+SECTIONS: dict[str, type] = get_type_hints(TrainConfig)
+TYPES: dict[str, Any] = {
+    f"{section}.{field}": hint for section, cls in SECTIONS.items() for field, hint in get_type_hints(cls).items()
+}
+"""Dotted name of each setting -> its type."""
+Tree = dict[str, dict[str, Any]]
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a YAML file; each override `section.name=value` wins over it. Relative paths mean the current directory.
+
+    Raises ConfigError, one line with the setting, what was expected and what was found.
+    """
+    tree: Tree = {section: {} for section in SECTIONS}
+    parser = _parser()
+    for name, value in _read(path):
+        _put(tree, parser, name, value, str(path))
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set: expected SECTION.NAME=VALUE, found '{override}'.")
+        _put(tree, parser, name.strip(), parse_yaml(text, f"--set {override}"), "--set")
+    try:
+        return TrainConfig(**{section: cls(**tree[section]) for section, cls in SECTIONS.items()})
+    except ConfigError as error:
+        raise ConfigError(f"{path}{' with --set' if overrides else ''}: {error}") from error
+
+
+def dump_config(config: TrainConfig) -> str:
+    """Every setting as YAML that `load_config` reads back to an equal configuration."""
+    return yaml.safe_dump(plain_config(config), sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def reference() -> str:
+    """Every setting as Markdown, one table a section."""
+    tables: list[str] = []
+    for section, cls in SECTIONS.items():
+        docs = {part.args[1]: part.description or "" for part in parse_from_object(cls).params}
+        rows = [f"### `{section}`", "", "| name | type | default | meaning | at resume |", "|---|---|---|---|---|"]
+        for field, default in plain_values(cls()).items():
+            name = f"{section}.{field}"
+            meaning = " ".join(docs[field].split()).replace("|", "\\|")
+            rows.append(f"| `{field}` | {_words(TYPES[name])} | {_shown(default)} | {meaning} | {RULES[name]} |")
+        tables.append("\n".join(rows) + "\n")
+    return "\n".join(tables)
+
+
+def _shown(default: Any) -> str:
+    """A default as one writes it in YAML."""
+    text = yaml.safe_dump(default, default_flow_style=True).removesuffix("...\n").strip()
+    return f"`{text if isinstance(default, list) else str(default)}`" if default is not None else "null"
+
+
+def _read(path: Path) -> Iterator[tuple[str, Any]]:
+    """Each dotted name of the file with its value."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"The configuration '{path}' cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"The configuration '{path}' cannot be read: expected UTF-8 text.") from error
+    tree = parse_yaml(text, str(path))
+    if not isinstance(tree, Mapping):
+        found = "an empty file" if tree is None else _found(tree)
+        raise ConfigError(f"{path}: expected sections ({', '.join(SECTIONS)}), found {found}.")
+    for section, values in cast("Mapping[str, Any]", tree).items():
+        if section not in SECTIONS:
+            raise ConfigError(f"{path}: {section}: no such section.{_meant(section)}")
+        if values is not None and not isinstance(values, Mapping):
+            raise ConfigError(f"{path}: {section}: expected settings below it, found {_found(values)}.")
+        for field, value in cast("Mapping[str, Any]", values or {}).items():
+            yield f"{section}.{field}", value
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    for section, cls in SECTIONS.items():
+        parser.add_class_arguments(cls, section)
+    return parser
+
+
+def _put(tree: Tree, parser: ArgumentParser, name: str, value: Any, source: str) -> None:
+    """Set one value. Each is parsed alone, so that an error is about it."""
+    if name not in TYPES:
+        raise ConfigError(f"{source}: {name}: no such setting.{_meant(name)}")
+    section, field = name.split(".")
+    hint = TYPES[name]
+    wrong = ConfigError(f"{source}: {name}: expected {_words(hint)}, found {_found(value)}.")
+    if value is None and NoneType not in get_args(hint):
+        raise wrong
+    if type(value) is int and {str, Path} & {hint, *get_args(hint)}:
+        value = str(value)  # a folder may be called 2024
+    try:
+        parsed = parser.parse_object({section: {field: value}})
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise wrong from error
+    tree[section][field] = parsed[name]
+
+
+def _meant(name: str) -> str:
+    last = name.rpartition(".")[2]
+    near = [known for known in TYPES if known.partition(".")[2] == last]
+    near = near or difflib.get_close_matches(name, set(TYPES) | set(SECTIONS) - {name}, n=1, cutoff=0.7)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _words(hint: Any) -> str:
+    """A type in words."""
+    arguments = get_args(hint)
+    if NoneType in arguments:
+        return f"{_words(arguments[0])} or null"
+    if get_origin(hint) is list:
+        return f"a list ([a, b]) of {_words(arguments[0]).removeprefix('one of ')}"
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(arguments)}"
+    return {int: "an int", float: "a number", bool: "true or false", str: "text", Path: "a path"}[hint]
+
+
+def _found(value: Any) -> str:
+    return "nothing" if value is None else repr(value)
+
+
+def main() -> None:
+    """Print the reference."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", action="store_true", required=True, help="print all settings as Markdown")
+    parser.parse_args()
+    print(reference(), end="")
+
+
+if __name__ == "__main__":
+    main()
