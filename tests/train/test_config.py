@@ -81,7 +81,7 @@ def test_every_setting_has_a_rule_for_resuming() -> None:
 
 
 def test_reference_in_the_docs_is_todays() -> None:
-    text = (ROOT / "docs" / "training.md").read_text("utf-8")
+    text = (ROOT / "docs" / "training_settings.md").read_text("utf-8")
     assert text.split("<!-- reference -->\n")[1].split("<!-- /reference -->")[0] == reference()
 
 

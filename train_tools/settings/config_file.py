@@ -1,6 +1,6 @@
 """YAML files and `--set` become a `TrainConfig` here, and a `TrainConfig` YAML again.
 
-    python -m train_tools.settings.config_file --reference     the tables of all settings in docs/training.md
+    python -m train_tools.settings.config_file --reference     the tables of docs/training_settings.md
 
 jsonargparse checks and converts each value to its field's type; what a field allows is `config.py`'s.
 """
