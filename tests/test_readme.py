@@ -1,10 +1,11 @@
-"""The README's commands are commands that exist, with files that exist."""
+"""The documents: commands are commands that exist, with files that exist; links and names lead somewhere."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(?:sh|bash)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md"), *ROOT.glob("dfosd_core/weights/*.md")]
+)
 OURS = [line for line in COMMANDS if line.startswith(("dfosd ", "python3 run.py upscale", "python3 run.py info"))]
 
 
@@ -55,10 +59,27 @@ def test_tests_have_a_command() -> None:
     assert "python3 run.py test" in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
-def test_linked_files_exist() -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_linked_files_and_headings_exist(page: Path) -> None:
+    wrong: list[str] = []
+    for link in re.findall(r"\]\((?!https?:)(\S+?)\)", page.read_text("utf-8")):
+        file, _, heading = link.partition("#")
+        target = page.parent / file if file else page
+        if not target.exists() or (heading and heading not in headings(target)):
+            wrong.append(link)
+    assert wrong == []
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_modules_that_a_page_runs_exist(page: Path) -> None:
+    modules = re.findall(r"(?:python|launch\b.*?) -m ((?:train_tools|benchmarks)\.[\w.]+)", page.read_text("utf-8"))
+    assert [module for module in modules if find_spec(module) is None] == []
 
 
 def test_settings_table_is_complete() -> None:
