@@ -82,6 +82,25 @@ def test_modules_that_a_page_runs_exist(page: Path) -> None:
     assert [module for module in modules if find_spec(module) is None] == []
 
 
+def test_architecture_names_files_that_exist() -> None:
+    """In the text and in the tree; NAME stands for a new file, and what is planned is marked so."""
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    known = [line for line in page.splitlines() if "(planned)" not in line]
+    named = {name for line in known for name in re.findall(r"`([\w./]+\.py)`", line) if "NAME" not in name}
+    assert len(named) > 25
+    roots = (
+        ROOT,
+        ROOT / "dfosd_core",
+        ROOT / "dfosd_core" / "training",
+        ROOT / "train_tools",
+        ROOT / "train_tools" / "data",
+    )
+    assert sorted(name for name in named if not any((root / name).is_file() for root in roots)) == []
+    rooms = re.findall(r"^│   [├└]── ([\w.]+)", page, re.MULTILINE)
+    assert len(rooms) > 15
+    assert [room for room in rooms if not (ROOT / "dfosd_core" / room).exists()] == []
+
+
 def test_settings_table_is_complete() -> None:
     rows = re.findall(r"^\| `--([\w-]+)` \| (.*?) \| (.*?) \|", README, re.MULTILINE)
     expected = []
