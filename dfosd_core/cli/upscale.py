@@ -7,22 +7,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import torch
-
 from ..errors import DfosdError
 from ..exit_codes import FAILED, INTERRUPTED, OK, TERMINATED
-from ..hosts.diffusers import DiffusersHost
-from ..image_files.read import read_image
-from ..image_files.tensors import like, to_tensor
-from ..image_files.write import check_target, write_image
-from ..lora.file import DfosdLora
-from ..models import ModelChoice, load_models, pick_device
-from ..pipeline import UpscaleSettings, upscale_attached
-from ..tiles.run import ProgressCallback, is_out_of_memory
+from ..models import load_models, pick_device
+from ..settings import ModelChoice, UpscaleSettings
+from ..tiles.run import is_out_of_memory
+from ..upscale_file import explain, upscale_file
 from .plan import Job
 from .progress import Bars
 
@@ -46,10 +39,21 @@ def run_jobs(
                 started = time.perf_counter()
                 try:
                     with bars.image(job.source.name) as tiles:
-                        height, width = _do(job, host, lora, device, settings, overwrite, tiles)
+                        height, width = upscale_file(
+                            job.source,
+                            job.target,
+                            host,
+                            lora,
+                            settings,
+                            device=device,
+                            progress=tiles,
+                            overwrite=overwrite,
+                        )
                 except (DfosdError, RuntimeError, MemoryError) as error:
+                    if not isinstance(error, DfosdError) and not is_out_of_memory(error):
+                        raise
                     failed += 1
-                    print(f"dfosd: {_complaint(job, error)}", file=sys.stderr)
+                    print(f"dfosd: {explain(error, job.source, job.target)}", file=sys.stderr)
                 else:
                     done += 1
                     seconds = time.perf_counter() - started
@@ -65,36 +69,6 @@ def run_jobs(
     finally:
         bars.close()
     return FAILED if failed else OK
-
-
-def _do(
-    job: Job,
-    host: DiffusersHost,
-    lora: DfosdLora,
-    device: torch.device,
-    settings: UpscaleSettings,
-    overwrite: bool,
-    progress: ProgressCallback,
-) -> tuple[int, int]:
-    """One image from file to file; returns the result's (height, width)."""
-    picture = read_image(job.source)
-    size = settings.output_size(*picture.size)
-    check_target(job.target, picture, size)
-    image = upscale_attached(to_tensor(picture).to(device), host, lora, settings, progress)
-    write_image(job.target, like(picture, image.cpu()), overwrite=overwrite)
-    return size
-
-
-def _complaint(job: Job, error: Exception) -> str:
-    if isinstance(error, DfosdError):
-        text = str(error)
-        return text if Path(job.source).name in text or job.target.name in text else f"'{job.source}': {text}"
-    if is_out_of_memory(error):
-        return (
-            f"'{job.source}': out of memory. Use smaller tiles (--unet-tile 512 --vae-tile 512), "
-            "a smaller --scale, or --device cpu."
-        )
-    raise error
 
 
 class _TerminatedError(BaseException):
