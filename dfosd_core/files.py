@@ -20,8 +20,8 @@ def write_whole(path: Path, before_rename: Callable[[], None] | None = None) -> 
     raise to keep it so. Two that write the same `path` at once do not meet: the last to end wins, whole.
     Raises OSError as the file system does.
     """
-    # Not the file's own name with something added: that may be as long as names can be.
-    part = path.with_name(f".dfosd-{os.getpid()}-{secrets.token_hex(4)}.part")
+    # Its beginning only: the file's own name may be as long as names can be.
+    part = path.with_name(f".{path.name[:50]}.{secrets.randbits(40)}.part")
     try:
         with part.open("wb") as file:
             yield file

@@ -181,6 +181,16 @@ HOMES = [
     ("image layout", r"permute\(0, (3, 1, 2|2, 3, 1)\)", {"dfosd_core/images.py"}),
     ("antialiased resizing", r"antialias=True", {"dfosd_core/images.py"}),
     ("LoRA names", r"['\"]lora_unet_?['\"]|replace\(['\"](down|up)_blocks", {"dfosd_core/lora/names.py"}),
+    ("memory errors", r"allocate memory", {"dfosd_core/tiles/run.py"}),
+    (
+        "a file upscaled",
+        r"check_target\(|write_image\(",
+        {"dfosd_core/upscale_file.py", "dfosd_core/image_files/write.py"},
+    ),
+    ("words for phases", r"['\"]decode['\"]: ['\"]", {"dfosd_core/upscale_file.py"}),
+    ("endings of image files", r"['\"]\.(jpe?g|webp|bmp)['\"]", {"dfosd_core/image_files/formats.py"}),
+    ("Pillow's modes", r"['\"](I;16|CMYK|PA)['\"]|profileToProfile", {"dfosd_core/image_files/pil.py"}),
+    ("settings from loose values", r"(UpscaleSettings|\bcls)\(\*\*\{name: value", {"dfosd_core/settings.py"}),
     ("tiling and blending", r"def (tiled_|blend_)\w+|enable_tiling", {"dfosd_core/tiles/grid.py"}),
 ]
 
