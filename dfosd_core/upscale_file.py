@@ -30,12 +30,12 @@ PHASES = {"encode": "reading", "unet": "restoring", "decode": "painting"}
 def upscale_file(
     source: Path,
     target: Path,
+    progress: ProgressCallback,
+    *,
     host: Host,
     lora: DfosdLora,
     settings: UpscaleSettings,
-    *,
     device: torch.device,
-    progress: ProgressCallback | None = None,
     overwrite: bool = False,
 ) -> tuple[int, int]:
     """Upscale `source` into `target`, which appears whole or not at all; returns its (height, width).
@@ -48,19 +48,19 @@ def upscale_file(
 
     picture = read_image(source)
     check_target(target, picture, settings.output_size(*picture.size))
-    larger = upscale_picture(picture, host, lora, settings, device=device, progress=progress)
+    larger = upscale_picture(picture, progress, host=host, lora=lora, settings=settings, device=device)
     write_image(target, larger, overwrite=overwrite)
     return larger.size
 
 
 def upscale_picture(
     picture: Picture,
+    progress: ProgressCallback,
+    *,
     host: Host,
     lora: DfosdLora,
     settings: UpscaleSettings,
-    *,
     device: torch.device,
-    progress: ProgressCallback | None = None,
 ) -> Picture:
     """The larger picture, with the bits, the grey and the metadata of `picture`. Otherwise as `upscale_file`.
 

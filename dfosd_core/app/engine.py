@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 
 import torch
 
@@ -12,7 +12,6 @@ from ..host import Host
 from ..lora.file import DfosdLora
 from ..models import load_models
 from ..settings import ModelChoice
-from ..tiles.run import ProgressCallback
 from ..upscale_file import upscale_file
 from .model_files import ModelFiles
 from .runner import Request, UpscaleFile
@@ -32,11 +31,8 @@ class LocalEngine:
         """Raises DfosdError, one line, for a base or LoRA that cannot be used."""
         host, lora = self._models(request)
 
-        def upscale(source: Path, target: Path, progress: ProgressCallback) -> tuple[int, int]:
-            return upscale_file(source, target, host, lora, request.settings, device=self._device, progress=progress)
-
         with host.lora(lora, request.settings.strength):
-            yield upscale
+            yield partial(upscale_file, host=host, lora=lora, settings=request.settings, device=self._device)
 
     def _models(self, request: Request) -> tuple[Host, DfosdLora]:
         base = self._files.base(request.base)

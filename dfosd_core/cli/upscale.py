@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -31,44 +32,39 @@ def run_jobs(
     """Upscale, write, report. Returns an exit code. Raises DfosdError if no model can be had."""
     device = pick_device(choice.device)
     host, lora = load_models(choice, device)
-    done = failed = 0
+    upscale = partial(upscale_file, host=host, lora=lora, settings=settings, device=device, overwrite=overwrite)
+    successes: list[bool] = []
     bars = Bars(len(jobs), quiet=quiet)
     try:
         with _terminable(), host.lora(lora, settings.strength):
             for job in jobs:
-                started = time.perf_counter()
-                try:
-                    with bars.image(job.source.name) as tiles:
-                        height, width = upscale_file(
-                            job.source,
-                            job.target,
-                            host,
-                            lora,
-                            settings,
-                            device=device,
-                            progress=tiles,
-                            overwrite=overwrite,
-                        )
-                except (DfosdError, RuntimeError, MemoryError) as error:
-                    if not isinstance(error, DfosdError) and not is_out_of_memory(error):
-                        raise
-                    failed += 1
-                    print(f"dfosd: {explain(error, job.source, job.target)}", file=sys.stderr)
-                else:
-                    done += 1
-                    seconds = time.perf_counter() - started
-                    if not quiet:
-                        bars.say(f"{job.source} -> {job.target} ({width}x{height}, {seconds:.1f} s)")
+                successes.append(_run(job, upscale, bars, quiet=quiet))
     except (KeyboardInterrupt, _TerminatedError) as stop:
-        left = len(jobs) - done - failed
         print(
-            f"dfosd: stopped; {done} of {len(jobs)} images are done, {left} left, no half file.",
+            f"dfosd: stopped; {sum(successes)} of {len(jobs)} images are done, {len(jobs) - len(successes)} left, "
+            "no half file.",
             file=sys.stderr,
         )
         return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
     finally:
         bars.close()
-    return FAILED if failed else OK
+    return OK if all(successes) else FAILED
+
+
+def _run(job: Job, upscale: Callable[..., tuple[int, int]], bars: Bars, *, quiet: bool) -> bool:
+    """Whether the image could be upscaled. A mistake of our own is not hidden."""
+    started = time.perf_counter()
+    try:
+        with bars.image(job.source.name) as tiles:
+            height, width = upscale(job.source, job.target, tiles)
+    except (DfosdError, RuntimeError, MemoryError) as error:
+        if not isinstance(error, DfosdError) and not is_out_of_memory(error):
+            raise
+        print(f"dfosd: {explain(error, job.source, job.target)}", file=sys.stderr)
+        return False
+    if not quiet:
+        bars.say(f"{job.source} -> {job.target} ({width}x{height}, {time.perf_counter() - started:.1f} s)")
+    return True
 
 
 class _TerminatedError(BaseException):

@@ -46,7 +46,9 @@ def upscale_chosen(picture: Picture, settings: UpscaleSettings, choice: Choice) 
 def upscale_with(model: Model, picture: Picture, settings: UpscaleSettings) -> Picture:
     """As `upscale_chosen`, for a model that has its LoRA on."""
     with shown_progress(picture, settings) as progress:
-        return upscale_picture(picture, model.host, model.lora, settings, device=model.device, progress=progress)
+        return upscale_picture(
+            picture, progress, host=model.host, lora=model.lora, settings=settings, device=model.device
+        )
 
 
 def infotext(model: Model, settings: UpscaleSettings) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,14 +67,10 @@ def engine(request: Request) -> Iterator[UpscaleFile]:
         shared.state.job_count = 1  # else whoever asks the API for progress is told 0
         try:
             with chosen_model(choice) as model, model.host.lora(model.lora, settings.strength):
-
-                def upscale(source: Path, target: Path, progress: ProgressCallback) -> tuple[int, int]:
-                    shown = _also_in_the_host(progress, source.name)
-                    return upscale_file(
-                        source, target, model.host, model.lora, settings, device=model.device, progress=shown
-                    )
-
-                yield upscale
+                upscale = partial(
+                    upscale_file, host=model.host, lora=model.lora, settings=settings, device=model.device
+                )
+                yield lambda source, target, progress: upscale(source, target, _also_in_the_host(progress, source.name))
         finally:
             shared.state.end()
 

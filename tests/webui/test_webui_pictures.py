@@ -21,8 +21,8 @@ from support.tiny_models import random_lora, tiny_host
 
 from dfosd_core.image_files.metadata import ImageMetadata
 from dfosd_core.image_files.picture import Picture
-from dfosd_core.image_files.read import decode_image
-from dfosd_core.image_files.write import encode_image
+from dfosd_core.image_files.read import decode_image, read_image
+from dfosd_core.image_files.write import encode_image, write_image
 from dfosd_core.settings import COLOR_FIX_NAMES, UpscaleSettings
 
 PACK = "dfosd_webui_for_tests"
@@ -193,3 +193,20 @@ def test_what_is_set_on_the_settings_page_is_used(face: Callable[[str], Any]) ->
         setattr(page.shared.opts, f"dfosd_{name}", value)
     expected = UpscaleSettings(scale=2.0, color_fix="lab", strength=0.5, unet_tile=8192, vae_tile=0)
     assert vars(page.upscaler_settings(2.0)) == vars(expected)
+
+
+def test_file_of_the_tab_keeps_its_bits_and_shows_progress_in_the_host(
+    run: Any, face: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tab = face("tab")
+    monkeypatch.setattr(tab, "chosen_model", run.chosen_model)
+    runner = importlib.import_module(f"{PACK}.dfosd_core.app.runner")
+    write_image(tmp_path / "a.png", Picture(samples=RNG.integers(0, 65536, (6, 5, 3), np.uint16)))
+    seen: list[str] = []
+    with tab.engine(runner.Request(settings=UpscaleSettings(scale=2.0))) as upscale_file:
+        size = upscale_file(tmp_path / "a.png", tmp_path / "b.png", lambda now: seen.append(now.phase))
+    assert size == (12, 10)
+    assert read_image(tmp_path / "b.png").is_16_bit
+    assert seen == ["encode", "unet", "decode"]
+    state = tab.shared.state
+    assert (state.sampling_step, state.sampling_steps, state.textinfo, state.job) == (3, 3, "DFOSD: a.png", "")
