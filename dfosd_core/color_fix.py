@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError
+from .settings import COLOR_FIX_NAMES
 
 WAVELET_LEVELS = 5
 BAND_ROWS = 256
@@ -24,7 +25,7 @@ def fix_color(name: str, x_sr: Tensor, x_lr: Tensor) -> Tensor:
     return COLOR_FIXES[name](x_sr, x_lr)
 
 
-def keep_color(x_sr: Tensor, x_lr: Tensor) -> Tensor:
+def none(x_sr: Tensor, x_lr: Tensor) -> Tensor:
     """No colour fix: `x_sr` itself."""
     return x_sr
 
@@ -81,12 +82,8 @@ def lab(x_sr: Tensor, x_lr: Tensor) -> Tensor:
     return out
 
 
-COLOR_FIXES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "wavelet": wavelet,
-    "adain": adain,
-    "lab": lab,
-    "none": keep_color,
-}
+COLOR_FIXES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {name: globals()[name] for name in COLOR_FIX_NAMES}
+"""By name. A new one is a function above and its name in settings.py."""
 
 
 def _channels(*images: Tensor) -> Iterator[tuple[Tensor, ...]]:

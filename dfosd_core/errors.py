@@ -28,3 +28,7 @@ class BaseModelMismatchError(DfosdError):
 
 class ImageFileError(DfosdError):
     """An image cannot be read, written or upscaled."""
+
+
+class NumericError(DfosdError):
+    """The networks gave infinities or NaN."""

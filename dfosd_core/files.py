@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,10 +17,11 @@ def write_whole(path: Path, before_rename: Callable[[], None] | None = None) -> 
     """A binary file that takes `path`'s place when the `with` block ends, having reached the disk.
 
     After an error or an interruption in the block nothing is left of it, and `path` is as it was. `before_rename` may
-    raise to keep it so. Two processes that write the same `path` do not meet: the last to end wins, whole.
+    raise to keep it so. Two that write the same `path` at once do not meet: the last to end wins, whole.
     Raises OSError as the file system does.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Its beginning only: the file's own name may be as long as names can be.
+    part = path.with_name(f".{path.name[:50]}.{secrets.randbits(40)}.part")
     try:
         with part.open("wb") as file:
             yield file
@@ -37,11 +41,34 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode("utf-8"))
 
 
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy the content of `source`, not its times and rights."""
+    with source.open("rb") as original, write_whole(target) as copy:
+        shutil.copyfileobj(original, copy)
+
+
+def free_path(folder: Path, stem: str, suffix: str) -> Path:
+    """`stem` in `folder`, with a number behind it if that exists."""
+    path, number = folder / f"{stem}{suffix}", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}_{number}{suffix}"
+    return path
+
+
+def reason_of(error: OSError) -> str:
+    """What went wrong, without full stop, for the end of a sentence."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    return error.strerror or str(error)
+
+
 def _sync_folder(folder: Path) -> None:
     if os.name != "posix":  # elsewhere a folder cannot be opened
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)  # the name, too, has to reach the disk
+        with suppress(OSError):  # some network file systems refuse; the file itself is safe by now
+            os.fsync(handle)  # the name, too, has to reach the disk
     finally:
         os.close(handle)

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import torch
 
 from .errors import ConfigError
 from .hosts.diffusers import DiffusersHost, fast_dtype, load_base, load_default
 from .lora.file import DfosdLora, load_lora
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelChoice:
-    """Which networks, where and how. None: the embedded ones, a GPU if there is one, its fast format."""
-
-    base: str | None = None
-    lora: str | None = None
-    device: str | None = None
-    dtype: str | None = None
+from .settings import ModelChoice
 
 
 def load_models(choice: ModelChoice, device: torch.device) -> tuple[DiffusersHost, DfosdLora]:

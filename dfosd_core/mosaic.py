@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from .images import resize, to_bchw
+from .image_files.pil import to_pil
+from .image_files.tensors import to_picture
+from .images import resize, to_bchw, to_bhwc
 from .tiles.run import FinishedTile
 
 PREVIEW_PX = 512
@@ -18,12 +19,6 @@ def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
     """(height, width) of `size` reduced to a longer edge of at most `longest`, at least 1."""
     ratio = min(1.0, longest / max(size))
     return max(round(size[0] * ratio), 1), max(round(size[1] * ratio), 1)
-
-
-def to_pil(x: Tensor) -> Image.Image:
-    """(1, 3 or 4, h, w), cut off outside [0, 1] -> an RGB or RGBA picture."""
-    values = (x[0].float().clamp(0.0, 1.0) * 255.0).round().byte()
-    return Image.fromarray(np.ascontiguousarray(values.movedim(0, -1).cpu().numpy()))
 
 
 class Mosaic:
@@ -42,7 +37,7 @@ class Mosaic:
         if image != self._shown:
             self._shown = image
             x = to_bchw(self._images[image : image + 1, ..., :3].float())
-            self._picture = to_pil(resize(x, self._size))
+            self._picture = _image(resize(x, self._size))
         return self._picture
 
     def paste(self, tile: FinishedTile) -> Image.Image:
@@ -53,5 +48,9 @@ class Mosaic:
         bottom = max(round((tile.top + height) * self._scale[0]), top + 1)
         right = max(round((tile.left + width) * self._scale[1]), left + 1)
         small = functional.adaptive_avg_pool2d(tile.values[:, :3], (bottom - top, right - left))
-        picture.paste(to_pil(small), (left, top))
+        picture.paste(_image(small), (left, top))
         return picture
+
+
+def _image(x: Tensor) -> Image.Image:
+    return to_pil(to_picture(to_bhwc(x)))

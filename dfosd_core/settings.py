@@ -1,16 +1,18 @@
-"""The one list of what a user can set, with defaults, limits and help: nodes, panels and flags read it."""
+"""The one list of what a user can set, with defaults, limits and help: nodes, panels and flags read it. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
 from .tiles.size import TileSettings, TileSize
 
 COLOR_FIX_NAMES = ("wavelet", "adain", "lab", "none")
-"""Names of the functions in `color_fix.py`."""
+"""Each is a function of this name in `color_fix.py`."""
 MIN_SCALE = 1.0
 MAX_SCALE = 8.0
 
@@ -72,6 +74,20 @@ class UpscaleSettings:
             "help": "LoRA strength: 1 as trained, 0 the plain base.",
         },
     )
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> UpscaleSettings:
+        """From what a page, a node or a request says.
+
+        None, an empty text or a missing name is the default; a number may be a text, a whole one a float.
+        Raises ConfigError for a value outside its limits and for a name that is none.
+        """
+        known = {setting.name: setting for setting in fields(cls)}
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ConfigError(f"There is no setting '{unknown[0]}'. Settings are {', '.join(known)}.")
+        given = {name: _parsed(value, known[name].metadata) for name, value in values.items()}
+        return cls(**{name: value for name, value in given.items() if value is not None})
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -135,12 +151,44 @@ class UpscaleSettings:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Which networks, where and how. None: the embedded ones, a GPU if there is one, its fast format.
+
+    Raises ConfigError for a base without a LoRA: the embedded one would fit no other base.
+    """
+
+    base: str | None = None
+    lora: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.base and not self.lora:
+            raise ConfigError(
+                f"Expected a DFOSD LoRA trained on the base '{Path(self.base).name}', found none: the embedded LoRA "
+                "fits the embedded base only. Give --lora, or choose that base's LoRA; train_tools trains one."
+            )
+
+
+def _parsed(value: Any, limits: Mapping[str, Any]) -> Any:
+    """Texts become numbers, and 512.0 becomes 512 where a whole number is asked for; `_check` refuses the rest."""
+    if isinstance(value, str):
+        value = value.strip() or None
+        if value and "min" in limits:
+            with suppress(ValueError):
+                value = float(value)
+    is_whole = isinstance(value, float) and value.is_integer() and isinstance(limits.get("step"), int)
+    return int(value) if is_whole else value
+
+
 def _check(name: str, value: float | str | None, limits: Mapping[str, Any]) -> None:
     if "choices" in limits and value not in limits["choices"]:
         raise ConfigError(f"Expected {name} to be one of {', '.join(limits['choices'])}, found '{value}'.")
     if "min" not in limits:
         return
     whole = isinstance(limits["step"], int)
-    if not isinstance(value, int if whole else (int, float)) or not limits["min"] <= value <= limits["max"]:
+    is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not is_number or not limits["min"] <= value <= limits["max"]:
         kind = "a whole number " if whole else ""
         raise ConfigError(f"Expected {name} {kind}from {limits['min']:g} to {limits['max']:g}, found {value}.")

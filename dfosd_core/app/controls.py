@@ -43,16 +43,7 @@ def _draw(names: Sequence[str], prefix: str) -> dict[str, Any]:
 
 def settings_of(values: Sequence[Any]) -> UpscaleSettings:
     """The controls' values, in the order of the fields. Raises ConfigError for one outside its limits."""
-    given = {field.name: _value(field, raw) for field, raw in zip(fields(UpscaleSettings), values, strict=True)}
-    return UpscaleSettings(**{name: value for name, value in given.items() if value is not None})
-
-
-def _value(field: Field[Any], raw: Any) -> Any:
-    """Of an empty box: None. What is no number stays a text, and UpscaleSettings says what is wrong with it."""
-    if not isinstance(raw, str) or "choices" in field.metadata:
-        return raw
-    text = raw.strip()
-    return int(text) if text.removeprefix("-").isdecimal() else text or None
+    return UpscaleSettings.from_values(dict(zip(ORDER, values, strict=True)))
 
 
 def _control(field: Field[Any], elem_id: str) -> Any:

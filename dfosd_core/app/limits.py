@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DfosdError, ImageFileError
+from ..errors import ImageFileError
 from ..image_files.read import read_size
 from ..settings import UpscaleSettings
 
@@ -24,24 +24,33 @@ class Limits:
 
         Raises ImageFileError for what is no image or too large, ConfigError for a size out of reach.
         """
-        size = path.stat().st_size
+        self.check_file_size(path.name, path.stat().st_size)
+        try:
+            size = read_size(path)
+        except ImageFileError as error:
+            raise ImageFileError(without_folder(str(error), path)) from error
+        self.check_result(path.name, settings.output_size(*size))
+        return size
+
+    def check_file_size(self, name: str, size: int) -> None:
+        """Raises ImageFileError for more than so many bytes."""
         if size > self.file_mb * 1_000_000:
             raise ImageFileError(
-                f"'{path.name}' has {size / 1e6:.0f} MB; at most {self.file_mb} MB are taken. Save it smaller."
+                f"'{name}' has {size / 1e6:.0f} MB; at most {self.file_mb} MB are taken. Save it smaller."
             )
-        try:
-            height, width = read_size(path)
-        except ImageFileError as error:
-            raise ImageFileError(without_folder(error, path)) from error
-        out_height, out_width = settings.output_size(height, width)
-        if out_height * out_width > self.megapixels * 1_000_000:
+
+    def check_result(self, name: str, size: tuple[int, int]) -> None:
+        """Raises ImageFileError for a result of more than so many pixels; `size` is its (height, width)."""
+        height, width = size
+        if height * width > self.megapixels * 1_000_000:
             raise ImageFileError(
-                f"'{path.name}' would become {out_width}x{out_height}, {out_height * out_width / 1e6:.0f} megapixels; "
+                f"'{name}' would become {width}x{height}, {height * width / 1e6:.0f} megapixels; "
                 f"at most {self.megapixels} are made. Choose a smaller scale or cut the image."
             )
-        return height, width
 
 
-def without_folder(error: DfosdError, path: Path) -> str:
-    """The message with the file's bare name: where an upload was put is nobody's business."""
-    return str(error).replace(str(path), path.name)
+def without_folder(line: str, *files: Path) -> str:
+    """The line with the files' bare names: where an upload was put is nobody's business."""
+    for file in files:
+        line = line.replace(str(file), file.name)
+    return line

@@ -54,26 +54,26 @@ class Panel:
             url, size = thumbnail_url(paths[0])
             shown = view.before_only(paths[0].name, url, size)
         except DfosdError:
-            shown = view.welcome()  # the reason is in the plan
-        return shown, self.plan(files, *values)
+            shown = view.welcome()  # the reason is in the summary
+        return shown, self.summary(files, *values)
 
-    def plan(self, files: Any, *values: Any) -> str:
+    def summary(self, files: Any, *values: Any) -> str:
         """A line a file: its size and the result's, or why it cannot be done."""
         lines: list[str] = []
         problems: list[str] = []
         try:
             settings = controls.settings_of(values)
         except DfosdError as error:
-            return view.plan([], [str(error)])
+            return view.summary([], [str(error)])
         for path in _paths(files):
             try:
                 size = self.limits.check(path, settings)
                 lines.append(view.size_line(path.name, size, settings.output_size(*size)))
             except DfosdError as error:
-                problems.append(without_folder(error, path))
+                problems.append(without_folder(str(error), path))
         if len(lines) > _SHOWN_LINES:
             lines[_SHOWN_LINES - 1 :] = [f"and {len(lines) - _SHOWN_LINES + 1} more"]
-        return view.plan(lines, problems)
+        return view.summary(lines, problems)
 
     def run(self, files: Any, base: str | None, lora: str | None, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Upscale. Yields what the outputs become: ticket, pairs, view, status, files, picker, two buttons."""
@@ -81,10 +81,10 @@ class Panel:
         try:
             settings = controls.settings_of(values)
         except DfosdError as error:
-            yield _outputs(status=view.plan([], [str(error)]))
+            yield _outputs(status=view.summary([], [str(error)]))
             return
         if not paths:
-            yield _outputs(status=view.plan([], ["Choose a picture first."]))
+            yield _outputs(status=view.summary([], ["Choose a picture first."]))
             return
         ticket, started = uuid.uuid4().hex, time.perf_counter()
         run = self._runs[ticket] = Run(
@@ -170,7 +170,7 @@ def build_panel(
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     files.change(panel.look, [files, *values], [shown, status], **quiet)
     for control in values:
-        control.change(panel.plan, [files, *values], [status], **quiet)
+        control.change(panel.summary, [files, *values], [status], **quiet)
     outputs = [ticket, pairs, shown, status, offered, picker, start, stop]
     start.click(panel.run, [files, base, lora, *values], outputs, show_progress="hidden")
     stop.click(panel.stop, [ticket], [], **quiet)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..image_files.pil import to_pil
 from ..image_files.read import read_image
 
 LONG_EDGE = 2048
@@ -56,7 +57,7 @@ def make_pair(source: Path, result: Path, folder: Path, seconds: float) -> Pair:
 
 def open_image(path: Path) -> Image.Image:
     """Upright, 8 bits, RGB or RGBA. Raises ImageFileError."""
-    return Image.fromarray(read_image(path).with_three_colors().shallow().samples)
+    return to_pil(read_image(path).with_three_colors().to_8_bit())
 
 
 def thumbnail_url(path: Path) -> tuple[str, tuple[int, int]]:

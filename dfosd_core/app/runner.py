@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
 import threading
 import time
 import zipfile
@@ -14,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import DfosdError
+from ..files import copy_whole, free_path, reason_of, write_whole
 from ..settings import UpscaleSettings
+from ..upscale_file import explain
 from .limits import Limits, without_folder
 from .preview import Pair, make_pair
 
 if TYPE_CHECKING:  # torch takes seconds to import; drawing a panel needs none of it
     from ..tiles.run import Progress, ProgressCallback
-
-logger = logging.getLogger("dfosd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,53 +128,56 @@ class Run:
             time.sleep(least_seconds)
             self._changed.wait(most_seconds - least_seconds)
 
-    def _tell(self, **changes: object) -> None:
+    def _update(self, **changes: object) -> None:
         self.now = replace(self.now, **changes)
         self._changed.set()
 
     def _work(self) -> None:
         try:
             while not self.lock.acquire(timeout=0.1):
-                self._go_on()
+                self._raise_if_stopped()
             try:
-                self._tell(state="loading")
+                self._update(state="loading")
                 with self.engine(self.request) as upscale_file:
                     for path in self.files:
-                        self._go_on()
-                        self._one(path, upscale_file)
+                        self._raise_if_stopped()
+                        self._upscale(path, upscale_file)
             finally:
                 self.lock.release()
             self._end("done")
         except StoppedError:
             self._end("stopped")
         except Exception as error:
-            self._tell(problems=(*self.now.problems, explain(error)))
+            self._add_problem(explain(error))
             self._end("failed")
 
-    def _go_on(self, *_: object) -> None:
+    def _raise_if_stopped(self) -> None:
         if self._stop.is_set():
             raise StoppedError
 
-    def _one(self, path: Path, upscale_file: UpscaleFile) -> None:
+    def _add_problem(self, line: str) -> None:
+        self._update(problems=(*self.now.problems, line), progress=None)
+
+    def _upscale(self, path: Path, upscale_file: UpscaleFile) -> None:
         """One file. What is wrong with it is noted, and the next one has its turn."""
 
-        def tick(progress: Progress) -> None:
-            self._tell(progress=progress)
-            self._go_on()
+        def show(progress: Progress) -> None:
+            self._update(progress=progress)
+            self._raise_if_stopped()
 
-        self._tell(state="running", name=path.name, progress=None)
-        target = free_name(self.results, f"{path.stem}_{self.request.settings.size_name}", ".png")
+        self._update(state="running", name=path.name, progress=None)
+        target = free_path(self.results, f"{path.stem}_{self.request.settings.size_name}", ".png")
         started = time.perf_counter()
         try:
             self.limits.check(path, self.request.settings)
-            upscale_file(path, target, tick)
+            upscale_file(path, target, show)
             pair = make_pair(path, target, self.previews, time.perf_counter() - started)
             if self.keep:
-                copy_whole(target, free_name(self.keep, target.stem, target.suffix))
+                copy_whole(target, free_path(self.keep, target.stem, target.suffix))
         except (DfosdError, RuntimeError, MemoryError, OSError) as error:
-            self._tell(problems=(*self.now.problems, explain(error, path)), progress=None)
+            self._add_problem(without_folder(explain(error, path, target), path, target))
         else:
-            self._tell(pairs=(*self.now.pairs, pair), progress=None)
+            self._update(pairs=(*self.now.pairs, pair), progress=None)
 
     def _end(self, state: str) -> None:
         archive = None
@@ -184,54 +185,14 @@ class Run:
             try:
                 archive = write_zip(self.results, [pair.result for pair in self.now.pairs])
             except OSError as error:
-                line = f"The zip file cannot be written: {error.strerror or error}. Take the images one by one."
-                self._tell(problems=(*self.now.problems, line))
-        self._tell(state=state, progress=None, archive=archive)
-
-
-def explain(error: Exception, path: Path | None = None) -> str:
-    """One line for the user. What nobody has foreseen goes to the log whole."""
-    about = f"'{path.name}': " if path else ""
-    if isinstance(error, DfosdError):
-        text = without_folder(error, path) if path else str(error)
-        return text if path and path.name in text else about + text
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return f"{about}Out of memory. Set smaller tiles (512) or a smaller scale."
-    if isinstance(error, OSError):
-        return f"{about}The result cannot be kept: {error.strerror or error}."
-    logger.error("An unexpected error.", exc_info=error)
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{about}Something unexpected went wrong: {reason}. The log says more."
-
-
-def free_name(folder: Path, stem: str, suffix: str) -> Path:
-    """`stem` in `folder`, with a number behind it if that exists."""
-    path, number = folder / f"{stem}{suffix}", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}_{number}{suffix}"
-    return path
-
-
-def copy_whole(source: Path, target: Path) -> None:
-    """`target` appears whole or not at all."""
-    unfinished = target.with_name(f".{target.name}.part")
-    try:
-        shutil.copyfile(source, unfinished)
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+                self._add_problem(f"The zip file cannot be written: {reason_of(error)}. Take the images one by one.")
+        self._update(state=state, progress=None, archive=archive)
 
 
 def write_zip(folder: Path, files: Sequence[Path]) -> Path:
     """The files, flat, in a new zip in `folder`. Stored as they are: a PNG is compressed already."""
-    path = free_name(folder, "dfosd", ".zip")
-    unfinished = path.with_suffix(".part")
-    try:
-        with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
-            for file in files:
-                archive.write(file, file.name)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    path = free_path(folder, "dfosd", ".zip")
+    with write_whole(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for image in files:
+            archive.write(image, image.name)
     return path

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from ..upscale_file import PHASES
 from .preview import Pair, file_url
 from .runner import Snapshot
 
@@ -59,9 +60,6 @@ _STYLE = """<style>
 .dfosd-problem { padding: 6px 10px; border-left: 3px solid #dc2626; border-radius: 3px; background: #dc262618; }
 </style>"""
 
-_PHASES = {"encode": "reading", "unet": "restoring", "decode": "painting"}
-"""What the three stages do, in an artist's words."""
-
 
 def welcome() -> str:
     """Before anything was uploaded."""
@@ -93,13 +91,13 @@ def before_only(name: str, url: str, size: tuple[int, int]) -> str:
  style="--dfosd-width:{width};--dfosd-height:{height}"><img src="{url}" alt="{escape(name)}"></div></div>"""
 
 
-def plan(lines: Sequence[str], problems: Sequence[str]) -> str:
+def summary(lines: Sequence[str], problems: Sequence[str]) -> str:
     """Under the uploaded files: what will become of them, and what is wrong with them."""
     return _status("".join(f"<p>{escape(line)}</p>" for line in lines) + _problems(problems))
 
 
 def size_line(name: str, before: tuple[int, int], after: tuple[int, int]) -> str:
-    """For `plan`."""
+    """For `summary`."""
     return f"{name}: {_sizes(before, after)}"
 
 
@@ -123,7 +121,7 @@ def _line(now: Snapshot, seconds: float) -> str:
     if now.state == "running":
         which = f"{now.name} ({done + len(now.problems) + 1} of {now.files})" if now.files > 1 else now.name
         tiles = now.progress
-        what = f"{_PHASES[tiles.phase]}, {tiles.done} of {tiles.total} tiles" if tiles else "opening"
+        what = f"{PHASES[tiles.phase]}, {tiles.done} of {tiles.total} tiles" if tiles else "opening"
         return f"{round(100 * now.fraction)} % · {which} · {what} · {took}"
     if now.state == "stopped":
         return f"Stopped after {took}. " + (

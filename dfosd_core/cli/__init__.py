@@ -1,1 +1,1 @@
-"""The `dfosd` command: everything that prints, and everything that knows image files. No method here."""
+"""The `dfosd` command: arguments, messages, bars, exit codes."""

@@ -13,6 +13,7 @@ from types import FrameType
 
 from ..errors import ConfigError
 from ..exit_codes import OK
+from .options import add_device
 
 
 def add_app(parser: argparse.ArgumentParser) -> None:
@@ -28,12 +29,7 @@ def add_app(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--models", metavar="FOLDER", help="bases and LoRAs to choose from on the page")
     model.add_argument("--base", metavar="PATH", help="an SD 2.1-base, first choice on the page")
     model.add_argument("--lora", metavar="FILE", help="a DFOSD LoRA, first choice on the page")
-    model.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps ... (default: a GPU if there is one)")
-    model.add_argument(
-        "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        help="the networks' number format (default: the fast one for the device)",
-    )
+    add_device(model)
 
 
 def run_app(given: argparse.Namespace) -> int:

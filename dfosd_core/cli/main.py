@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..errors import ConfigError, DfosdError
 from ..exit_codes import FAILED, INTERRUPTED, OK, USAGE
 from ..image_files.formats import FORMATS
+from ..settings import ModelChoice
 from .app import add_app, run_app
-from .options import add_settings, settings_of
+from .options import add_device, add_settings, settings_of
 from .plan import make_plan
-
-VERSION = "0.1.0"
 
 _EXIT_CODES = (
     "exit codes: 0 all done; 1 something failed and is reported, the rest is done; 2 wrong arguments; "
@@ -46,11 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _upscale(given: argparse.Namespace) -> int:
-    if given.base and not given.lora:
-        raise ConfigError(
-            "--base needs --lora, the DFOSD LoRA trained on that base. None has been published for SD 2.1 "
-            "so far: train one with train_tools."
-        )
+    choice = ModelChoice(base=given.base, lora=given.lora, device=given.device, dtype=given.dtype)
     settings = settings_of(given)
     plan = make_plan(given.inputs, given.output, settings, overwrite=given.overwrite)
     if not given.quiet:
@@ -60,10 +58,8 @@ def _upscale(given: argparse.Namespace) -> int:
         print(f"dfosd: {problem}", file=sys.stderr)
     done = OK
     if plan.jobs:
-        from ..models import ModelChoice
         from .upscale import run_jobs
 
-        choice = ModelChoice(base=given.base, lora=given.lora, device=given.device, dtype=given.dtype)
         done = run_jobs(plan.jobs, settings, choice, overwrite=given.overwrite, quiet=given.quiet)
     return done or (FAILED if plan.problems else OK)
 
@@ -80,11 +76,20 @@ def _info(given: argparse.Namespace) -> int:
 _COMMANDS = {"upscale": _upscale, "info": _info, "app": run_app}
 
 
+def version() -> str:
+    """As pyproject.toml says it: that of this folder, or of the package as it was installed."""
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    stated = (
+        re.search(r'^name = "dfosd"\nversion = "(.+)"$', project.read_text("utf-8"), re.M) if project.exists() else None
+    )
+    return stated[1] if stated else importlib.metadata.version("dfosd")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dfosd", description="One-step diffusion super-resolution.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=f"dfosd {VERSION}")
+    parser.add_argument("--version", action="version", version=f"dfosd {version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_upscale(
         commands.add_parser("upscale", help="make images larger and sharper", allow_abbrev=False, epilog=_EXIT_CODES)
@@ -126,9 +131,4 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
         help="an SD 2.1-base: diffusers folder or checkpoint file (default: the embedded one)",
     )
     model.add_argument("--lora", metavar="FILE", help="a DFOSD LoRA trained on the base (default: the embedded one)")
-    model.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps ... (default: a GPU if there is one)")
-    model.add_argument(
-        "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        help="the networks' number format (default: the fast one for the device)",
-    )
+    add_device(model)

@@ -1,4 +1,4 @@
-"""The flags that `UpscaleSettings` becomes: names, limits, defaults and help all come from its fields."""
+"""Flags that commands share. Those of `UpscaleSettings` take names, limits, defaults and help from its fields."""
 
 from __future__ import annotations
 
@@ -27,7 +27,17 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def settings_of(arguments: argparse.Namespace) -> UpscaleSettings:
     """Raises ConfigError for values outside the limits."""
     names = {setting.name for setting in fields(UpscaleSettings)}
-    return UpscaleSettings(**{name: value for name, value in vars(arguments).items() if name in names})
+    return UpscaleSettings.from_values({name: value for name, value in vars(arguments).items() if name in names})
+
+
+def add_device(group: argparse._ArgumentGroup) -> None:  # pyright: ignore[reportPrivateUsage]
+    """Where and in which number format the networks compute."""
+    group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps ... (default: a GPU if there is one)")
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="the networks' number format (default: the fast one for the device)",
+    )
 
 
 def _help(setting: Field[Any]) -> str:

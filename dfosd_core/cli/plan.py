@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ConfigError, ImageFileError
-from ..image_files.formats import FORMATS, READABLE_SUFFIXES
+from ..image_files.formats import FORMATS, READABLE_SUFFIXES, is_image_name
 from ..settings import UpscaleSettings
 
 
@@ -90,8 +90,7 @@ def _files_of(text: str) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    # A dot in front: the shadow files that macOS leaves on foreign disks.
-    return path.suffix.lower() in READABLE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return is_image_name(path) and path.is_file()
 
 
 def _unique(paths: Iterable[Path]) -> list[Path]:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
+from ..upscale_file import PHASES
+
 if TYPE_CHECKING:
-    from ..pipeline import Progress
+    from ..tiles.run import Progress
 
 _IMAGES = "{l_bar}{bar}| {n_fmt}/{total_fmt} images [{elapsed}<{remaining}]"
 _TILES = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
@@ -66,7 +68,7 @@ class _TileBar:
 
     def __call__(self, progress: Progress) -> None:
         """The pipeline's callback. Its totals may grow, when tiles have to become smaller."""
-        self._bar.set_description(f"{self._name}: {progress.phase}", refresh=False)
+        self._bar.set_description(f"{self._name}: {PHASES[progress.phase]}", refresh=False)
         self._bar.total, self._bar.n = progress.total, progress.done
         self._bar.refresh()
 

@@ -5,24 +5,18 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
-import torch
-
 from ..errors import DfosdError
 from ..exit_codes import FAILED, INTERRUPTED, OK, TERMINATED
-from ..hosts.diffusers import DiffusersHost
-from ..image_files.read import read_image
-from ..image_files.tensors import like, to_tensor
-from ..image_files.write import check_target, write_image
-from ..lora.file import DfosdLora
-from ..models import ModelChoice, load_models, pick_device
-from ..pipeline import UpscaleSettings, upscale_attached
-from ..tiles.run import ProgressCallback, is_out_of_memory
+from ..models import load_models, pick_device
+from ..settings import ModelChoice, UpscaleSettings
+from ..tiles.run import is_out_of_memory
+from ..upscale_file import explain, upscale_file
 from .plan import Job
 from .progress import Bars
 
@@ -38,63 +32,39 @@ def run_jobs(
     """Upscale, write, report. Returns an exit code. Raises DfosdError if no model can be had."""
     device = pick_device(choice.device)
     host, lora = load_models(choice, device)
-    done = failed = 0
+    upscale = partial(upscale_file, host=host, lora=lora, settings=settings, device=device, overwrite=overwrite)
+    successes: list[bool] = []
     bars = Bars(len(jobs), quiet=quiet)
     try:
         with _terminable(), host.lora(lora, settings.strength):
             for job in jobs:
-                started = time.perf_counter()
-                try:
-                    with bars.image(job.source.name) as tiles:
-                        height, width = _do(job, host, lora, device, settings, overwrite, tiles)
-                except (DfosdError, RuntimeError, MemoryError) as error:
-                    failed += 1
-                    print(f"dfosd: {_complaint(job, error)}", file=sys.stderr)
-                else:
-                    done += 1
-                    seconds = time.perf_counter() - started
-                    if not quiet:
-                        bars.say(f"{job.source} -> {job.target} ({width}x{height}, {seconds:.1f} s)")
+                successes.append(_run(job, upscale, bars, quiet=quiet))
     except (KeyboardInterrupt, _TerminatedError) as stop:
-        left = len(jobs) - done - failed
         print(
-            f"dfosd: stopped; {done} of {len(jobs)} images are done, {left} left, no half file.",
+            f"dfosd: stopped; {sum(successes)} of {len(jobs)} images are done, {len(jobs) - len(successes)} left, "
+            "no half file.",
             file=sys.stderr,
         )
         return INTERRUPTED if isinstance(stop, KeyboardInterrupt) else TERMINATED
     finally:
         bars.close()
-    return FAILED if failed else OK
+    return OK if all(successes) else FAILED
 
 
-def _do(
-    job: Job,
-    host: DiffusersHost,
-    lora: DfosdLora,
-    device: torch.device,
-    settings: UpscaleSettings,
-    overwrite: bool,
-    progress: ProgressCallback,
-) -> tuple[int, int]:
-    """One image from file to file; returns the result's (height, width)."""
-    picture = read_image(job.source)
-    size = settings.output_size(*picture.size)
-    check_target(job.target, picture, size)
-    image = upscale_attached(to_tensor(picture).to(device), host, lora, settings, progress)
-    write_image(job.target, like(picture, image.cpu()), overwrite=overwrite)
-    return size
-
-
-def _complaint(job: Job, error: Exception) -> str:
-    if isinstance(error, DfosdError):
-        text = str(error)
-        return text if Path(job.source).name in text or job.target.name in text else f"'{job.source}': {text}"
-    if is_out_of_memory(error):
-        return (
-            f"'{job.source}': out of memory. Use smaller tiles (--unet-tile 512 --vae-tile 512), "
-            "a smaller --scale, or --device cpu."
-        )
-    raise error
+def _run(job: Job, upscale: Callable[..., tuple[int, int]], bars: Bars, *, quiet: bool) -> bool:
+    """Whether the image could be upscaled. A mistake of our own is not hidden."""
+    started = time.perf_counter()
+    try:
+        with bars.image(job.source.name) as tiles:
+            height, width = upscale(job.source, job.target, tiles)
+    except (DfosdError, RuntimeError, MemoryError) as error:
+        if not isinstance(error, DfosdError) and not is_out_of_memory(error):
+            raise
+        print(f"dfosd: {explain(error, job.source, job.target)}", file=sys.stderr)
+        return False
+    if not quiet:
+        bars.say(f"{job.source} -> {job.target} ({width}x{height}, {time.perf_counter() - started:.1f} s)")
+    return True
 
 
 class _TerminatedError(BaseException):

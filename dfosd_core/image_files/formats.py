@@ -1,6 +1,8 @@
-"""Which endings are read and written."""
+"""Which endings are read and written. Imports nothing, so a command line can say it at once."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp")
 """What is taken from a folder or a pattern. A file named by the user may be called anything."""
@@ -15,3 +17,8 @@ FORMATS = {
     ".bmp": "BMP",
 }
 """Ending of an output, in lower case -> Pillow's name of the format."""
+
+
+def is_image_name(path: Path) -> bool:
+    """By its ending, and not hidden: macOS leaves shadow files `._photo.jpg` on other systems' disks."""
+    return path.suffix.lower() in READABLE_SUFFIXES and not path.name.startswith(".")

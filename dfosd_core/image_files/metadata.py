@@ -1,4 +1,4 @@
-"""What a file says beside its samples: the part of it that stays true for the upscaled picture."""
+"""What an image says beside its samples: colour profile, EXIF, XMP, resolution, texts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import logging
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 from PIL import Image
-
-from .picture import Carried
 
 logger = logging.getLogger("dfosd")
 
@@ -23,12 +22,30 @@ _XMP_KEY = "XML:com.adobe.xmp"
 _XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>')
 
 
-def read_carried(image: Image.Image, *, is_grey: bool) -> Carried:
+@dataclass(frozen=True, kw_only=True)
+class ImageMetadata:
+    """What stays true for the upscaled image. None and empty: the input had none."""
+
+    icc_profile: bytes | None = None
+    """Fits the samples: a grey profile for grey, an RGB profile for colour."""
+    exif: bytes | None = None
+    """`Exif\\0\\0` and a TIFF structure, without what would be wrong now: orientation, sizes, thumbnail."""
+    xmp: bytes | None = None
+    """An XMP packet, without an orientation."""
+    dpi: tuple[float, float] | None = None
+    """Dots an inch, across and down: as in the input, so the print gets larger and not finer."""
+    text: tuple[tuple[str, str], ...] = ()
+    """A PNG's text entries, which other PNGs take over."""
+    comment: bytes | None = None
+    """A JPEG's comment, which other JPEGs take over."""
+
+
+def read_metadata(image: Image.Image, *, is_grey: bool) -> ImageMetadata:
     """From an image that has been loaded: a PNG may have its metadata behind the samples."""
     info = cast("dict[str, Any]", image.info)
     texts = cast("Mapping[str, str]", getattr(image, "text", {}))
     xmp = info.get("xmp") or texts.get(_XMP_KEY)
-    return Carried(
+    return ImageMetadata(
         icc_profile=_fitting_profile(info.get("icc_profile"), is_grey=is_grey),
         exif=_exif(image.getexif()),
         xmp=_XMP_ORIENTATION.sub(b"", xmp.encode() if isinstance(xmp, str) else xmp) if xmp else None,

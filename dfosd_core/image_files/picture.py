@@ -1,4 +1,4 @@
-"""A decoded image file: its samples, and what travels from the file read to the file written."""
+"""A decoded image: its samples, and the metadata that the upscaled image keeps."""
 
 from __future__ import annotations
 
@@ -7,25 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from .metadata import ImageMetadata
+
 Samples = NDArray[np.uint8 | np.uint16]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Carried:
-    """Metadata that the output keeps. None and empty: the input had none."""
-
-    icc_profile: bytes | None = None
-    """Fits the samples: a grey profile for grey, an RGB profile for colour."""
-    exif: bytes | None = None
-    """`Exif\\0\\0` and a TIFF structure, without what would be wrong now: orientation, sizes, thumbnail."""
-    xmp: bytes | None = None
-    """An XMP packet, without an orientation."""
-    dpi: tuple[float, float] | None = None
-    """Dots an inch, across and down: as in the input, so the print gets larger and not finer."""
-    text: tuple[tuple[str, str], ...] = ()
-    """A PNG's text entries, which other PNGs take over."""
-    comment: bytes | None = None
-    """A JPEG's comment, which other JPEGs take over."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,7 +17,7 @@ class Picture:
     """Samples (H, W, C), upright: C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; uint8 or uint16."""
 
     samples: Samples
-    carried: Carried = Carried()
+    metadata: ImageMetadata = ImageMetadata()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -51,12 +35,12 @@ class Picture:
         return self.samples.shape[2] in (2, 4)
 
     @property
-    def is_deep(self) -> bool:
+    def is_16_bit(self) -> bool:
         """16 bits a sample."""
         return self.samples.dtype == np.uint16
 
     @property
-    def is_see_through(self) -> bool:
+    def has_transparency(self) -> bool:
         """Some pixel is not fully opaque."""
         return self.has_alpha and bool((self.samples[..., -1] < np.iinfo(self.samples.dtype).max).any())
 
@@ -65,16 +49,23 @@ class Picture:
         return replace(self, samples=self.samples[..., :-1]) if self.has_alpha else self
 
     def with_three_colors(self) -> Picture:
-        """Grey repeated into red, green and blue."""
+        """Grey repeated into red, green and blue, without the profile, which was for grey."""
         if not self.is_grey:
             return self
-        return replace(self, samples=self.samples[..., [0, 0, 0, 1] if self.has_alpha else [0, 0, 0]])
+        samples = self.samples[..., [0, 0, 0, 1] if self.has_alpha else [0, 0, 0]]
+        return replace(self, samples=samples, metadata=replace(self.metadata, icc_profile=None))
 
-    def shallow(self) -> Picture:
+    def to_8_bit(self) -> Picture:
         """8 bits a sample, rounded to nearest."""
-        if not self.is_deep:
+        if not self.is_16_bit:
             return self
         return replace(self, samples=((self.samples.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def add_alpha(light: NDArray[np.uint16], transparent: int | tuple[int, ...]) -> NDArray[np.uint16]:
+    """(H, W, 1 or 3) with an opacity that is 0 where the samples are `transparent`, as a PNG's tRNS chunk says it."""
+    opaque = (light != np.array(transparent, dtype=np.uint16)).any(axis=2, keepdims=True)
+    return np.concatenate([light, opaque.astype(np.uint16) * 65535], axis=2)
 
 
 def turn_upright(samples: Samples, orientation: int) -> Samples:

@@ -11,18 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngInfo
 
-from .picture import Carried, Picture
+from .metadata import ImageMetadata
+from .picture import Picture
 
 _ROWS = 64
 _PNG_COLOR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}
 
 
-def write_deep_png(file: BinaryIO, picture: Picture, info: PngInfo) -> None:
+def write_png16(file: BinaryIO, picture: Picture, info: PngInfo) -> None:
     """`info`: the text entries."""
     height, width, channels = picture.samples.shape
     file.write(b"\x89PNG\r\n\x1a\n")
     _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, _PNG_COLOR_TYPE[channels], 0, 0, 0))
-    for kind, content in (*_png_extras(picture.carried), *((entry[0], entry[1]) for entry in info.chunks)):
+    for kind, content in (*_png_extras(picture.metadata), *((entry[0], entry[1]) for entry in info.chunks)):
         _chunk(file, kind, content)
     deflate = zlib.compressobj(6)
     for rows in _filtered(picture.samples.astype(">u2"), channels * 2):
@@ -36,14 +37,14 @@ def _chunk(file: BinaryIO, kind: bytes, content: bytes) -> None:
     file.write(struct.pack(">I", zlib.crc32(kind + content)))
 
 
-def _png_extras(carried: Carried) -> Iterator[tuple[bytes, bytes]]:
-    if carried.icc_profile:
-        yield b"iCCP", b"ICC Profile\0\0" + zlib.compress(carried.icc_profile)
-    if carried.dpi:
-        across, down = (round(dpi / 0.0254) for dpi in carried.dpi)
+def _png_extras(metadata: ImageMetadata) -> Iterator[tuple[bytes, bytes]]:
+    if metadata.icc_profile:
+        yield b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc_profile)
+    if metadata.dpi:
+        across, down = (round(dpi / 0.0254) for dpi in metadata.dpi)
         yield b"pHYs", struct.pack(">IIB", across, down, 1)
-    if carried.exif:
-        yield b"eXIf", carried.exif.removeprefix(b"Exif\0\0")
+    if metadata.exif:
+        yield b"eXIf", metadata.exif.removeprefix(b"Exif\0\0")
 
 
 def _filtered(samples: NDArray[np.generic], pixel_bytes: int) -> Iterator[bytes]:

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .picture import turn_upright
+from ..errors import ImageFileError
+from .picture import add_alpha, turn_upright
 
 _ORIENTATION = 274
 _GREY_INVERTED, _GREY, _RGB = 0, 1, 2
 
 
-def is_deep(data: bytes, image: Image.Image) -> bool:
+def is_16_bit_file(data: bytes, image: Image.Image) -> bool:
     """Whether the file has 16-bit grey or RGB samples."""
     if image.format == "PNG":
         return data[24] == 16  # bit depth, in the header chunk that comes first
@@ -23,11 +24,11 @@ def is_deep(data: bytes, image: Image.Image) -> bool:
     return set(tags.get(258, (1,))) == {16} and tags.get(262) in (_GREY_INVERTED, _GREY, _RGB)
 
 
-def read_deep(data: bytes, image: Image.Image) -> NDArray[np.uint16]:
+def read_16_bit(data: bytes, image: Image.Image) -> NDArray[np.uint16]:
     """(H, W, C) uint16; a TIFF upright, a PNG as stored. Raises what Pillow raises for a damaged file."""
     if image.format == "PNG":
         image.load()  # OpenCV fills what a cut-off file lacks with zeros and says nothing: Pillow says it
-        return _png(_opencv(data), color_type=data[25], clear=image.info.get("transparency"))
+        return _png(_opencv(data), color_type=data[25], transparent=image.info.get("transparency"))
     tags = cast("dict[int, Any]", getattr(image, "tag_v2", {}))
     orientation = tags.get(_ORIENTATION, 1)
     image.load()
@@ -37,7 +38,10 @@ def read_deep(data: bytes, image: Image.Image) -> NDArray[np.uint16]:
 
 def _opencv(data: bytes) -> NDArray[np.uint16]:
     """(H, W, 1, 3 or 4), RGB order."""
-    import cv2
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImageFileError("16-bit colour is read by OpenCV. Install opencv-python-headless.") from error
 
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -51,15 +55,14 @@ def _opencv(data: bytes) -> NDArray[np.uint16]:
     return decoded.reshape(*decoded.shape[:2], channels)[..., {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]]
 
 
-def _png(samples: NDArray[np.uint16], color_type: int, clear: object) -> NDArray[np.uint16]:
-    """`clear`: the one grey or colour that the file declares transparent, if it does."""
+def _png(samples: NDArray[np.uint16], color_type: int, transparent: object) -> NDArray[np.uint16]:
+    """`transparent`: the one grey or colour that the file declares so, if it does."""
     light = samples[..., :1] if color_type in (0, 4) else samples[..., :3]
     if color_type in (4, 6):
         return np.concatenate([light, samples[..., 3:]], axis=2)
-    if not isinstance(clear, (int, tuple)):
+    if not isinstance(transparent, (int, tuple)):
         return light
-    opaque = (light != np.array(clear, dtype=np.uint16)).any(axis=2, keepdims=True)
-    return np.concatenate([light, opaque.astype(np.uint16) * 65535], axis=2)
+    return add_alpha(light, transparent)
 
 
 def _tiff(samples: NDArray[np.uint16], tags: dict[int, Any]) -> NDArray[np.uint16]:

@@ -1,4 +1,4 @@
-"""A `Picture` as the pipeline takes it, and the pipeline's result as a `Picture`."""
+"""Samples of 8 or 16 bits as tensors in [0, 1] and back: rounded to nearest, cut off outside the range."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ def to_tensor(picture: Picture) -> Tensor:
     return torch.from_numpy(samples.astype(np.float32) / np.iinfo(samples.dtype).max)[None]
 
 
-def like(picture: Picture, image: Tensor) -> Picture:
-    """The pipeline's (1, h, w, 3 or 4) in `picture`'s depth, grey where `picture` is, with its metadata."""
-    values = image[0].numpy()
-    if picture.is_grey:
+def to_picture(image: Tensor, like: Picture | None = None) -> Picture:
+    """(1, h, w, 3 or 4) on any device -> 8 bits, or with the bits, the grey and the metadata of `like`."""
+    values = image[0].detach().float().cpu().numpy()
+    like = like or Picture(samples=np.zeros((1, 1, values.shape[2]), np.uint8))
+    if like.is_grey:
         values = np.concatenate([values[..., :3] @ _LUMA[:, None], values[..., 3:]], axis=2)
-    top = np.iinfo(picture.samples.dtype).max
-    samples = np.rint(np.clip(values, 0.0, 1.0) * np.float32(top)).astype(picture.samples.dtype)
-    return replace(picture, samples=samples)
+    top = np.iinfo(like.samples.dtype).max
+    samples = np.rint(np.clip(values, 0.0, 1.0) * np.float32(top)).astype(like.samples.dtype)
+    return replace(like, samples=samples)

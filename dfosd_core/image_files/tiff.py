@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from .picture import Carried, Picture
+from .metadata import ImageMetadata
+from .picture import Picture
 
 _ROWS = 64
 _DEFLATE, _HORIZONTAL = 8, 2
@@ -26,7 +27,7 @@ def write_tiff(file: BinaryIO, picture: Picture) -> None:
         differences = np.diff(strip, axis=1, prepend=np.zeros_like(strip[:, :1])).astype(kind)
         strips.append(zlib.compress(differences.tobytes()))
     lengths = [len(strip) for strip in strips]
-    tags = _tiff_tags(picture.carried)
+    tags = _tiff_tags(picture.metadata)
     tags[256], tags[257], tags[258] = width, height, (kind.itemsize * 8,) * channels
     tags[259], tags[317], tags[262] = _DEFLATE, _HORIZONTAL, 1 if channels < 3 else 2
     tags[277], tags[278], tags[279] = channels, _ROWS, tuple(lengths)
@@ -39,16 +40,16 @@ def write_tiff(file: BinaryIO, picture: Picture) -> None:
     file.writelines(strips)
 
 
-def _tiff_tags(carried: Carried) -> ImageFileDirectory_v2:
+def _tiff_tags(metadata: ImageMetadata) -> ImageFileDirectory_v2:
     tags = ImageFileDirectory_v2(prefix=b"II")
     exif = Image.Exif()
-    exif.load(carried.exif or b"")
+    exif.load(metadata.exif or b"")
     for tag in exif:
         tags[tag] = exif.get_ifd(tag) if tag in (0x8769, 0x8825) else exif[tag]
-    if carried.dpi:
-        tags[282], tags[283], tags[296] = *carried.dpi, 2
-    if carried.icc_profile:
-        tags[34675] = carried.icc_profile
-    if carried.xmp:
-        tags[700] = carried.xmp
+    if metadata.dpi:
+        tags[282], tags[283], tags[296] = *metadata.dpi, 2
+    if metadata.icc_profile:
+        tags[34675] = metadata.icc_profile
+    if metadata.xmp:
+        tags[700] = metadata.xmp
     return tags

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..errors import ImageFileError
+from ..files import reason_of, write_whole
 from .formats import FORMATS
-from .picture import Carried, Picture
-from .png16 import write_deep_png
+from .metadata import ImageMetadata
+from .picture import Picture
+from .pil import to_pil
+from .png16 import write_png16
 from .tiff import write_tiff
 
 MAX_EDGE = {"JPEG": 65500, "WEBP": 16383}
@@ -28,7 +26,7 @@ _JPEG_SEGMENT = 65000
 def check_target(path: Path, picture: Picture, size: tuple[int, int]) -> None:
     """Refuse, before any computing, what the format of `path` cannot hold at (height, width) `size`."""
     name = FORMATS[path.suffix.lower()]
-    if name in ("JPEG", "BMP") and picture.is_see_through:
+    if name in ("JPEG", "BMP") and picture.has_transparency:
         raise ImageFileError(
             f"'{path}': {name} cannot hold the input's transparency. Write .png, .webp or .tiff instead."
         )
@@ -44,74 +42,56 @@ def check_target(path: Path, picture: Picture, size: tuple[int, int]) -> None:
 
 def write_image(path: Path, picture: Picture, *, overwrite: bool = False) -> None:
     """Write `picture`, in 16 bits if it has them and the format can. Raises ImageFileError, one line."""
-    try:
-        with _replacing(path, overwrite=overwrite) as file:
-            _encode(file, FORMATS[path.suffix.lower()], picture)
-    except OSError as error:
-        raise ImageFileError(f"'{path}' cannot be written: {_why(error)}.") from error
 
-
-@contextmanager
-def _replacing(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its place at the end, and is gone after an error or interruption."""
-    temporary = path.with_name(f".dfosd-{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    def refuse_existing() -> None:
         if path.exists() and not overwrite:
             raise ImageFileError(f"'{path}' exists by now and was not touched. Use --overwrite to replace it.")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    try:
+        with write_whole(path, refuse_existing) as file:
+            encode_image(file, FORMATS[path.suffix.lower()], picture)
+    except OSError as error:
+        raise ImageFileError(f"'{path}' cannot be written: {reason_of(error)}.") from error
 
 
-def _encode(file: BinaryIO, name: str, picture: Picture) -> None:
+def encode_image(file: BinaryIO, name: str, picture: Picture) -> None:
+    """Write `picture` into `file` as Pillow's format `name`, one of `FORMATS`; what that cannot hold is left out."""
     if name in ("JPEG", "BMP"):
         picture = picture.without_alpha()
     if name == "WEBP":
         picture = picture.with_three_colors()
-    if picture.is_deep and name == "PNG":
-        write_deep_png(file, picture, _png_info(picture.carried))
+    if picture.is_16_bit and name == "PNG":
+        write_png16(file, picture, _png_info(picture.metadata))
     elif name == "TIFF":  # 16-bit grey with alpha is known to no reader
-        write_tiff(file, picture.with_three_colors() if picture.is_deep and picture.has_alpha else picture)
+        write_tiff(file, picture.with_three_colors() if picture.is_16_bit and picture.has_alpha else picture)
     else:
-        shallow = picture.shallow()
-        data = shallow.samples[..., 0] if shallow.samples.shape[2] == 1 else shallow.samples
-        Image.fromarray(data).save(file, name, **_options(name, picture.carried))
+        to_pil(picture.to_8_bit()).save(file, name, **_options(name, picture.metadata))
 
 
-def _options(name: str, carried: Carried) -> dict[str, Any]:
+def _options(name: str, metadata: ImageMetadata) -> dict[str, Any]:
     """What Pillow's writer of the format takes."""
-    exif, xmp, icc_profile = carried.exif, carried.xmp, carried.icc_profile
-    options: dict[str, Any] = {"dpi": carried.dpi} if carried.dpi else {}
+    exif, xmp, icc_profile = metadata.exif, metadata.xmp, metadata.icc_profile
+    options: dict[str, Any] = {"dpi": metadata.dpi} if metadata.dpi else {}
     if name == "BMP":
         return options
     if name == "JPEG":  # one segment each, of 64 KB at most
-        options |= {"quality": QUALITY, "subsampling": 0, "optimize": True, "comment": carried.comment or b""}
+        options |= {"quality": QUALITY, "subsampling": 0, "optimize": True, "comment": metadata.comment or b""}
         exif = exif if exif and len(exif) < _JPEG_SEGMENT else None
         xmp = xmp if xmp and len(xmp) < _JPEG_SEGMENT else None
     elif name == "WEBP":
         options |= {"quality": QUALITY, "exact": True}
     elif name == "PNG":
-        options["pnginfo"] = _png_info(carried)
+        options["pnginfo"] = _png_info(metadata)
         xmp = None
     options |= {"exif": exif} if exif else {}
     options |= {"xmp": xmp} if xmp else {}
     return {**options, "icc_profile": icc_profile} if icc_profile else options
 
 
-def _png_info(carried: Carried) -> PngInfo:
+def _png_info(metadata: ImageMetadata) -> PngInfo:
     info = PngInfo()
-    for key, value in carried.text:
+    for key, value in metadata.text:
         info.add_text(key, value)
-    if carried.xmp:
-        info.add_itxt("XML:com.adobe.xmp", carried.xmp.decode("utf-8", "replace"))
+    if metadata.xmp:
+        info.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", "replace"))
     return info
-
-
-def _why(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full"
-    return error.strerror or str(error)

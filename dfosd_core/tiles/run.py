@@ -17,6 +17,8 @@ logger = logging.getLogger("dfosd")
 
 MIN_TILE_PX = 128
 """Tiles are never halved below this: the networks see too little of the picture in less."""
+MEMORY_ADVICE = "Free some memory or use a smaller scale."
+"""What a user can do: smaller tiles have been tried by then."""
 
 T = TypeVar("T")
 
@@ -139,8 +141,7 @@ def with_smaller_tiles_on_oom(
             tile = min(size.tile or longest, longest) // 2 // align * align
             if tile < max(minimum, align):
                 raise type(error)(
-                    f"Out of memory, even with tiles of {size.tile or longest} latents. "
-                    f"Free some memory or use a smaller scale. ({error})"
+                    f"Out of memory, even with tiles of {size.tile or longest} latents. {MEMORY_ADVICE} ({error})"
                 ) from error
             logger.warning("Out of memory; trying again with tiles of %d latents.", tile)
         # Outside the except block: the traceback, and with it every tensor of the failed run, is gone by now.

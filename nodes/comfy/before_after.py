@@ -8,8 +8,10 @@ import secrets
 import folder_paths  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from ...dfosd_core.images import resize, to_bchw
-from ...dfosd_core.mosaic import fit, to_pil
+from ...dfosd_core.image_files.pil import to_pil
+from ...dfosd_core.image_files.tensors import to_picture
+from ...dfosd_core.images import resize, to_bchw, to_bhwc
+from ...dfosd_core.mosaic import fit
 
 LONGEST_PX = 2048
 MOST_IMAGES = 4
@@ -36,5 +38,6 @@ def _save(name: str, image: Tensor, size: tuple[int, int]) -> File:
     folder = folder_paths.get_temp_directory()
     os.makedirs(folder, exist_ok=True)
     filename = f"dfosd_{name}.png"
-    to_pil(resize(to_bchw(image[None].float()), size)).save(os.path.join(folder, filename), compress_level=1)
+    small = to_bhwc(resize(to_bchw(image[None].float()), size))
+    to_pil(to_picture(small)).save(os.path.join(folder, filename), compress_level=1)
     return {"filename": filename, "subfolder": "", "type": "temp"}

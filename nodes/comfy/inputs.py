@@ -48,4 +48,4 @@ def settings_from(values: dict[str, Any]) -> UpscaleSettings:
     """The settings that the widgets' values mean. Raises ConfigError."""
     names = {field.name for field in fields(UpscaleSettings)}
     given = {name: value for name, value in values.items() if name in names and value != NOT_GIVEN.get(name)}
-    return UpscaleSettings(**given)
+    return UpscaleSettings.from_values(given)

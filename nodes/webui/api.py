@@ -6,27 +6,26 @@ import base64
 import binascii
 import io
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from fastapi import Body, HTTPException
 from modules import shared  # pyright: ignore[reportMissingImports]
 from modules.call_queue import queue_lock  # pyright: ignore[reportMissingImports]
-from PIL import Image
 
 from ...dfosd_core.app.limits import Limits
-from ...dfosd_core.errors import ConfigError, DfosdError, ImageFileError
+from ...dfosd_core.errors import DfosdError, ImageFileError, NumericError
+from ...dfosd_core.image_files.picture import Picture
+from ...dfosd_core.image_files.read import decode_image, decode_size
+from ...dfosd_core.image_files.write import encode_image
 from ...dfosd_core.settings import UpscaleSettings
 from ...dfosd_core.tiles.run import is_out_of_memory
 from .files import AUTOMATIC
 from .models import Choice
 from .options import option
-from .run import RunInterruptedError, upscale_image
+from .run import RunInterruptedError, upscale_chosen
 
 ROUTE = "/dfosd/v1/upscale"
 STANDARD_ROUTE = "/sdapi/v1/extra-single-image"
-MAX_MEGAPIXELS_IN = 100
-"""Of an image sent in: what stands in its head decides, before anything is unpacked."""
 
 
 def add_route(demo: Any, app: Any) -> None:
@@ -50,69 +49,48 @@ def upscale(
 ) -> dict[str, Any]:
     """`image`: a file in base64, `settings`: fields of `UpscaleSettings`. Answers with a PNG file in base64.
 
-    422: what was sent cannot be used, one line says why; 409: interrupted; 507: out of memory.
+    422: what was sent cannot be used, one line says why; 409: interrupted; 507: out of memory; 500: anything else.
     """
     try:
-        wanted = settings_from(settings)
-        picture = read_image(image, wanted)
+        wanted = UpscaleSettings.from_values(settings)
+        picture = read_base64(image, wanted)
         with queue_lock:
             shared.state.begin("dfosd")
             shared.state.job_count = 1  # the host says -1, not known, and shows a bar that runs backwards
             try:
-                result, info = upscale_image(picture, wanted, Choice(lora=lora, base=base))
+                result, info = upscale_chosen(picture, wanted, Choice(lora=lora, base=base))
             finally:
                 shared.state.end()
+    except NumericError as error:
+        raise HTTPException(status_code=500, detail=str(error)) from error
     except DfosdError as error:
         raise HTTPException(status_code=422, detail=str(error)) from error
     except RunInterruptedError as error:
         raise HTTPException(status_code=409, detail="Interrupted.") from error
     except (RuntimeError, MemoryError) as error:
         raise HTTPException(status_code=507 if is_out_of_memory(error) else 500, detail=str(error)) from error
-    return {"image": write_image(result), "width": result.width, "height": result.height, "info": info}
+    height, width = result.size
+    return {"image": write_base64(result), "width": width, "height": height, "info": info}
 
 
-def settings_from(given: Mapping[str, Any]) -> UpscaleSettings:
-    """Raises ConfigError for a value outside its limits and for a name that is none."""
-    names = [field.name for field in fields(UpscaleSettings)]
-    unknown = sorted(set(given) - set(names))
-    if unknown:
-        raise ConfigError(f"There is no setting '{unknown[0]}'. Settings are {', '.join(names)}.")
-    return UpscaleSettings(**given)
+def read_base64(text: str, settings: UpscaleSettings) -> Picture:
+    """Read as `dfosd upscale` reads a file: 16 bits, profile and all. Addresses and paths are not followed.
 
-
-def read_image(text: str, settings: UpscaleSettings) -> Image.Image:
-    """Raises ImageFileError for what is no image or too large. Addresses and paths are not followed."""
+    Raises ImageFileError for what is no image or too large: the file's head decides, before anything is unpacked.
+    """
     limits = Limits(megapixels=int(option("megapixels")))
     text = text.partition(",")[2] if text.startswith("data:") else text
-    if len(text) > limits.file_mb * 1_000_000 * 4 // 3:
-        raise ImageFileError(f"The image has more than {limits.file_mb} MB. Send a smaller one.")
+    limits.check_file_size("image", len(text) * 3 // 4)
     try:
-        image = Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
-        check_size(image.width, image.height, settings, limits)
-        image.load()
+        data = base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise ImageFileError("Expected an image file in base64, found other text.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageFileError(f"The image cannot be read: {error}.") from error
-    return image
+    limits.check_result("image", settings.output_size(*decode_size(data, "image")))
+    return decode_image(data, "image")
 
 
-def check_size(width: int, height: int, settings: UpscaleSettings, limits: Limits) -> None:
-    """Raises ImageFileError when the image or its result is too large."""
-    if width * height > MAX_MEGAPIXELS_IN * 1_000_000:
-        raise ImageFileError(
-            f"The image has {width}x{height} pixels; at most {MAX_MEGAPIXELS_IN} megapixels are taken."
-        )
-    out_height, out_width = settings.output_size(height, width)
-    if out_height * out_width > limits.megapixels * 1_000_000:
-        raise ImageFileError(
-            f"The image would become {out_width}x{out_height}; at most {limits.megapixels} megapixels are made. "
-            "Ask for a smaller scale, or change the limit in the settings."
-        )
-
-
-def write_image(image: Image.Image) -> str:
-    """A PNG file in base64."""
+def write_base64(picture: Picture) -> str:
+    """A PNG file in base64, of 16 bits if the picture has them."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    encode_image(buffer, "PNG", picture)
     return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -2,48 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import gradio as gr
 from modules import shared  # pyright: ignore[reportMissingImports]
 
-from ...dfosd_core.settings import COLOR_FIX_NAMES, UpscaleSettings
+from ...dfosd_core.app.limits import Limits
+from ...dfosd_core.settings import UpscaleSettings
 from .files import AUTOMATIC, base_names, lora_names
 
 SECTION = ("dfosd", "DFOSD")
-DEFAULTS = {
-    "dfosd_lora": AUTOMATIC,
-    "dfosd_base": AUTOMATIC,
-    "dfosd_color_fix": "wavelet",
-    "dfosd_strength": 1.0,
-    "dfosd_unet_tile": -1,
-    "dfosd_vae_tile": -1,
-    "dfosd_keep_models": True,
-    "dfosd_megapixels": 100,
+AUTOMATIC_TILE = -1
+"""A slider always has a number; this one stands for None."""
+_FIELDS = {
+    field.name: field
+    for field in fields(UpscaleSettings)
+    if field.name in ("color_fix", "strength", "unet_tile", "vae_tile")
+}
+"""The settings of a run that are on the page; the scale comes from where the upscaler is used."""
+DEFAULTS: dict[str, Any] = {
+    "lora": AUTOMATIC,
+    "base": AUTOMATIC,
+    **{name: AUTOMATIC_TILE if field.default is None else field.default for name, field in _FIELDS.items()},
+    "keep_models": True,
+    "megapixels": Limits().megapixels,
 }
 
 
 def option(name: str) -> Any:
     """The user's value. Before the settings page was built the WebUI knows none, nor with --nowebui."""
-    return getattr(shared.opts, f"dfosd_{name}", DEFAULTS[f"dfosd_{name}"])
+    return getattr(shared.opts, f"dfosd_{name}", DEFAULTS[name])
 
 
 def upscaler_settings(scale: float) -> UpscaleSettings:
     """What an upscaler drop-down runs with. Raises ConfigError."""
-    tiles = {name: int(option(name)) for name in ("unet_tile", "vae_tile") if int(option(name)) >= 0}
-    return UpscaleSettings(scale=scale, color_fix=option("color_fix"), strength=float(option("strength")), **tiles)
+    values = {name: option(name) for name in _FIELDS}
+    return UpscaleSettings.from_values(
+        {"scale": scale, **{name: None if value == AUTOMATIC_TILE else value for name, value in values.items()}}
+    )
 
 
 def add_options() -> None:
     """The settings page. Old WebUIs know no categories."""
-    tile = {"minimum": -1, "maximum": 4096, "step": 64}
     page = {
         "lora": ("Model of the upscaler in the drop-downs", gr.Dropdown, lambda: {"choices": lora_names()}),
         "base": ("Base for it", gr.Dropdown, lambda: {"choices": base_names()}),
-        "color_fix": ("Colour fix", gr.Radio, {"choices": list(COLOR_FIX_NAMES)}),
-        "strength": ("LoRA strength", gr.Slider, {"minimum": 0.0, "maximum": 2.0, "step": 0.05}),
-        "unet_tile": ("Largest UNet tile in pixels (-1: automatic, 0: no tiles)", gr.Slider, tile),
-        "vae_tile": ("Largest VAE tile in pixels (-1: automatic, 0: no tiles)", gr.Slider, tile),
+        **{name: _control(name) for name in _FIELDS},
         "keep_models": ("Keep DFOSD's own networks in memory between runs", gr.Checkbox, {}),
         "megapixels": (
             "Largest result in megapixels, for the tab and the API",
@@ -55,8 +60,20 @@ def add_options() -> None:
         common = {"section": SECTION}
         try:
             info = shared.OptionInfo(
-                DEFAULTS[f"dfosd_{name}"], label, component, arguments, category_id="postprocessing", **common
+                DEFAULTS[name], label, component, arguments, category_id="postprocessing", **common
             )
         except TypeError:
-            info = shared.OptionInfo(DEFAULTS[f"dfosd_{name}"], label, component, arguments, **common)
+            info = shared.OptionInfo(DEFAULTS[name], label, component, arguments, **common)
         shared.opts.add_option(f"dfosd_{name}", info)
+
+
+def _control(name: str) -> tuple[str, Any, dict[str, Any]]:
+    """Label, component and limits of a setting, as its field states them."""
+    limits, label = _FIELDS[name].metadata, _FIELDS[name].metadata["help"].removesuffix(".")
+    if "choices" in limits:
+        return label, gr.Radio, {"choices": list(limits["choices"])}
+    if _FIELDS[name].default is None:
+        label = label.replace("Default: automatic", f"{AUTOMATIC_TILE}: automatic")
+        # A page counts steps from the least value: any step but 1 would shut out 0.
+        return label, gr.Slider, {"minimum": AUTOMATIC_TILE, "maximum": limits["max"], "step": 1}
+    return label, gr.Slider, {"minimum": limits["min"], "maximum": limits["max"], "step": limits["step"]}

@@ -1,4 +1,4 @@
-"""One run inside a WebUI: a PIL image in, a larger one out, with the WebUI's progress, preview and interruption."""
+"""One run inside a WebUI: an image in, a larger one out, with the WebUI's progress, preview and interruption."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import torch
 from modules import shared  # pyright: ignore[reportMissingImports]
 from PIL import Image
-from torch import Tensor
 
-from ...dfosd_core.mosaic import Mosaic, to_pil
-from ...dfosd_core.pipeline import Progress, UpscaleSettings, upscale_attached
-from ...dfosd_core.tiles.run import ProgressCallback
+from ...dfosd_core.image_files.picture import Picture
+from ...dfosd_core.image_files.pil import from_pil, to_pil
+from ...dfosd_core.image_files.tensors import to_tensor
+from ...dfosd_core.mosaic import Mosaic
+from ...dfosd_core.settings import UpscaleSettings
+from ...dfosd_core.tiles.run import Progress, ProgressCallback
+from ...dfosd_core.upscale_file import PHASES, upscale_picture
 from .models import Choice, Model, chosen_model
-
-PHASES = {"encode": "reading the image", "unet": "restoring", "decode": "writing the image"}
-
 
 _extras_job = ""
 """The stamp of the last job that `note_extras_job` has seen."""
@@ -29,18 +27,28 @@ class RunInterruptedError(Exception):
 
 
 def upscale_image(image: Image.Image, settings: UpscaleSettings, choice: Choice) -> tuple[Image.Image, dict[str, Any]]:
-    """The larger image and what to write beside it. Raises DfosdError, `RunInterruptedError`, or out of memory."""
+    """The larger image and what to write beside it, for places where the host hands over images and not files.
+
+    16-bit grey and the colour profile are kept as far as Pillow can; the host decides what it saves of them. Forge and
+    reForge turn all images of Extras into 8-bit RGB before any script, and write PNG files without a profile.
+    Raises as `upscale_chosen`.
+    """
+    larger, info = upscale_chosen(from_pil(image), settings, choice)
+    return to_pil(larger), info
+
+
+def upscale_chosen(picture: Picture, settings: UpscaleSettings, choice: Choice) -> tuple[Picture, dict[str, Any]]:
+    """The larger picture and what to write beside it. Raises DfosdError, `RunInterruptedError`, or out of memory."""
     with chosen_model(choice) as model, model.host.lora(model.lora, settings.strength):
-        return upscale_with(model, image, settings), infotext(model, settings)
+        return upscale_with(model, picture, settings), infotext(model, settings)
 
 
-def upscale_with(model: Model, image: Image.Image, settings: UpscaleSettings) -> Image.Image:
-    """As `upscale_image`, for a model that has its LoRA on."""
-    x = to_tensor(image)
-    with wheels(x, settings) as progress:
-        output = upscale_attached(x.to(model.device), model.host, model.lora, settings, progress)
-    refuse_nan(output)
-    return to_image(output)
+def upscale_with(model: Model, picture: Picture, settings: UpscaleSettings) -> Picture:
+    """As `upscale_chosen`, for a model that has its LoRA on."""
+    with shown_progress(picture, settings) as progress:
+        return upscale_picture(
+            picture, progress, host=model.host, lora=model.lora, settings=settings, device=model.device
+        )
 
 
 def infotext(model: Model, settings: UpscaleSettings) -> dict[str, Any]:
@@ -65,13 +73,13 @@ def note_extras_job() -> None:
 
 
 @contextmanager
-def wheels(x: Tensor, settings: UpscaleSettings) -> Iterator[ProgressCallback]:
+def shown_progress(picture: Picture, settings: UpscaleSettings) -> Iterator[ProgressCallback]:
     """The WebUI's bar, text and preview. What the job around us has set of it is put back afterwards."""
     state = shared.state
     before = {name: getattr(state, name, None) for name in ("sampling_step", "sampling_steps", "textinfo", "job_no")}
     mosaic: Mosaic | None = None
 
-    def turn(progress: Progress) -> None:
+    def show(progress: Progress) -> None:
         nonlocal mosaic
         if is_interrupted():
             raise RunInterruptedError
@@ -81,7 +89,7 @@ def wheels(x: Tensor, settings: UpscaleSettings) -> Iterator[ProgressCallback]:
         if tile is None or progress.phase != "decode" or not getattr(shared.opts, "live_previews_enable", False):
             return
         if mosaic is None:
-            mosaic = Mosaic(x, settings.output_size(x.shape[1], x.shape[2]))
+            mosaic = Mosaic(to_tensor(picture), settings.output_size(*picture.size))
         state.assign_current_image(mosaic.paste(tile))
 
     if is_interrupted():
@@ -89,7 +97,7 @@ def wheels(x: Tensor, settings: UpscaleSettings) -> Iterator[ProgressCallback]:
     try:
         if _extras_job and state.job_timestamp == _extras_job:
             state.job_no -= 1  # else the bar of a single image says 100 % from the start
-        yield turn
+        yield show
     finally:
         for name, value in before.items():
             setattr(state, name, value)
@@ -99,25 +107,3 @@ def is_interrupted() -> bool:
     """Interrupt, Skip, or "finish this image and stop" of newer WebUIs."""
     names = ("interrupted", "skipped", "stopping_generation")
     return any(getattr(shared.state, name, False) for name in names)
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """(1, H, W, 3 or 4) in [0, 1]."""
-    if image.mode not in ("RGB", "RGBA"):
-        has_alpha = image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info
-        image = image.convert("RGBA" if has_alpha else "RGB")
-    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)[None]
-
-
-def to_image(output: Tensor) -> Image.Image:
-    """The pipeline's (1, h, w, 3 or 4) as a picture of 8 bits."""
-    return to_pil(output.movedim(-1, 1))
-
-
-def refuse_nan(output: Tensor) -> None:
-    """Raises RuntimeError: a black picture would hide what went wrong."""
-    if not bool(torch.isfinite(output).all()):
-        raise RuntimeError(
-            "DFOSD: the networks gave numbers that are none (NaN): half precision overflows here. "
-            "Start the WebUI with --no-half-vae, or with --no-half."
-        )

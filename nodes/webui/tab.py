@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +13,15 @@ import gradio as gr
 from modules import shared  # pyright: ignore[reportMissingImports]
 from modules.call_queue import queue_lock  # pyright: ignore[reportMissingImports]
 
-from ...dfosd_core.pipeline import Progress
+from ...dfosd_core.tiles.run import Progress, ProgressCallback
+from ...dfosd_core.upscale_file import upscale_file
 from .files import AUTOMATIC, base_names, lora_names
 from .models import Choice, chosen_model
 from .options import option
-from .run import refuse_nan
 
 if TYPE_CHECKING:
     from ...dfosd_core.app.panel import Panel
     from ...dfosd_core.app.runner import Request, UpscaleFile
-    from ...dfosd_core.tiles.run import ProgressCallback
 
 _panels: list[tuple[Panel, tempfile.TemporaryDirectory[str]]] = []
 
@@ -59,11 +59,6 @@ def close_panels() -> None:
 @contextmanager
 def engine(request: Request) -> Iterator[UpscaleFile]:
     """The panel's `Engine`: waits for the WebUI's queue, and is one of its jobs."""
-    from ...dfosd_core.image_files.read import read_image
-    from ...dfosd_core.image_files.tensors import like, to_tensor
-    from ...dfosd_core.image_files.write import check_target, write_image
-    from ...dfosd_core.pipeline import upscale_attached
-
     settings = request.settings
     choice = Choice(lora=request.lora or AUTOMATIC, base=request.base or AUTOMATIC)
 
@@ -72,32 +67,24 @@ def engine(request: Request) -> Iterator[UpscaleFile]:
         shared.state.job_count = 1  # else whoever asks the API for progress is told 0
         try:
             with chosen_model(choice) as model, model.host.lora(model.lora, settings.strength):
-
-                def upscale_file(source: Path, target: Path, progress: ProgressCallback) -> tuple[int, int]:
-                    picture = read_image(source)
-                    size = settings.output_size(*picture.size)
-                    check_target(target, picture, size)
-                    x = to_tensor(picture).to(model.device)
-                    output = upscale_attached(x, model.host, model.lora, settings, _both(progress, source.name))
-                    refuse_nan(output)
-                    write_image(target, like(picture, output.cpu()))
-                    return size
-
-                yield upscale_file
+                upscale = partial(
+                    upscale_file, host=model.host, lora=model.lora, settings=settings, device=model.device
+                )
+                yield lambda source, target, progress: upscale(source, target, _also_in_the_host(progress, source.name))
         finally:
             shared.state.end()
 
 
-def _both(progress: ProgressCallback, name: str) -> ProgressCallback:
+def _also_in_the_host(progress: ProgressCallback, name: str) -> ProgressCallback:
     """The panel's progress, and the WebUI's for whoever looks from another tab or over the API."""
 
-    def turn(now: Progress) -> None:
+    def show(now: Progress) -> None:
         state = shared.state
         state.sampling_steps, state.sampling_step = now.total, now.done
         state.textinfo = f"DFOSD: {name}"
         progress(now)
 
-    return turn
+    return show
 
 
 def _keep_folder() -> Path | None:

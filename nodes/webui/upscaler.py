@@ -9,6 +9,7 @@ from modules.upscaler import Upscaler, UpscalerData  # pyright: ignore[reportMis
 from PIL import Image
 
 from ...dfosd_core.errors import DfosdError
+from ...dfosd_core.image_files.pil import from_pil, to_pil
 from ...dfosd_core.settings import MAX_SCALE
 from .models import Choice
 from .options import option, upscaler_settings
@@ -36,7 +37,9 @@ class UpscalerDFOSD(Upscaler):  # pyright: ignore[reportUntypedBaseClass]
         made_with: str | None = options_now()
         try:
             settings = upscaler_settings(min(scale, MAX_SCALE))
-            larger, _ = upscale_image(img.convert("RGB"), settings, Choice(lora=option("lora"), base=option("base")))
+            # 8-bit RGB is what hosts take from an upscaler: Extras blends two of them, img2img has nothing else.
+            rgb = to_pil(from_pil(img).without_alpha().with_three_colors().to_8_bit())
+            larger, _ = upscale_image(rgb, settings, Choice(lora=option("lora"), base=option("base")))
         except RunInterruptedError:
             larger, made_with = img, None  # the host throws it away, or goes on with it as it is
         except DfosdError as error:

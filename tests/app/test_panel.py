@@ -175,11 +175,11 @@ def test_upload_that_is_too_large_is_refused_at_once(engine: HeldEngine, photo: 
         file.truncate(3_000_000)
     small = Panel(engine=engine, results=tmp_path, previews=tmp_path, keep=None, limits=Limits(file_mb=2))
     expected = "&#x27;photo.png&#x27; has 3 MB; at most 2 MB are taken. Save it smaller."
-    assert expected in small.plan([str(path)], *DEFAULTS)
+    assert expected in small.summary([str(path)], *DEFAULTS)
 
 
 def test_many_uploads_are_summed_up(panel: Panel, photo: Photo) -> None:
-    status = panel.plan([str(photo(f"{i}.png")) for i in range(9)], *DEFAULTS)
+    status = panel.summary([str(photo(f"{i}.png")) for i in range(9)], *DEFAULTS)
     assert status.count("→") == 5
     assert "and 4 more" in status
 
@@ -196,5 +196,5 @@ def test_file_names_cannot_become_markup(photo: Photo) -> None:
         after=path,
         preview_size=(4, 4),
     )
-    for html in (view.compare(pair), view.before_only(pair.name, "", (1, 1)), view.plan([pair.name], [pair.name])):
+    for html in (view.compare(pair), view.before_only(pair.name, "", (1, 1)), view.summary([pair.name], [pair.name])):
         assert "<img src=x" not in html

@@ -14,8 +14,9 @@ from PIL import Image
 from support.held_engine import TILES, HeldEngine, end_of
 
 from dfosd_core.app.limits import Limits
-from dfosd_core.app.runner import Run, explain
+from dfosd_core.app.runner import Run
 from dfosd_core.errors import LoraMismatchError
+from dfosd_core.upscale_file import explain
 
 MakeRun = Callable[..., Run]
 Photo = Callable[..., Path]
@@ -154,13 +155,16 @@ def test_engine_that_refuses_fails_the_run_with_its_line(make_run: MakeRun, phot
     assert (end.state, end.problems) == ("failed", ("The LoRA does not fit.",))
 
 
-def test_out_of_memory_says_what_helps(make_run: MakeRun, photo: Photo) -> None:
+@pytest.mark.parametrize(
+    "words", ["CUDA out of memory. Tried to allocate 20 GiB", "DefaultCPUAllocator: can't allocate memory: you tried"]
+)
+def test_out_of_memory_says_what_helps(make_run: MakeRun, photo: Photo, words: str) -> None:
     def full(*_: object) -> Any:
-        raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+        raise RuntimeError(words)
 
     run = replace(make_run(photo()), engine=lambda _: nullcontext(full))
     run.start()
-    assert end_of(run).problems == ("'photo.png': Out of memory. Set smaller tiles (512) or a smaller scale.",)
+    assert end_of(run).problems == ("'photo.png': Out of memory. Free some memory or use a smaller scale.",)
 
 
 def test_unforeseen_error_is_one_line_and_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -170,4 +174,4 @@ def test_unforeseen_error_is_one_line_and_logged(caplog: pytest.LogCaptureFixtur
 
 def test_full_disk_is_one_line(tmp_path: Path) -> None:
     text = explain(OSError(28, "No space left on device"), tmp_path / "a.png")
-    assert text == "'a.png': The result cannot be kept: No space left on device."
+    assert text == f"'{tmp_path / 'a.png'}': The result cannot be kept: the disk is full."

@@ -13,15 +13,16 @@ from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from dfosd_core.errors import ImageFileError
-from dfosd_core.image_files import read as files
-from dfosd_core.image_files.picture import Carried, Picture, turn_upright
+from dfosd_core.image_files import pil
+from dfosd_core.image_files.metadata import ImageMetadata
+from dfosd_core.image_files.picture import Picture, turn_upright
 from dfosd_core.image_files.read import read_image
 from dfosd_core.image_files.write import check_target, write_image
 
 RNG = np.random.default_rng(1)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 COLORS = RNG.integers(0, 256, (6, 5, 3), np.uint8)
-DEEP = RNG.integers(0, 65536, (6, 5, 3), np.uint16)
+SAMPLES_16 = RNG.integers(0, 65536, (6, 5, 3), np.uint16)
 
 
 def complaint(path: Path) -> str:
@@ -78,13 +79,13 @@ def test_cmyk_profile_is_used_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         seen.append(options["outputMode"])
         return Image.new("RGB", image.size, (1, 2, 3))
 
-    monkeypatch.setattr(files.ImageCms, "profileToProfile", convert)
+    monkeypatch.setattr(pil.ImageCms, "profileToProfile", convert)
     profile = SRGB[:16] + b"CMYK" + SRGB[20:]
     Image.new("CMYK", (4, 4)).save(tmp_path / "a.tif", icc_profile=profile)
     picture = read_image(tmp_path / "a.tif")
     assert seen == ["RGB"]
     assert picture.samples[0, 0].tolist() == [1, 2, 3]
-    assert picture.carried.icc_profile is None
+    assert picture.metadata.icc_profile is None
 
 
 def test_lab_becomes_srgb(tmp_path: Path) -> None:
@@ -111,10 +112,10 @@ def test_orientation_is_honoured_and_not_kept(tmp_path: Path, name: str, orienta
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])
-def test_deep_tiff_orientation(tmp_path: Path, orientation: int, order: str, big: bool) -> None:
+def test_tiff16_orientation(tmp_path: Path, orientation: int, order: str, big: bool) -> None:
     tags = [(274, "H", 1, orientation, True)]
-    tifffile.imwrite(tmp_path / "a.tif", DEEP, photometric="rgb", extratags=tags, byteorder=order, bigtiff=big)
-    assert np.array_equal(read_image(tmp_path / "a.tif").samples, turn_upright(DEEP, orientation))
+    tifffile.imwrite(tmp_path / "a.tif", SAMPLES_16, photometric="rgb", extratags=tags, byteorder=order, bigtiff=big)
+    assert np.array_equal(read_image(tmp_path / "a.tif").samples, turn_upright(SAMPLES_16, orientation))
 
 
 def test_orientation_in_xmp_is_honoured_and_removed(tmp_path: Path) -> None:
@@ -122,10 +123,10 @@ def test_orientation_in_xmp_is_honoured_and_removed(tmp_path: Path) -> None:
     Image.fromarray(COLORS).save(tmp_path / "a.jpg", xmp=xmp)
     picture = read_image(tmp_path / "a.jpg")
     assert picture.size == (5, 6)
-    assert picture.carried.xmp == xmp.replace(b' tiff:Orientation="6"', b"")
+    assert picture.metadata.xmp == xmp.replace(b' tiff:Orientation="6"', b"")
 
 
-def deep_png(path: Path, samples: NDArray[np.uint16], color_type: int, extra: bytes = b"") -> None:
+def png16(path: Path, samples: NDArray[np.uint16], color_type: int, extra: bytes = b"") -> None:
     """A 16-bit PNG from first principles; `extra` goes before the samples."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -145,32 +146,32 @@ def deep_png(path: Path, samples: NDArray[np.uint16], color_type: int, extra: by
 
 
 @pytest.mark.parametrize(("color_type", "channels"), [(0, 1), (4, 2), (2, 3), (6, 4)])
-def test_deep_png_keeps_all_bits(tmp_path: Path, color_type: int, channels: int) -> None:
+def test_png16_keeps_all_bits(tmp_path: Path, color_type: int, channels: int) -> None:
     samples = RNG.integers(0, 65536, (6, 5, channels), np.uint16)
-    deep_png(tmp_path / "a.png", samples, color_type)
+    png16(tmp_path / "a.png", samples, color_type)
     assert np.array_equal(read_image(tmp_path / "a.png").samples, samples)
 
 
 @pytest.mark.parametrize(("color_type", "channels"), [(0, 1), (2, 3)])
-def test_deep_png_transparent_color_becomes_alpha(tmp_path: Path, color_type: int, channels: int) -> None:
+def test_png16_transparent_color_becomes_alpha(tmp_path: Path, color_type: int, channels: int) -> None:
     samples = RNG.integers(0, 65536, (6, 5, channels), np.uint16)
-    deep_png(tmp_path / "a.png", samples, color_type, extra=samples[2, 3].astype(">u2").tobytes())
+    png16(tmp_path / "a.png", samples, color_type, extra=samples[2, 3].astype(">u2").tobytes())
     picture = read_image(tmp_path / "a.png")
     assert np.array_equal(picture.samples[..., :-1], samples)
     assert np.argwhere(picture.samples[..., -1] == 0).tolist() == [[2, 3]]
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
-def test_deep_tiff_keeps_all_bits(tmp_path: Path, compression: str | None) -> None:
-    tifffile.imwrite(tmp_path / "rgb.tif", DEEP, photometric="rgb", compression=compression)
-    tifffile.imwrite(tmp_path / "grey.tif", DEEP[..., 0], photometric="minisblack", compression=compression)
-    tifffile.imwrite(tmp_path / "white.tif", DEEP[..., 0], photometric="miniswhite", compression=compression)
-    assert np.array_equal(read_image(tmp_path / "rgb.tif").samples, DEEP)
-    assert np.array_equal(read_image(tmp_path / "grey.tif").samples, DEEP[..., :1])
-    assert np.array_equal(read_image(tmp_path / "white.tif").samples, 65535 - DEEP[..., :1])
+def test_tiff16_keeps_all_bits(tmp_path: Path, compression: str | None) -> None:
+    tifffile.imwrite(tmp_path / "rgb.tif", SAMPLES_16, photometric="rgb", compression=compression)
+    tifffile.imwrite(tmp_path / "grey.tif", SAMPLES_16[..., 0], photometric="minisblack", compression=compression)
+    tifffile.imwrite(tmp_path / "white.tif", SAMPLES_16[..., 0], photometric="miniswhite", compression=compression)
+    assert np.array_equal(read_image(tmp_path / "rgb.tif").samples, SAMPLES_16)
+    assert np.array_equal(read_image(tmp_path / "grey.tif").samples, SAMPLES_16[..., :1])
+    assert np.array_equal(read_image(tmp_path / "white.tif").samples, 65535 - SAMPLES_16[..., :1])
 
 
-def test_deep_tiff_fourth_channel_is_what_the_file_says(tmp_path: Path) -> None:
+def test_tiff16_fourth_channel_is_what_the_file_says(tmp_path: Path) -> None:
     light = np.full((2, 2, 3), 10000, np.uint16)
     samples = np.concatenate([light, np.full((2, 2, 1), 32768, np.uint16)], axis=2)
     for kind in ("unassalpha", "assocalpha", "unspecified"):
@@ -213,12 +214,11 @@ def test_unreadable_file_is_named(photo: Path, monkeypatch: pytest.MonkeyPatch) 
     assert complaint(photo) == f"'{photo}' cannot be read: Permission denied."
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif", "a.bmp", "deep.png", "deep.tif"])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif", "a.bmp", "16.png", "16.tif"])
 def test_cut_off_file_is_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     samples = RNG.integers(0, 256, (64, 64, 3), np.uint8)
-    deep = samples.astype(np.uint16) * 257
-    write_image(path, Picture(samples=deep if name.startswith("deep") else samples))
+    write_image(path, Picture(samples=samples.astype(np.uint16) * 257 if name.startswith("16") else samples))
     data = path.read_bytes()
     for length in (len(data) * 2 // 3, 30):
         path.write_bytes(data[:length])
@@ -234,9 +234,9 @@ def test_float_samples_are_refused(tmp_path: Path) -> None:
         )
 
 
-def test_deep_planes_are_refused(tmp_path: Path) -> None:
+def test_planes_of_16_bits_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, DEEP.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    tifffile.imwrite(path, SAMPLES_16.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
     assert complaint(path) == f"'{path}' has 16-bit samples in separate planes. Save it with interleaved samples."
 
 
@@ -253,13 +253,13 @@ def test_giant_images_are_refused_before_decoding(tmp_path: Path) -> None:
     assert complaint(path) == f"'{path}' is larger than 100 megapixels. Cut it into pieces."
 
 
-def carried() -> Carried:
+def metadata() -> ImageMetadata:
     exif = Image.Exif()
     exif[271], exif[33432] = "Camera", "(c) someone"
     exif[0x8769] = {0x829A: (1, 250), 0x9286: b"ASCII\0\0\0hello", 0x9003: "2020:01:01 00:00:00"}
     exif[0x8825] = {1: "N", 2: (51.0, 2.0, 3.0)}
     text = (("Title", "b"), ("über", "日本"))
-    return Carried(
+    return ImageMetadata(
         icc_profile=SRGB,
         exif=exif.tobytes(),
         xmp=b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>",
@@ -269,19 +269,19 @@ def carried() -> Carried:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif"])
-@pytest.mark.parametrize("samples", [COLORS, DEEP])
+@pytest.mark.parametrize("samples", [COLORS, SAMPLES_16])
 def test_metadata_is_kept(tmp_path: Path, name: str, samples: Any) -> None:
-    write_image(tmp_path / name, Picture(samples=samples, carried=carried()))
-    found, exif = read_image(tmp_path / name).carried, Image.open(tmp_path / name).getexif()
+    write_image(tmp_path / name, Picture(samples=samples, metadata=metadata()))
+    found, exif = read_image(tmp_path / name).metadata, Image.open(tmp_path / name).getexif()
     assert found.icc_profile == SRGB
-    assert found.xmp == carried().xmp
+    assert found.xmp == metadata().xmp
     assert (exif[271], exif[33432]) == ("Camera", "(c) someone")
     assert exif.get_ifd(0x8769)[0x9286] == b"ASCII\0\0\0hello"
     assert exif.get_ifd(0x8825)[2] == (51.0, 2.0, 3.0)
     if name != "a.webp":  # which has no place for a resolution
         assert found.dpi == pytest.approx((300, 200), rel=1e-4)
     if name == "a.png":
-        assert found.text == carried().text
+        assert found.text == metadata().text
 
 
 def test_jpeg_comment_is_kept(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_stale_facts_are_not_kept(tmp_path: Path) -> None:
 
 def test_profile_of_another_kind_of_samples_is_dropped(tmp_path: Path) -> None:
     Image.fromarray(COLORS[..., 0]).save(tmp_path / "a.png", icc_profile=SRGB)
-    assert read_image(tmp_path / "a.png").carried.icc_profile is None
+    assert read_image(tmp_path / "a.png").metadata.icc_profile is None
 
 
 def test_damaged_exif_does_not_stop_the_picture(tmp_path: Path) -> None:
@@ -340,4 +340,4 @@ def test_too_large_for_the_format_is_refused(tmp_path: Path, name: str, edge: in
 
 def test_too_large_tiff_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageFileError, match=r"the result is too large for TIFF \(4 GB\)\. Write \.png instead\."):
-        check_target(tmp_path / "a.tif", Picture(samples=DEEP), (40000, 40000))
+        check_target(tmp_path / "a.tif", Picture(samples=SAMPLES_16), (40000, 40000))

@@ -35,16 +35,16 @@ def test_written_picture_reads_back(picture: Picture, suffix: str) -> None:
         assert [file.name for file in Path(folder).iterdir()] == [path.name]
     assert found.size == picture.size
     if suffix in (".jpg", ".bmp"):
-        assert (found.is_grey, found.has_alpha, found.is_deep) == (picture.is_grey, False, False)
+        assert (found.is_grey, found.has_alpha, found.is_16_bit) == (picture.is_grey, False, False)
     elif suffix == ".webp":
-        assert (found.is_grey, found.is_deep) == (False, False)
-    elif suffix == ".tif" and picture.is_deep and picture.is_grey and picture.has_alpha:
+        assert (found.is_grey, found.is_16_bit) == (False, False)
+    elif suffix == ".tif" and picture.is_16_bit and picture.is_grey and picture.has_alpha:
         assert np.array_equal(found.samples, picture.with_three_colors().samples)
     else:
         assert np.array_equal(found.samples, picture.samples)
         assert found.samples.dtype == picture.samples.dtype
     if suffix == ".bmp":
-        assert np.array_equal(found.samples, picture.shallow().without_alpha().samples)
+        assert np.array_equal(found.samples, picture.to_8_bit().without_alpha().samples)
 
 
 @given(
@@ -74,10 +74,10 @@ def test_any_bytes_are_refused_in_one_line(data: bytes) -> None:
 
 
 @given(st.data(), st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF", "BMP"]), st.booleans())
-def test_damaged_files_never_crash(data: st.DataObject, form: str, deep: bool) -> None:
+def test_damaged_files_never_crash(data: st.DataObject, form: str, is_16_bit: bool) -> None:
     buffer = io.BytesIO()
-    deep = deep and form in ("PNG", "TIFF")
-    Image.new("I;16" if deep else "RGB", (20, 9), 300 if deep else "teal").save(buffer, form)
+    is_16_bit = is_16_bit and form in ("PNG", "TIFF")
+    Image.new("I;16" if is_16_bit else "RGB", (20, 9), 300 if is_16_bit else "teal").save(buffer, form)
     damaged = bytearray(buffer.getvalue())
     for _ in range(data.draw(st.integers(1, 6))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))

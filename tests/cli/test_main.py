@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from support.tiny_models import random_lora, tiny_host, write_folder
 
-from dfosd_core.cli.main import VERSION, main
+from dfosd_core.cli import main as main_module
+from dfosd_core.cli.main import main
 from dfosd_core.cli.progress import Bars
 from dfosd_core.lora.file import save_lora
 from dfosd_core.settings import UpscaleSettings
@@ -67,10 +68,15 @@ def test_every_setting_is_a_flag_with_help_limits_and_default(capsys: pytest.Cap
 
 
 def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(capsys, "--version") == (0, f"dfosd {VERSION}\n", "")
     stated = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
     assert stated is not None
-    assert stated[1] == VERSION
+    assert call(capsys, "--version") == (0, f"dfosd {stated[1]}\n", "")
+
+
+def test_version_of_an_installed_package_is_what_it_was_installed_as(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main_module, "__file__", "/nowhere/dfosd_core/cli/main.py")
+    monkeypatch.setattr(main_module.importlib.metadata, "version", lambda name: f"that of {name}")
+    assert main_module.version() == "that of dfosd"
 
 
 @pytest.mark.parametrize(
@@ -88,8 +94,8 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
         (["upscale", "a", "--long-edge", "9", "--short-edge", "9"], "Give only one of them."),
         (
             ["upscale", "a", "--base", "b"],
-            "--base needs --lora, the DFOSD LoRA trained on that base. None has been published for SD 2.1 "
-            "so far: train one with train_tools.",
+            "Expected a DFOSD LoRA trained on the base 'b', found none: the embedded LoRA fits the embedded base only. "
+            "Give --lora, or choose that base's LoRA; train_tools trains one.",
         ),
         (["info"], "give either a FILE or --architecture, not both and not neither."),
         (["info", "a", "--architecture", "sd21"], "give either a FILE or --architecture"),
@@ -176,7 +182,7 @@ def test_bars_count_images_and_tiles() -> None:
             tiles(Progress(phase="unet", done=3, total=9))
     bars.close()
     shown = screen.getvalue()
-    for part in ("a.png: unet", "b.png: unet", "3/9", "1/2 images", "2/2 images"):
+    for part in ("a.png: restoring", "b.png: restoring", "3/9", "1/2 images", "2/2 images"):
         assert part in shown
 
 

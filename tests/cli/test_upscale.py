@@ -17,12 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dfosd_core.cli import upscale
-from dfosd_core.cli.upscale import like, to_tensor
+from dfosd_core import files, pipeline
 from dfosd_core.hosts.diffusers import DiffusersHost
-from dfosd_core.image_files import write as writing
 from dfosd_core.image_files.picture import Picture
 from dfosd_core.image_files.read import read_image
+from dfosd_core.image_files.tensors import to_picture, to_tensor
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -51,17 +50,17 @@ def test_settings_reach_the_pipeline(run: Run, photo: Path) -> None:
     assert not np.array_equal(np.asarray(Image.open(photo.with_name("photo_long30.png"))), plain)
 
 
-def test_grey_deep_and_transparent_inputs_stay_so(run: Run, tmp_path: Path) -> None:
+def test_grey_16_bit_and_transparent_inputs_stay_so(run: Run, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (5, 6), np.uint8)).save(tmp_path / "grey.jpg")
     Image.fromarray(rng.integers(0, 256, (5, 6, 4), np.uint8)).save(tmp_path / "clear.webp")
-    tifffile.imwrite(tmp_path / "deep.tif", rng.integers(0, 65536, (5, 6, 3), np.uint16), photometric="rgb")
+    tifffile.imwrite(tmp_path / "fine.tif", rng.integers(0, 65536, (5, 6, 3), np.uint16), photometric="rgb")
     assert run(tmp_path, "--scale", "2", "-o", tmp_path / "out")[0] == 0
-    grey, clear, deep = (read_image(tmp_path / "out" / f"{name}_x2.png") for name in ("grey", "clear", "deep"))
-    assert (grey.is_grey, grey.is_deep, grey.size) == (True, False, (10, 12))
+    grey, clear, fine = (read_image(tmp_path / "out" / f"{name}_x2.png") for name in ("grey", "clear", "fine"))
+    assert (grey.is_grey, grey.is_16_bit, grey.size) == (True, False, (10, 12))
     assert (clear.has_alpha, clear.is_grey) == (True, False)
-    assert (deep.is_deep, deep.is_grey) == (True, False)
-    assert len(np.unique(deep.samples)) > 256
+    assert (fine.is_16_bit, fine.is_grey) == (True, False)
+    assert len(np.unique(fine.samples)) > 256
 
 
 def test_bad_files_are_reported_and_the_rest_goes_on(run: Run, photo: Path, tmp_path: Path) -> None:
@@ -102,7 +101,7 @@ def test_size_out_of_reach_names_the_file(run: Run, photo: Path) -> None:
 def test_transparency_into_jpeg_is_refused_before_computing(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upscale, "upscale_attached", None)
+    monkeypatch.setattr(pipeline, "upscale_attached", None)
     Image.new("RGBA", (4, 4), (1, 2, 3, 4)).save(tmp_path / "a.png")
     code, _, err = run(tmp_path / "a.png", "-o", tmp_path / "b.jpg")
     assert code == 1
@@ -128,7 +127,7 @@ def fail_in_fsync(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None
     def fail(_: int) -> None:
         raise error
 
-    monkeypatch.setattr(writing.os, "fsync", fail)
+    monkeypatch.setattr(files.os, "fsync", fail)
 
 
 def test_full_disk_leaves_nothing_and_is_named(run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +151,7 @@ def test_interruption_while_writing_leaves_the_old_file(run: Run, photo: Path, m
 
 def test_result_that_appears_meanwhile_is_not_touched(run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = photo.with_name("photo_x4.png")
-    monkeypatch.setattr(writing.os, "fsync", lambda _: target.write_text("other"))
+    monkeypatch.setattr(files.os, "fsync", lambda _: target.write_text("other"))
     code, _, err = run(photo)
     assert code == 1
     assert err == f"dfosd: '{target}' exists by now and was not touched. Use --overwrite to replace it.\n"
@@ -164,20 +163,25 @@ def test_out_of_memory_says_what_to_do(run: Run, photo: Path, monkeypatch: pytes
     def fail(*_: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(upscale, "upscale_attached", fail)
+    monkeypatch.setattr(pipeline, "upscale_attached", fail)
     code, _, err = run(photo)
     assert code == 1
-    assert err == (
-        f"dfosd: '{photo}': out of memory. Use smaller tiles (--unet-tile 512 --vae-tile 512), "
-        "a smaller --scale, or --device cpu.\n"
-    )
+    assert err == f"dfosd: '{photo}': Out of memory. Free some memory or use a smaller scale.\n"
+
+
+def test_overflow_is_an_error_and_no_black_image(run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "upscale_attached", lambda image, *_: image * torch.inf)
+    code, _, err = run(photo)
+    assert code == 1
+    assert err.startswith(f"dfosd: '{photo}': The networks' output is not finite (NaN): half precision overflows here.")
+    assert names(photo.parent) == ["photo.png"]
 
 
 def test_our_own_mistakes_are_not_hidden(run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(upscale, "upscale_attached", fail)
+    monkeypatch.setattr(pipeline, "upscale_attached", fail)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run(photo)
 
@@ -235,7 +239,7 @@ def test_samples_survive_the_way_through_floats(dtype: Any, channels: int, h: in
     picture = Picture(samples=samples)
     image = to_tensor(picture)
     assert image.shape == (1, h, w, 3 if channels in (1, 3) else 4)
-    assert np.array_equal(like(picture, image).samples, samples)
+    assert np.array_equal(to_picture(image, like=picture).samples, samples)
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])

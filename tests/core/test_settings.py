@@ -7,7 +7,7 @@ import pytest
 
 from dfosd_core.color_fix import COLOR_FIXES
 from dfosd_core.errors import ConfigError
-from dfosd_core.settings import COLOR_FIX_NAMES, UpscaleSettings
+from dfosd_core.settings import COLOR_FIX_NAMES, ModelChoice, UpscaleSettings
 from dfosd_core.tiles.size import TileSettings, TileSize
 
 
@@ -86,5 +86,42 @@ def test_given_tiles_replace_the_hosts() -> None:
     assert UpscaleSettings(vae_tile=0).tiles(auto).encode == TileSize(0, 64)
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, {}),
+        ({"scale": None, "color_fix": "", "unet_tile": " "}, {}),
+        ({"scale": " 2.5 ", "long_edge": "", "color_fix": " lab "}, {"scale": 2.5, "color_fix": "lab"}),
+        ({"unet_tile": "0", "vae_tile": 512.0, "strength": 1}, {"unet_tile": 0, "vae_tile": 512, "strength": 1}),
+    ],
+)
+def test_loose_values_become_settings(values: dict[str, Any], expected: dict[str, Any]) -> None:
+    settings = UpscaleSettings.from_values(values)
+    assert settings == UpscaleSettings(**expected)
+    assert settings.unet_tile is None or type(settings.unet_tile) is int
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": 2}, "There is no setting 'size'. Settings are scale, long_edge, "),
+        ({"scale": "nan"}, "Expected scale from 1 to 8, found nan."),
+        ({"scale": "wide"}, "Expected scale from 1 to 8, found wide."),
+        ({"scale": True}, "Expected scale from 1 to 8, found True."),
+        ({"unet_tile": "64.5"}, "Expected unet_tile a whole number from 0 to 8192, found 64.5."),
+        ({"color_fix": ["lab"]}, "Expected color_fix to be one of wavelet, adain, lab, none, found '['lab']'."),
+    ],
+)
+def test_loose_values_are_refused_by_name(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        UpscaleSettings.from_values(values)
+    assert message in str(caught.value)
+
+
+def test_base_without_a_lora_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^Expected a DFOSD LoRA trained on the base 'sd21', found none"):
+        ModelChoice(base="models/sd21")
+
+
 def test_color_fix_choices_are_the_functions_there_are() -> None:
-    assert set(COLOR_FIX_NAMES) == set(COLOR_FIXES)
+    assert [(name, fix.__name__) for name, fix in COLOR_FIXES.items()] == [(name, name) for name in COLOR_FIX_NAMES]

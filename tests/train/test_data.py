@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from dfosd_core.errors import ConfigError
+from dfosd_core.image_files.formats import READABLE_SUFFIXES
 from train_tools.data.crops import CropDataset, batches
-from train_tools.data.photos import PixelCache
+from train_tools.data.photos import PixelCache, photo_paths
 from train_tools.settings.config import DataConfig
 
 STEPS, BATCH = 3, 4
@@ -90,3 +91,10 @@ def test_decoded_photographs_stay_within_their_limit() -> None:
         cache.get(0)
     assert cache.held == 200
     assert sorted(cache.entries) == [0, 3]
+
+
+def test_every_kind_of_file_that_can_be_upscaled_is_a_photograph(tmp_path: Path) -> None:
+    names = [f"a{suffix}" for suffix in READABLE_SUFFIXES]
+    for name in [*names, "B.BMP", ".hidden.png", "notes.txt"]:
+        (tmp_path / name).touch()
+    assert [path.name for path in photo_paths(tmp_path)] == sorted([*names, "B.BMP"])

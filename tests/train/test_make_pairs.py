@@ -50,3 +50,10 @@ def test_two_photographs_of_one_name_are_refused_before_anything_is_written(tmp_
     with pytest.raises(ConfigError, match=r"^'a\.jpg' and 'a\.png' would both become 'a\.png'\. Rename one\.$"):
         make_pairs(tmp_path, tmp_path / "pairs")
     assert not (tmp_path / "pairs").exists()
+
+
+def test_bitmaps_make_pairs_and_shadow_files_do_not(tmp_path: Path) -> None:
+    Image.fromarray(LEVELS).save(tmp_path / "a.bmp")
+    Image.fromarray(LEVELS).save(tmp_path / "b.jfif", "JPEG")
+    (tmp_path / "._a.jpg").touch()
+    assert make_pairs(tmp_path, tmp_path / "pairs", size=48) == ["a.png", "b.png"]

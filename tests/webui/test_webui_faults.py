@@ -93,7 +93,7 @@ def test_nan_is_an_error_and_no_black_image(webui: WebUI, fault: Callable[..., N
     _, before = probed(webui, choice, SMALL)
     facts = look(webui)
     fault("nan")
-    words = "DFOSD: the networks gave numbers that are none (NaN)"
+    words = "The networks' output is not finite (NaN)"
     status, content = webui.post("/dfosd/v1/upscale", {"image": picture(64, 32), **choice})
     assert status == 500
     assert words in content

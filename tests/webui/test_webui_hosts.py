@@ -73,10 +73,10 @@ def test_route_wants_the_hosts_password(webui: WebUI, login: tuple[str, str] | N
         ({"settings": {"scale": 99}}, "Expected scale from 1 to 8, found 99"),
         ({"settings": {"size": 2}}, "There is no setting 'size'"),
         ({"lora": "nothing.safetensors"}, "There is no LoRA 'nothing.safetensors'"),
-        ({"image": base64.b64encode(b"no image").decode()}, "The image cannot be read"),
+        ({"image": base64.b64encode(b"no image").decode()}, "'image' is damaged or not a PNG"),
         ({"image": "/etc/passwd"}, "Expected an image file in base64"),
         ({"image": "http://127.0.0.1/x.png"}, "Expected an image file in base64"),
-        ({"image": picture(4000, 3000), "settings": {"scale": 8}}, "at most 100 megapixels are made"),
+        ({"image": picture(4000, 3000), "settings": {"scale": 8}}, "at most 100 are made"),
     ],
 )
 def test_route_says_what_is_wrong(webui: WebUI, body: dict[str, Any], words: str) -> None:

@@ -87,9 +87,9 @@ def prepare_source(folder: Path, source: str, out: Path, settings: CropSettings)
     facts: dict[str, Any] = {"source": source, "stamp": before, "sha256": digest, "pixels": height * width}
     if min(height, width) < settings.smallest:
         return SourceResult(**facts, dropped=f"tiny: {width}x{height}")
-    if picture.is_see_through:
+    if picture.has_transparency:
         return SourceResult(**facts, dropped="transparent: parts of it can be seen through")
-    pixels = np.ascontiguousarray(picture.without_alpha().with_three_colors().shallow().samples, dtype=np.uint8)
+    pixels = np.ascontiguousarray(picture.without_alpha().with_three_colors().to_8_bit().samples, dtype=np.uint8)
     facts["likeness"] = f"{likeness(pixels):032x}"
     crops, dropped = _choose_crops(pixels, settings)
     rows = [_write(out, source, digest, number, *crop) for number, crop in enumerate(crops)]

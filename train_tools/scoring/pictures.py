@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dfosd_core import images
+from dfosd_core.image_files import tensors
+from dfosd_core.image_files.picture import Picture
+from dfosd_core.image_files.pil import to_pil
 
 CELL_PX = 256
 GAP_PX = 4
@@ -55,12 +57,12 @@ def _cell(image: Tensor, like: Tensor, cell_px: int) -> Image.Image:
 
 def to_picture(image: Tensor) -> Image.Image:
     """(1, 3, H, W) in [0, 1], on any device -> an 8-bit picture."""
-    return Image.fromarray((images.to_bhwc(image.detach().cpu().float())[0] * 255).round().byte().numpy())
+    return to_pil(tensors.to_picture(images.to_bhwc(image)))
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
     """A picture -> (1, 3, H, W) in [0, 1], transparency dropped."""
-    return images.to_bchw(torch.from_numpy(np.array(picture.convert("RGB")))[None].float() / 255)
+    return images.to_bchw(tensors.to_tensor(Picture(samples=np.asarray(picture.convert("RGB")))))
 
 
 def read_image(path: Path) -> Tensor:

@@ -17,7 +17,7 @@ LABEL = "dfosd-probe"
 
 def watch() -> dict[str, Any]:
     """Notes each finished tile, and what the upscaler is given and gives. Answers with what was noted so far."""
-    run, upscaler = part("nodes.webui.run"), part("nodes.webui.upscaler")
+    run, upscaler = part("dfosd_core.pipeline"), part("nodes.webui.upscaler")
     if not hasattr(run, "probe_watches"):
         run.probe_watches = True
         run.upscale_attached = _noting_tiles(run.upscale_attached)
@@ -29,11 +29,12 @@ def watch() -> dict[str, Any]:
 
 
 def _noting_tiles(original: Any) -> Any:
-    def noting(image: Any, host: Any, lora: Any, settings: Any, progress: Any) -> Any:
+    def noting(image: Any, host: Any, lora: Any, settings: Any, progress: Any = None) -> Any:
         def tick(now: Any) -> None:
             stop = shared.state.interrupted or shared.state.skipped
             _ticks.append({"done": now.done, "total": now.total, "stop": bool(stop)})
-            progress(now)
+            if progress is not None:
+                progress(now)
 
         return original(image, host, lora, settings, tick)
 
@@ -52,9 +53,10 @@ def _noting_runs(original: Any) -> Any:
 def again() -> dict[str, Any]:
     """The last run of the upscaler once more, now by itself: how far it is from what came of it then."""
     image, settings, choice, before, info = _runs[-1]
+    pil = part("dfosd_core.image_files.pil")
     with part("nodes.webui.models").chosen_model(choice) as model, model.host.lora(model.lora, settings.strength):
         kind = type(model.host).__name__
-        now = part("nodes.webui.run").upscale_with(model, image, settings)
+        now = pil.to_pil(part("nodes.webui.run").upscale_with(model, pil.from_pil(image), settings))
     difference = np.abs(np.asarray(now, dtype=np.int16) - np.asarray(before, dtype=np.int16))
     return {"difference": int(difference.max()), "host": kind, "info": info, "size": before.size}
 

@@ -1,0 +1,100 @@
+"""A file in, a larger file out: all the work on one image, for the command, the app and the WebUI alike.
+
+torch and Pillow are imported when there is an image to upscale: command lines and panels start without them.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import DfosdError, NumericError
+from .files import reason_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from .host import Host
+    from .image_files.picture import Picture
+    from .lora.file import DfosdLora
+    from .settings import UpscaleSettings
+    from .tiles.run import ProgressCallback
+
+logger = logging.getLogger("dfosd")
+
+PHASES = {"encode": "reading", "unet": "restoring", "decode": "painting"}
+"""What the phases of `Progress` are called before people."""
+
+
+def upscale_file(
+    source: Path,
+    target: Path,
+    progress: ProgressCallback,
+    *,
+    host: Host,
+    lora: DfosdLora,
+    settings: UpscaleSettings,
+    device: torch.device,
+    overwrite: bool = False,
+) -> tuple[int, int]:
+    """Upscale `source` into `target`, which appears whole or not at all; returns its (height, width).
+
+    `host` has the LoRA attached and computes on `device`. What `target`'s format cannot hold is refused before any
+    computing. Raises DfosdError, one line; what `progress` raises passes through, and so does running out of memory.
+    """
+    from .image_files.read import read_image
+    from .image_files.write import check_target, write_image
+
+    picture = read_image(source)
+    check_target(target, picture, settings.output_size(*picture.size))
+    larger = upscale_picture(picture, progress, host=host, lora=lora, settings=settings, device=device)
+    write_image(target, larger, overwrite=overwrite)
+    return larger.size
+
+
+def upscale_picture(
+    picture: Picture,
+    progress: ProgressCallback,
+    *,
+    host: Host,
+    lora: DfosdLora,
+    settings: UpscaleSettings,
+    device: torch.device,
+) -> Picture:
+    """The larger picture, with the bits, the grey and the metadata of `picture`. Otherwise as `upscale_file`.
+
+    Raises NumericError instead of returning an image that is black where numbers have overflowed.
+    """
+    from .image_files.tensors import to_picture, to_tensor
+    from .pipeline import upscale_attached
+
+    output = upscale_attached(to_tensor(picture).to(device), host, lora, settings, progress)
+    if not bool(output.isfinite().all()):
+        raise NumericError(
+            "The networks' output is not finite (NaN): half precision overflows here. "
+            "Use --dtype float32; start a WebUI with --no-half-vae, or with --no-half."
+        )
+    return to_picture(output, like=picture)
+
+
+def explain(error: Exception, *files: Path) -> str:
+    """One line for a person. Where it names none of `files`, the first one's name is put before it.
+
+    What nobody has foreseen goes to the log whole.
+    """
+    from .tiles.run import MEMORY_ADVICE, is_out_of_memory
+
+    if isinstance(error, DfosdError):
+        line = str(error)
+    elif is_out_of_memory(error):
+        line = f"Out of memory. {MEMORY_ADVICE}"
+    elif isinstance(error, OSError):
+        line = f"The result cannot be kept: {reason_of(error)}."
+    else:
+        logger.error("An unexpected error.", exc_info=error)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        line = f"Something unexpected went wrong: {reason}. The log says more."
+    if not files or any(file.name in line for file in files):
+        return line
+    return f"'{files[0]}': {line}"

@@ -1,0 +1,212 @@
+"""Pictures and settings on their way through the WebUI's faces, with a few empty modules as the host."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import io
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+from support.tiny_models import random_lora, tiny_host
+
+from dfosd_core.image_files.metadata import ImageMetadata
+from dfosd_core.image_files.picture import Picture
+from dfosd_core.image_files.read import decode_image, read_image
+from dfosd_core.image_files.write import encode_image, write_image
+from dfosd_core.settings import COLOR_FIX_NAMES, UpscaleSettings
+
+PACK = "dfosd_webui_for_tests"
+LIMITS = {name: field.metadata for name, field in UpscaleSettings.__dataclass_fields__.items()}
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+RNG = np.random.default_rng(3)
+
+
+class State(SimpleNamespace):
+    """`shared.state`."""
+
+    def begin(self, job: str) -> None:
+        self.job = job
+
+    def end(self) -> None:
+        self.job = ""
+
+
+def host_modules() -> dict[str, ModuleType]:
+    """The modules that the faces import, as good as empty."""
+    added: dict[str, Any] = {}
+    shared = SimpleNamespace(
+        OptionInfo=lambda default, label, component, arguments, **_: (default, label, arguments),
+        opts=SimpleNamespace(add_option=added.__setitem__, added=added),
+        state=State(job_timestamp=""),
+    )
+    contents: dict[str, dict[str, Any]] = {
+        "modules": {
+            "__path__": [],
+            "shared": shared,
+            "paths": None,
+            "sd_models": None,
+            "devices": None,
+            "scripts": None,
+        },
+        "modules.call_queue": {"queue_lock": threading.Lock()},
+        "modules.upscaler": {
+            "Upscaler": type("Upscaler", (), {"__init__": lambda *_: None}),
+            "UpscalerData": lambda *facts: facts,
+        },
+    }
+    made = {name: ModuleType(name) for name in contents}
+    for name, content in contents.items():
+        vars(made[name]).update(content)
+    return made
+
+
+@pytest.fixture
+def face(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Imports a module of nodes/webui as the host does, below another package's name."""
+    package = ModuleType(PACK)
+    package.__path__ = [str(Path(__file__).parents[2])]
+    for name, module in {**host_modules(), PACK: package}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    yield lambda name: importlib.import_module(f"{PACK}.nodes.webui.{name}")
+    for name in [name for name in sys.modules if name.partition(".")[0] == PACK]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def run(face: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """run.py with a tiny model, whatever is chosen."""
+    host = tiny_host()
+    model = SimpleNamespace(
+        host=host, lora=random_lora(host), lora_name="tiny", base_name="tiny", device=torch.device("cpu")
+    )
+
+    @contextmanager
+    def chosen_model(_: object) -> Iterator[Any]:
+        yield model
+
+    run = face("run")
+    monkeypatch.setattr(run, "chosen_model", chosen_model)
+    return run
+
+
+def test_route_keeps_16_bits_and_the_colour_profile(run: Any, face: Callable[[str], Any]) -> None:
+    api, file = face("api"), io.BytesIO()
+    samples = RNG.integers(0, 65536, (6, 5, 3), np.uint16)
+    encode_image(file, "PNG", Picture(samples=samples, metadata=ImageMetadata(icc_profile=SRGB)))
+    text = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    answer = api.upscale(text, "automatic", "automatic", {"scale": "2", "color_fix": "none"})
+    result = decode_image(base64.b64decode(answer["image"]), "result")
+    assert (answer["height"], answer["width"]) == result.size == (12, 10)
+    assert (result.is_16_bit, result.is_grey) == (True, False)
+    assert len(np.unique(result.samples % 257)) > 20
+    assert result.metadata.icc_profile == SRGB
+    assert answer["info"]["DFOSD scale"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("image", "settings", "words"),
+    [
+        ("/etc/passwd", {}, "Expected an image file in base64"),
+        (base64.b64encode(b"no image").decode(), {}, "'image' is damaged or not a PNG"),
+        ("", {"scale": 99}, "Expected scale from 1 to 8, found 99"),
+        ("", {"size": 2}, "There is no setting 'size'"),
+        (None, {"scale": 8}, "'image' would become 32000x24000, 768 megapixels; at most 100 are made."),
+    ],
+)
+def test_route_says_what_is_wrong(
+    run: Any, face: Callable[[str], Any], image: str | None, settings: dict[str, Any], words: str
+) -> None:
+    api, file = face("api"), io.BytesIO()
+    Image.new("1", (4000, 3000)).save(file, "PNG")
+    text = base64.b64encode(file.getvalue()).decode() if image is None else image
+    with pytest.raises(api.HTTPException) as caught:
+        api.upscale(text, "automatic", "automatic", settings)
+    assert caught.value.status_code == 422
+    assert words in caught.value.detail
+
+
+def test_output_that_is_not_finite_is_the_routes_fault(
+    run: Any, face: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, file = face("api"), io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    pipeline = importlib.import_module(f"{PACK}.dfosd_core.pipeline")
+    monkeypatch.setattr(pipeline, "upscale_attached", lambda image, *_: image * torch.nan)
+    with pytest.raises(api.HTTPException, match="not finite") as caught:
+        api.upscale(base64.b64encode(file.getvalue()).decode(), "automatic", "automatic", {})
+    assert caught.value.status_code == 500
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+def test_image_of_extras_keeps_its_mode_and_colour_profile(run: Any, mode: str) -> None:
+    image = Image.new(mode, (5, 4), 40000 if mode == "I;16" else None)
+    image.info["icc_profile"] = SRGB if "RGB" in mode else SRGB[:16] + b"GRAY" + SRGB[20:]
+    larger, _ = run.upscale_image(image, UpscaleSettings(scale=2.0), None)
+    assert (larger.mode, larger.size) == (mode, (10, 8))
+    assert larger.info["icc_profile"] == image.info["icc_profile"]
+    if mode == "I;16":
+        assert abs(int(np.asarray(larger).astype(int).mean()) - 40000) < 2000
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "I;16"])
+def test_upscaler_gives_8_bit_rgb(run: Any, face: Callable[[str], Any], mode: str) -> None:
+    rgb = Image.new("RGB", (5, 4), (100, 100, 100))
+    others = {"P": rgb.quantize(8), "I;16": Image.new("I;16", rgb.size, 100 * 257)}  # not by `convert`: it rounds
+    image = others[mode] if mode in others else rgb.convert(mode)
+    upscaler = face("upscaler").UpscalerDFOSD()
+    larger = upscaler.upscale(image, 2)
+    assert (larger.mode, larger.size) == ("RGB", (10, 8))
+    assert np.array_equal(np.asarray(larger), np.asarray(upscaler.upscale(rgb, 2)))
+
+
+def test_settings_page_has_the_settings_own_limits_defaults_and_help(face: Callable[[str], Any]) -> None:
+    page = face("options")
+    page.add_options()
+    added = page.shared.opts.added
+    assert added["dfosd_color_fix"][2] == {"choices": list(COLOR_FIX_NAMES)}
+    for name in ("strength", "unet_tile", "vae_tile"):
+        default, label, arguments = added[f"dfosd_{name}"]
+        assert arguments["maximum"] == LIMITS[name]["max"]
+        assert label.startswith(LIMITS[name]["help"].split(";")[0].removesuffix("."))
+        assert default == (1.0 if name == "strength" else page.AUTOMATIC_TILE)
+    assert added["dfosd_unet_tile"][1].endswith("0: no tiles. -1: automatic")
+    assert added["dfosd_unet_tile"][2] == {"minimum": -1, "maximum": 8192, "step": 1}
+
+
+def test_untouched_settings_page_gives_the_default_settings(face: Callable[[str], Any]) -> None:
+    assert vars(face("options").upscaler_settings(4.0)) == vars(UpscaleSettings())
+
+
+def test_what_is_set_on_the_settings_page_is_used(face: Callable[[str], Any]) -> None:
+    page = face("options")
+    for name, value in {"color_fix": "lab", "strength": 0.5, "unet_tile": 8192.0, "vae_tile": 0}.items():
+        setattr(page.shared.opts, f"dfosd_{name}", value)
+    expected = UpscaleSettings(scale=2.0, color_fix="lab", strength=0.5, unet_tile=8192, vae_tile=0)
+    assert vars(page.upscaler_settings(2.0)) == vars(expected)
+
+
+def test_file_of_the_tab_keeps_its_bits_and_shows_progress_in_the_host(
+    run: Any, face: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tab = face("tab")
+    monkeypatch.setattr(tab, "chosen_model", run.chosen_model)
+    runner = importlib.import_module(f"{PACK}.dfosd_core.app.runner")
+    write_image(tmp_path / "a.png", Picture(samples=RNG.integers(0, 65536, (6, 5, 3), np.uint16)))
+    seen: list[str] = []
+    with tab.engine(runner.Request(settings=UpscaleSettings(scale=2.0))) as upscale_file:
+        size = upscale_file(tmp_path / "a.png", tmp_path / "b.png", lambda now: seen.append(now.phase))
+    assert size == (12, 10)
+    assert read_image(tmp_path / "b.png").is_16_bit
+    assert seen == ["encode", "unet", "decode"]
+    state = tab.shared.state
+    assert (state.sampling_step, state.sampling_steps, state.textinfo, state.job) == (3, 3, "DFOSD: a.png", "")
