@@ -26,7 +26,7 @@ _EXIT_CODES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     logging.basicConfig(format="dfosd: %(message)s", level=logging.WARNING)
-    parser = _parser()
+    parser = make_parser()
     given = parser.parse_args(arguments)
     try:
         return _COMMANDS[given.command](given)
@@ -80,7 +80,8 @@ def _info(given: argparse.Namespace) -> int:
 _COMMANDS = {"upscale": _upscale, "info": _info, "app": run_app}
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of `dfosd`; what it gives has `command` and that command's arguments."""
     parser = argparse.ArgumentParser(
         prog="dfosd", description="One-step diffusion super-resolution.", allow_abbrev=False
     )
