@@ -63,7 +63,7 @@ class TinyHost:
         return functional.conv2d(h, self.w_up, padding=1)
 
     @contextmanager
-    def lora(self, lora: Any, strength: float) -> Iterator[None]:  # noqa: ANN401 - the tests' own stand-in
+    def lora(self, lora: Any, strength: float) -> Iterator[None]:
         self.attached.append(strength)
         try:
             yield
