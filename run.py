@@ -126,11 +126,13 @@ def install(extra: str) -> bool:
 
 def run_checks(python: str, pytest_options: "list[str]") -> int:
     checks = [("pytest", *pytest_options)] if pytest_options else CHECKS
+    # Tests are many small operations: threads would only wait for each other.
+    environment = dict({"OMP_NUM_THREADS": "1"}, **os.environ)
     failed = []
     for check in checks:
         say("== " + " ".join(check).replace(" --pythonpath {python}", ""))
         command = [python, "-m", *(part.format(python=python) for part in check)]
-        if subprocess.call(command, cwd=ROOT) != 0:
+        if subprocess.call(command, cwd=ROOT, env=environment) != 0:
             failed.append(check[0])
     if failed:
         return fail("failed: " + ", ".join(failed))
