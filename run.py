@@ -11,32 +11,16 @@ import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(ROOT, ".venv")
 OURS = os.path.join(VENV, "made-by-dfosd")
 PYTHON = os.path.join(VENV, "Scripts", "python.exe") if os.name == "nt" else os.path.join(VENV, "bin", "python")
-APP_MODULES = ("torch", "diffusers", "safetensors", "numpy", "PIL", "cv2", "tqdm", "gradio")
-TRAIN_MODULES = APP_MODULES + (
-    "accelerate",
-    "jsonargparse",
-    "typeshed_client",
-    "yaml",
-    "tensorboard",
-    "matplotlib",
-    "transformers",
-)
-TEST_MODULES = TRAIN_MODULES + (
-    "pytest",
-    "pytest_timeout",
-    "hypothesis",
-    "peft",
-    "skimage",
-    "thop",
-    "ruff",
-    "pyright",
-)
-NEEDS = {"train": ("train", TRAIN_MODULES), "test": ("dev", TEST_MODULES)}
+EXTRAS = {"train": "train", "test": "dev"}  # of pyproject.toml; every other command needs `app`
 CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
@@ -52,7 +36,7 @@ USAGE = """usage: python3 run.py upscale INPUT... [options]   make images larger
 The first call installs what is needed into .venv here."""
 
 
-def main(arguments):
+def main(arguments: "list[str]") -> int:
     if sys.version_info < (3, 10):
         return fail("DFOSD needs Python 3.10 or newer, this is " + sys.version.split()[0] + ".")
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -60,7 +44,7 @@ def main(arguments):
         return 0 if arguments else 2
     command = arguments[0]
     try:
-        python = ready_python(*NEEDS.get(command, ("app", APP_MODULES)))
+        python = ready_python(EXTRAS.get(command, "app"))
     except KeyboardInterrupt:
         return fail("interrupted while installing; the next start begins anew.", 130)
     if python is None:
@@ -72,9 +56,11 @@ def main(arguments):
     return hand_over([python, "-m", "dfosd_core.cli", *arguments])
 
 
-def ready_python(extra, modules):
+def ready_python(extra: str) -> "str | None":
     """The Python to use, with everything installed; None after a failure, which has been reported."""
-    if all(find_spec(module) for module in modules):
+    from install import extras_in, missing_packages  # not above: an old Python could not read it
+
+    if not missing_packages(extra):
         return sys.executable
     stamp = os.path.join(VENV, "installed-" + extra)
     if read(stamp) == fingerprint():
@@ -82,14 +68,13 @@ def ready_python(extra, modules):
     say("Setting up DFOSD in " + VENV + " (once; a few minutes, most of it for PyTorch) ...")
     if not make_venv() or not install(extra):
         return None
-    write(stamp, fingerprint())
-    for included in {"dev": ("app", "train"), "train": ("app",)}.get(extra, ()):
-        shutil.copy(stamp, os.path.join(VENV, "installed-" + included))
+    for included in extras_in(extra):
+        write(os.path.join(VENV, "installed-" + included), fingerprint())
     say("Set up.")
     return PYTHON
 
 
-def make_venv():
+def make_venv() -> bool:
     """An environment that was begun and not finished is made anew; one that is not ours is left alone."""
     if os.path.isdir(VENV) and not os.path.exists(OURS):
         fail(
@@ -114,18 +99,19 @@ def make_venv():
     return False
 
 
-def venv_commands():
+def venv_commands() -> "Iterator[list[str]]":
     """Debian splits ensurepip off: there virtualenv, or the pip outside, may still be at hand."""
     yield [sys.executable, "-m", "venv", VENV]
+    program = shutil.which("virtualenv")
     if find_spec("virtualenv"):
         yield [sys.executable, "-m", "virtualenv", VENV]
-    elif shutil.which("virtualenv"):
-        yield [shutil.which("virtualenv"), "--python", sys.executable, VENV]
+    elif program:
+        yield [program, "--python", sys.executable, VENV]
     if find_spec("pip"):
         yield [sys.executable, "-m", "venv", "--without-pip", VENV]
 
 
-def install(extra):
+def install(extra: str) -> bool:
     inside = subprocess.call([PYTHON, "-c", "import pip"], stderr=subprocess.DEVNULL) == 0
     pip = [PYTHON, "-m", "pip"] if inside else [sys.executable, "-m", "pip", "--python", PYTHON]
     command = [*pip, "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt"]
@@ -138,13 +124,15 @@ def install(extra):
     return False
 
 
-def run_checks(python, pytest_options):
+def run_checks(python: str, pytest_options: "list[str]") -> int:
     checks = [("pytest", *pytest_options)] if pytest_options else CHECKS
+    # Tests are many small operations: threads would only wait for each other.
+    environment = dict({"OMP_NUM_THREADS": "1"}, **os.environ)
     failed = []
     for check in checks:
         say("== " + " ".join(check).replace(" --pythonpath {python}", ""))
         command = [python, "-m", *(part.format(python=python) for part in check)]
-        if subprocess.call(command, cwd=ROOT) != 0:
+        if subprocess.call(command, cwd=ROOT, env=environment) != 0:
             failed.append(check[0])
     if failed:
         return fail("failed: " + ", ".join(failed))
@@ -152,7 +140,7 @@ def run_checks(python, pytest_options):
     return 0
 
 
-def hand_over(command):
+def hand_over(command: "list[str]") -> int:
     """Become the command, so that Ctrl-C and other signals reach it directly."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, environment.get("PYTHONPATH")]))
@@ -161,7 +149,7 @@ def hand_over(command):
     return os.execve(command[0], command, environment)
 
 
-def fingerprint():
+def fingerprint() -> str:
     """Changes when other packages are needed, or the folder was moved: an environment cannot move."""
     digest = hashlib.sha256(VENV.encode())
     for name in ("pyproject.toml", "constraints.txt"):
@@ -170,7 +158,7 @@ def fingerprint():
     return digest.hexdigest()
 
 
-def read(path):
+def read(path: str) -> "str | None":
     try:
         with open(path) as file:
             return file.read()
@@ -178,16 +166,16 @@ def read(path):
         return None
 
 
-def write(path, text):
+def write(path: str, text: str) -> None:
     with open(path, "w") as file:
         file.write(text)
 
 
-def say(text):
+def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def fail(text, code=1):
+def fail(text: str, code: int = 1) -> int:
     say("run.py: " + text)
     return code
 

@@ -13,6 +13,7 @@ if "dfosd_webui_extension" not in sys.modules:
     _spec = importlib.util.spec_from_file_location(
         "dfosd_webui_extension", f"{_root}/__init__.py", submodule_search_locations=[_root]
     )
+    assert _spec is not None
     sys.modules["dfosd_webui_extension"] = importlib.util.module_from_spec(_spec)
 _used = sys.modules["dfosd_webui_extension"].__path__[0]
 if _used == _root:

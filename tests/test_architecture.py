@@ -104,7 +104,7 @@ def own_imports(path: Path) -> set[str]:
     for node in ast.walk(tree_of(path)):
         if not isinstance(node, ast.ImportFrom):
             continue
-        base = [*package[: -node.level], *(node.module or "").split(".")] if node.level else node.module.split(".")
+        base = [*(package[: -node.level] if node.level else []), *(node.module or "").split(".")]
         base = [part for part in base if part]
         if base[0] in PACKAGES:
             for alias in node.names:
@@ -208,7 +208,7 @@ def code_of(path: Path) -> str:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            node.body = [s for s in body if not _is_text(s)] or [ast.Pass()]  # type: ignore[attr-defined]
+            node.body = [s for s in body if not _is_text(s)] or [ast.Pass()]
     return ast.unparse(tree)
 
 

@@ -36,7 +36,7 @@ def test_macs_equal_the_papers_merged_and_unmerged(report: ArchitectureReport) -
 class _Whole(nn.Module):
     """Encoder, UNet and decoder in one call, since thop profiles a module."""
 
-    def __init__(self, unet: nn.Module, vae: nn.Module) -> None:
+    def __init__(self, unet: nn.Module, vae: Any) -> None:
         super().__init__()
         self.unet, self.vae = unet, vae
 

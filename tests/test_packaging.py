@@ -9,11 +9,18 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+import install
+
+tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "pip._vendor.tomli")
+
 ROOT = Path(__file__).parents[1]
-PYPROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PROJECT: dict[str, Any] = PYPROJECT["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 
 def load(path: Path, name: str) -> ModuleType:
@@ -37,6 +44,7 @@ def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(module, "VENV", str(tmp_path / ".venv"))
     monkeypatch.setattr(module, "OURS", str(tmp_path / ".venv" / "made-by-dfosd"))
     monkeypatch.setattr(module, "PYTHON", str(tmp_path / ".venv" / "bin" / "python"))
+    monkeypatch.setattr(install, "missing_packages", lambda extra: ["a-package"])
     return module
 
 
@@ -65,45 +73,68 @@ def test_nodes_do_nothing_as_a_top_level_package() -> None:
     assert [name for name in vars(module) if not name.startswith("__")] == []
 
 
+def test_lists_are_read_as_toml_reads_them() -> None:
+    assert install.declared("project", "dependencies") == PROJECT["dependencies"]
+    for extra, requirements in EXTRAS.items():
+        assert install.declared("project.optional-dependencies", extra) == requirements
+
+
+def test_extras_include_others() -> None:
+    assert install.extras_in("") == []
+    assert install.extras_in("app") == ["app"]
+    assert install.extras_in("train") == ["train", "app"]
+    assert sorted(install.extras_in("dev")) == sorted(EXTRAS)
+
+
+def test_packages_are_missing_by_the_name_they_are_installed_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    assert install.missing_packages("app") == [
+        *["torch", "numpy", "Pillow", "safetensors", "einops"],
+        *["gradio", "opencv-python-headless", "tqdm"],
+    ]
+    assert {"jsonargparse", "diffusers", "tqdm"} <= set(install.missing_packages("train"))
+
+
 def test_install_is_silent_and_fast_when_nothing_is_missing() -> None:
-    module = load(ROOT / "install.py", "dfosd_install")
     started = time.perf_counter()
-    assert module.missing_packages() == []
+    assert install.missing_packages() == []
     assert time.perf_counter() - started < 0.05
     done = subprocess.run([sys.executable, str(ROOT / "install.py")], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_install_names_what_is_missing() -> None:
-    # -S: no site-packages
-    done = subprocess.run([sys.executable, "-S", str(ROOT / "install.py")], capture_output=True, text=True)
+    # -E, -S: nothing but the standard library
+    done = subprocess.run([sys.executable, "-ES", str(ROOT / "install.py")], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stderr == (
-        f"DFOSD: torch, numpy, Pillow, safetensors missing in {sys.executable}. Install it with: "
-        f"{sys.executable} -m pip install torch numpy Pillow safetensors\n"
+        f"DFOSD: torch, numpy, Pillow, safetensors, einops missing in {sys.executable}. Install it with: "
+        f"{sys.executable} -m pip install torch numpy Pillow safetensors einops\n"
     )
 
 
 def test_only_uniquely_named_packages_are_installed() -> None:
-    assert 'include = ["dfosd_core*", "train_tools*"]' in PYPROJECT
+    assert PYPROJECT["tool"]["setuptools"]["packages"]["find"]["include"] == ["dfosd_core*", "train_tools*"]
 
 
 def test_console_script_exists() -> None:
-    target = re.search(r'^dfosd = "(.+):(.+)"$', PYPROJECT, re.MULTILINE)
-    assert target is not None
-    assert callable(getattr(importlib.import_module(target[1]), target[2]))
+    module, function = PROJECT["scripts"]["dfosd"].split(":")
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_every_tested_version_is_within_the_stated_bounds() -> None:
     pins = re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
-    bounds = dict(re.findall(r'"([\w-]+)(?:\[\w+\])?>=([\d.]+)"', PYPROJECT))
+    requirements = [*PROJECT["dependencies"], *(each for extra in EXTRAS.values() for each in extra)]
+    bounds = dict(re.findall(r"^([\w-]+)(?:\[\w+\])?>=([\d.]+)$", "\n".join(requirements), re.MULTILINE))
+    own = [each for each in requirements if each.startswith("dfosd[")]
+    assert len(bounds) == len(requirements) - len(own)
     assert {"torch", "diffusers", "pytest"} <= bounds.keys()
 
     def parts(version: str) -> list[int]:
         return [int(part) for part in version.split(".") if part]
 
     pinned = {name.lower() for name, _ in pins}
-    assert {name.lower() for name in bounds} - pinned <= {"setuptools"}
+    assert {name.lower() for name in bounds} <= pinned
     for name, version in pins:
         for bound in (value for key, value in bounds.items() if key.lower() == name.lower()):
             assert parts(version) >= parts(bound)
@@ -115,8 +146,11 @@ def test_licence_is_apache() -> None:
     assert "Version 2.0, January 2004" in text
 
 
-def test_bootstrap_uses_a_python_that_has_everything(bootstrap: ModuleType) -> None:
-    assert bootstrap.ready_python("app", ("sys", "json")) == sys.executable
+def test_bootstrap_uses_a_python_that_has_everything(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(install, "missing_packages", lambda extra: asked.append(extra) or [])
+    assert bootstrap.ready_python("app") == sys.executable
+    assert asked == ["app"]
 
 
 def test_bootstrap_asks_for_a_newer_python(
@@ -147,31 +181,32 @@ def calls(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, results: dict[
 
 def test_bootstrap_installs_once(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = calls(bootstrap, monkeypatch, {})
-    assert bootstrap.ready_python("app", ("no_such_module",)) == bootstrap.PYTHON
+    assert bootstrap.ready_python("app") == bootstrap.PYTHON
     assert [command[1:3] for command in seen] == [["-m", "venv"], ["-c", "import pip"], ["-m", "pip"]]
     assert seen[-1][-2:] == ["-e", ".[app]"]
     seen.clear()
-    assert bootstrap.ready_python("app", ("no_such_module",)) == bootstrap.PYTHON
+    assert bootstrap.ready_python("app") == bootstrap.PYTHON
     assert seen == []
-    assert bootstrap.ready_python("dev", ("no_such_module",)) == bootstrap.PYTHON
+    assert bootstrap.ready_python("dev") == bootstrap.PYTHON
     assert [command[1:3] for command in seen] == [["-c", "import pip"], ["-m", "pip"]]
     seen.clear()
-    assert bootstrap.ready_python("train", ("no_such_module",)) == bootstrap.PYTHON  # dev includes it
+    assert bootstrap.ready_python("train") == bootstrap.PYTHON  # dev includes it
     assert seen == []
 
 
 def test_bootstrap_trains_with_the_train_extra(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def ready(extra: str, modules: tuple[str, ...]) -> str:
+    def ready(extra: str) -> str:
         asked.append(extra)
-        assert {"accelerate", "jsonargparse", "tensorboard", "matplotlib"} <= set(modules)
         return "python"
 
     monkeypatch.setattr(bootstrap, "ready_python", ready)
     monkeypatch.setattr(bootstrap, "hand_over", lambda command: asked.extend(command) or 0)
     assert bootstrap.main(["train", "--config", "a.yaml", "--set", "run.seed=1"]) == 0
     assert asked == ["train", "python", "-m", "train_tools.train", "--config", "a.yaml", "--set", "run.seed=1"]
+    names = " ".join(EXTRAS["train"])
+    assert all(name in names for name in ("accelerate", "jsonargparse", "tensorboard", "matplotlib"))
 
 
 @pytest.mark.parametrize("state", ["begun", "installing"])
@@ -182,7 +217,7 @@ def test_bootstrap_begins_anew_after_it_was_killed(
     left_over.mkdir(parents=True)
     Path(bootstrap.OURS).write_text(state)
     seen = calls(bootstrap, monkeypatch, {})
-    assert bootstrap.ready_python("app", ("no_such_module",)) == bootstrap.PYTHON
+    assert bootstrap.ready_python("app") == bootstrap.PYTHON
     assert seen[0][1:3] == ["-m", "venv"]
     assert not left_over.exists()
 
@@ -193,7 +228,7 @@ def test_bootstrap_leaves_a_foreign_environment_alone(
     seen = calls(bootstrap, monkeypatch, {})
     theirs = Path(bootstrap.VENV) / "theirs"
     theirs.mkdir(parents=True)
-    assert bootstrap.ready_python("app", ("no_such_module",)) is None
+    assert bootstrap.ready_python("app") is None
     assert seen == []
     assert theirs.exists()
     assert "the folder .venv here was not made by this program" in capsys.readouterr().err
@@ -204,7 +239,7 @@ def test_bootstrap_without_venv_and_virtualenv_says_what_to_install(
 ) -> None:
     calls(bootstrap, monkeypatch, {"venv": 1, "virtualenv": 1})
     monkeypatch.setattr(bootstrap.shutil, "which", lambda _: None)
-    assert bootstrap.ready_python("app", ("no_such_module",)) is None
+    assert bootstrap.ready_python("app") is None
     assert "On Debian or Ubuntu: apt install python3-venv" in capsys.readouterr().err
     assert not Path(bootstrap.VENV).exists()
 
@@ -213,12 +248,12 @@ def test_bootstrap_reports_a_failed_installation_and_tries_again(
     bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls(bootstrap, monkeypatch, {"pip": 1})
-    assert bootstrap.ready_python("app", ("no_such_module",)) is None
+    assert bootstrap.ready_python("app") is None
     assert "pip could not install the packages; its reason is above. The next start tries again." in (
         capsys.readouterr().err
     )
     seen = calls(bootstrap, monkeypatch, {})
-    assert bootstrap.ready_python("app", ("no_such_module",)) == bootstrap.PYTHON
+    assert bootstrap.ready_python("app") == bootstrap.PYTHON
     assert [command[1:3] for command in seen] == [["-c", "import pip"], ["-m", "pip"]]
 
 

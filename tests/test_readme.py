@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from dataclasses import fields
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dfosd_core.cli.main import _parser
+from dfosd_core.cli.main import make_parser
 from dfosd_core.cli.options import settings_of
 from dfosd_core.settings import UpscaleSettings
 from train_tools.loop.trainer import LAST_LORA
@@ -29,9 +30,13 @@ OURS = [line for line in COMMANDS if line.startswith(("dfosd ", "python3 run.py 
 @pytest.mark.parametrize("command", OURS)
 def test_command_parses(command: str) -> None:
     words = shlex.split(command)
-    arguments = _parser().parse_args(words[1:] if words[0] == "dfosd" else words[2:])
-    if arguments.command == "upscale":
-        settings_of(arguments)
+    words = words[1:] if words[0] == "dfosd" else words[2:]
+    arguments = make_parser().parse_args(words)
+    assert arguments.command == words[0]
+    stated = {flag[2:].replace("-", "_"): value for flag, value in itertools.pairwise(words) if flag.startswith("--")}
+    found = vars(settings_of(arguments)) if arguments.command == "upscale" else {}
+    for name in stated.keys() & found.keys():
+        assert f"{found[name]}".removesuffix(".0") == stated[name]
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("python3 run.py train")])

@@ -28,7 +28,7 @@ _EXIT_CODES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     logging.basicConfig(format="dfosd: %(message)s", level=logging.WARNING)
-    parser = _parser()
+    parser = make_parser()
     given = parser.parse_args(arguments)
     try:
         return _COMMANDS[given.command](given)
@@ -85,7 +85,8 @@ def version() -> str:
     return stated[1] if stated else importlib.metadata.version("dfosd")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of `dfosd`; what it gives has `command` and that command's arguments."""
     parser = argparse.ArgumentParser(
         prog="dfosd", description="One-step diffusion super-resolution.", allow_abbrev=False
     )

@@ -41,7 +41,7 @@ def moments(x: Tensor, y: Tensor) -> Moments:
 
 class _L2Pool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         taps = x.new_tensor([0.25, 0.5, 0.25])
         kernel = torch.outer(taps, taps).expand(x.shape[1], 1, 3, 3)
         pooled = F.conv2d(x.square(), kernel, stride=2, padding=1, groups=x.shape[1]).add_(1e-12).sqrt_()
@@ -72,7 +72,7 @@ def _odd(cells: Tensor, dim: int, size: int) -> Tensor:
 
 class _Moments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         # About the first block's means: so the variances of flat maps survive the subtraction of squares.
         about_x, about_y = (v[:, : _places_of_a_block(v)].float().mean(1, keepdim=True) for v in (x, y))
         sums = torch.zeros(5, x.shape[0], x.shape[2], device=x.device)

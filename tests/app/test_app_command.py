@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from dfosd_core.app.limits import Limits
-from dfosd_core.cli.main import _parser, main
+from dfosd_core.cli.main import main, make_parser
 
 
 def test_this_machine_only_is_the_default() -> None:
-    assert _parser().parse_args(["app"]).host == "127.0.0.1"
+    assert make_parser().parse_args(["app"]).host == "127.0.0.1"
 
 
 def test_help_states_the_limits_defaults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,7 +30,7 @@ def test_documented_commands_and_flags_exist(capsys: pytest.CaptureFixture[str])
     commands = re.findall(r"^(?:dfosd|python3 run\.py) (app.*)$", text, re.MULTILINE)
     assert len(commands) == 4
     for command in commands:
-        _parser().parse_args(shlex.split(command))
+        make_parser().parse_args(shlex.split(command))
     documented = set(re.findall(r"`(--[\w-]+)`", "".join(re.findall(r"^\| `--.*", text, re.MULTILINE))))
     with pytest.raises(SystemExit):
         main(["app", "--help"])

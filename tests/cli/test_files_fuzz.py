@@ -47,21 +47,20 @@ def test_written_picture_reads_back(picture: Picture, suffix: str) -> None:
         assert np.array_equal(found.samples, picture.to_8_bit().without_alpha().samples)
 
 
-@given(
-    st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"]),
-    st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"]),
-    SIDES,
-    SIDES,
-)
-def test_every_mode_that_a_format_has_is_read(form: str, mode: str, width: int, height: int) -> None:
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
+LACKING = {"PNG": {"CMYK"}, "JPEG": {"LA", "P", "RGBA", "I;16"}, "BMP": {"LA", "CMYK", "I;16"}, "GIF": {"CMYK"}}
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+KINDS = [(form, mode) for form in FORMATS for mode in MODES if mode not in LACKING.get(form, ())]
+
+
+@given(st.sampled_from(KINDS), SIDES, SIDES)
+def test_every_mode_that_a_format_has_is_read(kind: tuple[str, str], width: int, height: int) -> None:
+    form, mode = kind
     image = Image.new("RGB", (width, height), (200, 100, 50))
     image = Image.new(mode, image.size, 40000) if mode == "I;16" else image.convert(mode)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a"
-        try:
-            image.save(path, form)
-        except (OSError, ValueError):
-            return  # the format has no such mode
+        image.save(path, form)
         assert read_image(path).size == (height, width)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dfosd_core.lora import DfosdLora
 from dfosd_core.tiles.size import TileSettings, TileSize
 
 LATENT_CHANNELS = 4
@@ -62,7 +63,7 @@ class TinyHost:
         return functional.conv2d(h, self.w_up, padding=1)
 
     @contextmanager
-    def lora(self, lora: Any, strength: float) -> Iterator[None]:  # noqa: ANN401 - the tests' own stand-in
+    def lora(self, lora: Any, strength: float) -> Iterator[None]:
         self.attached.append(strength)
         try:
             yield
@@ -84,7 +85,8 @@ def make_host() -> Callable[..., TinyHost]:
 
 
 @pytest.fixture(scope="session")
-def tiny_lora() -> SimpleNamespace:
-    """What the pipeline reads of a DfosdLora."""
+def tiny_lora() -> DfosdLora:
+    """What the pipeline reads of one."""
     metadata = SimpleNamespace(timestep=399, prediction="eps-x0", base_model="tiny")
-    return SimpleNamespace(metadata=metadata, prompt_embeds=torch.full((1, 2, CONTEXT_DIM), 0.1))
+    prompt_embeds = torch.full((1, 2, CONTEXT_DIM), 0.1)
+    return cast("DfosdLora", SimpleNamespace(metadata=metadata, prompt_embeds=prompt_embeds))

@@ -203,8 +203,14 @@ def test_replacement_of_another_shape_or_of_a_missing_bias_is_refused() -> None:
         pass
 
 
-def test_matching_base_is_accepted() -> None:
+def test_only_a_base_that_differs_in_nothing_is_accepted() -> None:
     check_base(LAYOUT, dataclasses.replace(LAYOUT))
+    others = {name: value + 1 for name, value in vars(LAYOUT).items() if isinstance(value, int)}
+    others |= {"block_out_channels": (320, 640), "prediction_type": "v_prediction"}
+    assert others.keys() == vars(LAYOUT).keys()
+    for name, value in others.items():
+        with pytest.raises(BaseModelMismatchError, match=f": {name} .+ != "):
+            check_base(LAYOUT, dataclasses.replace(LAYOUT, **{name: value}))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +227,7 @@ def test_matching_base_is_accepted() -> None:
     ],
 )
 def test_other_base_is_refused_in_one_line(change: dict[str, object], message: str) -> None:
-    other = dataclasses.replace(LAYOUT, **change)  # pyright: ignore[reportArgumentType]
+    other = dataclasses.replace(LAYOUT, **change)
     with pytest.raises(BaseModelMismatchError, match=message) as error:
         check_base(LAYOUT, other, "LoRA 'x4.safetensors'")
     text = str(error.value)

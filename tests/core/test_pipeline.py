@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional
 from dfosd_core import images, pipeline
 from dfosd_core.color_fix import wavelet
 from dfosd_core.errors import BaseModelMismatchError, ConfigError, ImageFileError
+from dfosd_core.lora import DfosdLora
 from dfosd_core.pipeline import Progress, UpscaleSettings, upscale, upscale_attached
 from dfosd_core.tiles.size import TileSize
 
@@ -22,11 +23,11 @@ NO_FIX = UpscaleSettings(color_fix="none")
 @pytest.mark.parametrize("rule", ["eps-x0", "residual"])
 @pytest.mark.parametrize("latent_factor", [4, 8])
 def test_upscale_equals_the_plain_computation(
-    make_host: MakeHost, tiny_lora: SimpleNamespace, latent_factor: int, rule: str
+    make_host: MakeHost, tiny_lora: DfosdLora, latent_factor: int, rule: str
 ) -> None:
     host, image = make_host(latent_factor), torch.rand(1, 16, 32, 3)
-    tiny_lora = SimpleNamespace(**vars(tiny_lora))
-    tiny_lora.metadata = SimpleNamespace(timestep=399, prediction=rule, base_model="tiny")
+    metadata = SimpleNamespace(timestep=399, prediction=rule, base_model="tiny")
+    tiny_lora = cast("DfosdLora", SimpleNamespace(prompt_embeds=tiny_lora.prompt_embeds, metadata=metadata))
     x_lr = functional.interpolate(
         image.permute(0, 3, 1, 2), size=(64, 128), mode="bicubic", antialias=True, align_corners=False
     ).clamp(0, 1)
@@ -40,7 +41,7 @@ def test_upscale_equals_the_plain_computation(
 
 
 @pytest.mark.parametrize("latent_factor", [4, 8])
-def test_tiled_equals_untiled(make_host: MakeHost, tiny_lora: SimpleNamespace, latent_factor: int) -> None:
+def test_tiled_equals_untiled(make_host: MakeHost, tiny_lora: DfosdLora, latent_factor: int) -> None:
     image = torch.rand(1, 57, 41, 3)
     untiled = upscale(image, make_host(latent_factor), tiny_lora)
     host = make_host(latent_factor, TileSize(24 * latent_factor, 12 * latent_factor))
@@ -50,14 +51,14 @@ def test_tiled_equals_untiled(make_host: MakeHost, tiny_lora: SimpleNamespace, l
     assert (tiled - untiled).abs().mean() < 1e-5
 
 
-def test_images_of_a_batch_are_independent_and_repeatable(make_host: MakeHost, tiny_lora: SimpleNamespace) -> None:
+def test_images_of_a_batch_are_independent_and_repeatable(make_host: MakeHost, tiny_lora: DfosdLora) -> None:
     batch, host = torch.rand(3, 9, 14, 4), make_host(8, TileSize(32, 16))
     together = upscale(batch, host, tiny_lora)
     for i in range(3):
         assert torch.equal(upscale(batch[i : i + 1], host, tiny_lora), together[i : i + 1])
 
 
-def test_alpha_is_resized_and_does_not_touch_the_colours(make_host: MakeHost, tiny_lora: SimpleNamespace) -> None:
+def test_alpha_is_resized_and_does_not_touch_the_colours(make_host: MakeHost, tiny_lora: DfosdLora) -> None:
     rgba, host = torch.rand(1, 12, 10, 4), make_host(8)
     result = upscale(rgba, host, tiny_lora, UpscaleSettings(scale=2.5))
     alpha = images.resize(rgba[..., 3][:, None], (30, 25)).clamp(0, 1)
@@ -67,7 +68,7 @@ def test_alpha_is_resized_and_does_not_touch_the_colours(make_host: MakeHost, ti
     torch.testing.assert_close(opaque[..., 3], torch.ones(1, 48, 40))
 
 
-def test_input_is_kept_and_no_gradient_is_recorded(make_host: MakeHost, tiny_lora: SimpleNamespace) -> None:
+def test_input_is_kept_and_no_gradient_is_recorded(make_host: MakeHost, tiny_lora: DfosdLora) -> None:
     image = torch.rand(1, 8, 8, 3, requires_grad=True)
     before = image.detach().clone()
     result = upscale(image, make_host(8), tiny_lora, UpscaleSettings(scale=1.0, color_fix="none"))
@@ -75,14 +76,14 @@ def test_input_is_kept_and_no_gradient_is_recorded(make_host: MakeHost, tiny_lor
     assert torch.equal(image, before)
 
 
-def test_half_precision_images_come_back_in_float32(make_host: MakeHost, tiny_lora: SimpleNamespace) -> None:
+def test_half_precision_images_come_back_in_float32(make_host: MakeHost, tiny_lora: DfosdLora) -> None:
     image = torch.rand(1, 8, 8, 3).half()
     result = upscale(image, make_host(8), tiny_lora)
     assert result.dtype == torch.float32
     assert torch.equal(result, upscale(image.float(), make_host(8), tiny_lora))
 
 
-def test_stages_run_one_after_another_with_one_progress(make_host: MakeHost, tiny_lora: SimpleNamespace) -> None:
+def test_stages_run_one_after_another_with_one_progress(make_host: MakeHost, tiny_lora: DfosdLora) -> None:
     seen: list[Progress] = []
     host = make_host(4, TileSize(64, 16))
     upscale(torch.rand(2, 30, 20, 3), host, tiny_lora, progress=seen.append)
@@ -95,7 +96,7 @@ def test_stages_run_one_after_another_with_one_progress(make_host: MakeHost, tin
 
 @pytest.mark.parametrize("phase", ["encode", "unet", "decode"])
 def test_interruption_passes_through_and_detaches_the_lora(
-    make_host: MakeHost, tiny_lora: SimpleNamespace, phase: str
+    make_host: MakeHost, tiny_lora: DfosdLora, phase: str
 ) -> None:
     host = make_host(8, TileSize(32, 16))
 
@@ -109,7 +110,7 @@ def test_interruption_passes_through_and_detaches_the_lora(
     assert host.attached == []
 
 
-def test_lora_is_attached_once_for_many_images(make_host: MakeHost, tiny_lora: SimpleNamespace) -> None:
+def test_lora_is_attached_once_for_many_images(make_host: MakeHost, tiny_lora: DfosdLora) -> None:
     host, image = make_host(8), torch.rand(1, 8, 8, 3)
     with host.lora(tiny_lora, 1.0):
         attached = upscale_attached(image, host, tiny_lora, UpscaleSettings())
@@ -117,7 +118,7 @@ def test_lora_is_attached_once_for_many_images(make_host: MakeHost, tiny_lora: S
     assert torch.equal(attached, upscale(image, host, tiny_lora))
 
 
-def test_out_of_memory_is_met_with_smaller_tiles(make_host: MakeHost, tiny_lora: SimpleNamespace) -> None:
+def test_out_of_memory_is_met_with_smaller_tiles(make_host: MakeHost, tiny_lora: DfosdLora) -> None:
     image, seen = torch.rand(2, 60, 64, 3), list[Progress]()
     expected = upscale(image, make_host(4), tiny_lora)
     short = make_host(4)
@@ -128,7 +129,7 @@ def test_out_of_memory_is_met_with_smaller_tiles(make_host: MakeHost, tiny_lora:
     assert seen[-1].done == seen[-1].total == len(seen)
 
 
-def test_out_of_memory_with_the_smallest_tiles_says_so(make_host: MakeHost, tiny_lora: SimpleNamespace) -> None:
+def test_out_of_memory_with_the_smallest_tiles_says_so(make_host: MakeHost, tiny_lora: DfosdLora) -> None:
     host = make_host(8)
     host.limit_px = 100
     with pytest.raises(torch.cuda.OutOfMemoryError, match="even with tiles of 16 latents. Free some memory"):
@@ -140,14 +141,14 @@ def test_out_of_memory_with_the_smallest_tiles_says_so(make_host: MakeHost, tiny
     "image",
     [torch.rand(8, 8, 3), torch.rand(1, 8, 8, 1), torch.rand(1, 0, 8, 3), torch.zeros(1, 8, 8, 3).byte()],
 )
-def test_other_shapes_and_types_are_refused(make_host: MakeHost, tiny_lora: SimpleNamespace, image: Tensor) -> None:
+def test_other_shapes_and_types_are_refused(make_host: MakeHost, tiny_lora: DfosdLora, image: Tensor) -> None:
     with pytest.raises(ImageFileError) as caught:
         upscale(image, make_host(8), tiny_lora)
     assert "Expected float images of shape (B, H, W, 3 or 4) in [0, 1]" in str(caught.value)
     assert f"found {image.dtype} {tuple(image.shape)}. Convert to RGB or RGBA first." in str(caught.value)
 
 
-def test_wrong_base_is_refused_early(make_host: MakeHost, tiny_lora: SimpleNamespace) -> None:
+def test_wrong_base_is_refused_early(make_host: MakeHost, tiny_lora: DfosdLora) -> None:
     host = make_host(8)
     host.context_dim = 768
     with pytest.raises(BaseModelMismatchError) as caught:
@@ -158,7 +159,7 @@ def test_wrong_base_is_refused_early(make_host: MakeHost, tiny_lora: SimpleNames
     )
 
 
-def test_target_edge_out_of_reach_is_refused_before_any_work(make_host: MakeHost, tiny_lora: SimpleNamespace) -> None:
+def test_target_edge_out_of_reach_is_refused_before_any_work(make_host: MakeHost, tiny_lora: DfosdLora) -> None:
     host = make_host(8)
     with pytest.raises(ConfigError, match="Expected a long_edge from 8 to 64 for a 8x8 image"):
         upscale(torch.rand(1, 8, 8, 3), host, tiny_lora, UpscaleSettings(long_edge=65))
@@ -166,7 +167,7 @@ def test_target_edge_out_of_reach_is_refused_before_any_work(make_host: MakeHost
 
 
 def test_the_network_sees_no_value_outside_its_range(
-    make_host: MakeHost, tiny_lora: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    make_host: MakeHost, tiny_lora: DfosdLora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, seen = make_host(8), list[Tensor]()
     monkeypatch.setattr(host, "encode", lambda x: seen.append(x) or torch.zeros(1, 4, 8, 8))

@@ -68,7 +68,8 @@ def test_output_size_is_rounded_and_exact(
 
 @pytest.mark.parametrize(("edge", "target"), [("long_edge", 199), ("long_edge", 1601), ("short_edge", 99)])
 def test_target_out_of_reach_is_refused(edge: str, target: int) -> None:
-    settings = UpscaleSettings(**{edge: target})
+    choice: dict[str, Any] = {edge: target}
+    settings = UpscaleSettings(**choice)
     with pytest.raises(ConfigError) as caught:
         settings.output_size(100, 200)
     lowest = 200 if edge == "long_edge" else 100

@@ -53,14 +53,14 @@ class Logbook:
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._remember(step, row)
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)  # pyright: ignore[reportUnknownMemberType]
+            self._board.add_scalar(name, value, step)
         self._unplotted = True
         if time.monotonic() >= self._plot_at:
             self.plot()
 
     def images(self, step: int, name: str, image: Tensor) -> None:
         """Show an image (3, H, W) in [0, 1] in TensorBoard."""
-        self._board.add_image(name, image.detach().cpu().clamp(0, 1), step)  # pyright: ignore[reportUnknownMemberType]
+        self._board.add_image(name, image.detach().cpu().clamp(0, 1), step)
         self._board.flush()
 
     def plot(self) -> None:
