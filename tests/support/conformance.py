@@ -16,6 +16,7 @@ from dfosd_core.one_step import predict_z_sr
 
 TOLERANCE = 1e-5
 """Largest difference of a float32 latent (values of about 1) from the reference's."""
+NAMES = ("DFOSD", "ComfyUI", "AUTOMATIC1111", "Forge", "reForge")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class HostCase:
     """Fits the host and changes its prediction a lot."""
     weights: Callable[[], str]
     """A hash over the bits of every weight the host could change."""
+    writes_weights: bool = True
+    """Whether the LoRA is in the weights inside the `lora` block. Else it acts by hooks, or on a clone's weights."""
     merged_reference: Callable[[Tensor, int, Tensor, float], Tensor]
     """(z, t, prompt_embeds, strength) -> eps of the base with the LoRA added by other means than the
     host's.
@@ -51,7 +54,7 @@ class HostConformance:
         return case.host.predict_eps(z, case.lora.metadata.timestep, case.lora.prompt_embeds)
 
     def test_encode_and_decode_keep_the_shapes_and_gives_floats(self, case: HostCase, x: Tensor, z: Tensor) -> None:
-        f = case.host.latent_factor
+        f = case.host.layout.latent_factor
         channels = case.lora.metadata.base_layout.latent_channels
         assert z.shape == (2, channels, x.shape[2] // f, x.shape[3] // f)
         assert case.host.decode(z).shape == x.shape
@@ -101,7 +104,7 @@ class HostConformance:
     def test_weights_come_back_bit_for_bit_after_success(self, case: HostCase, z: Tensor) -> None:
         before, base = case.weights(), self.predict(case, z)
         with case.host.lora(case.lora, 1.0):
-            assert case.weights() != before
+            assert (case.weights() != before) == case.writes_weights
         assert case.weights() == before
         assert torch.equal(self.predict(case, z), base)
 
@@ -154,6 +157,10 @@ class HostConformance:
         with pytest.raises(LoraMismatchError, match=message), case.host.lora(misfit, 1.0):
             pass
         assert case.weights() == before
+
+    def test_layout_is_the_loras_and_the_name_says_whose_host_it_is(self, case: HostCase) -> None:
+        assert case.host.layout == case.lora.metadata.base_layout
+        assert case.host.name in NAMES
 
     def test_auto_tiles_leave_room_for_their_overlaps(self, case: HostCase) -> None:
         for size_px in (64, 512, 2048, 8192):
