@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from support.conformance import HostCase, HostConformance
-from support.fakes.comfyui import ComfyUI, load_checkpoint
+import torch
+from support.conformance import CheckpointConformance, HostCase
+from support.fakes.comfyui import ComfyUI, InterruptProcessingException, load_checkpoint
 from support.fakes.install import installed
 from support.fakes.networks import TinySd, tiny_sd
 from support.fakes.patching import load_models_gpu
@@ -20,9 +22,14 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
         yield comfyui
 
 
-def comfy_case(sd: TinySd, *, on_a_card: bool) -> HostCase:
+def comfy_host(sd: TinySd, *, on_a_card: bool) -> tuple[Any, Any, Any]:
+    """The adapter, its MODEL and its VAE."""
     model, vae = load_checkpoint(sd, on_a_card=on_a_card)
-    host = importlib.import_module("dfosd_core.hosts.comfy.host").ComfyHost(model, vae)
+    return importlib.import_module("dfosd_core.hosts.comfy.host").ComfyHost(model, vae), model, vae
+
+
+def comfy_case(sd: TinySd, *, on_a_card: bool) -> HostCase:
+    host, model, vae = comfy_host(sd, on_a_card=on_a_card)
 
     def weights() -> str:
         load_models_gpu([model, vae.patcher])  # as whoever uses the base next: until then a patch may stay
@@ -46,17 +53,43 @@ def on_a_cpu(program: ComfyUI, sd: TinySd) -> HostCase:
     return comfy_case(sd, on_a_card=False)
 
 
-class TestComfyOnACard(HostConformance):
+class TestComfyOnACard(CheckpointConformance):
     """The LoRA lies on a clone's weights."""
 
     @pytest.fixture
     def case(self, on_a_card: HostCase) -> HostCase:
         return on_a_card
 
+    @pytest.fixture
+    def open_host(self) -> Any:
+        return lambda sd: comfy_host(sd, on_a_card=True)[0]
 
-class TestComfyOnACpu(HostConformance):
+    def test_clones_live_on_until_something_changes(self, case: HostCase, sd: TinySd) -> None:
+        clones = case.host._clones
+        with case.host.lora(sd.lora, 1.0):
+            first = case.host._model
+        with case.host.lora(sd.lora, 1.0):
+            assert case.host._model is first
+        with case.host.lora(sd.lora, 0.5):
+            assert case.host._model is not first
+        clones.clear()
+
+
+class TestComfyOnACpu(CheckpointConformance):
     """The UNet's LoRA acts by hooks: patched weights would lie beside the original ones."""
 
     @pytest.fixture
     def case(self, on_a_cpu: HostCase) -> HostCase:
         return on_a_cpu
+
+    @pytest.fixture
+    def open_host(self) -> Any:
+        return lambda sd: comfy_host(sd, on_a_card=False)[0]
+
+    def test_the_users_stop_button_is_asked_before_every_call(
+        self, case: HostCase, program: ComfyUI, z: torch.Tensor
+    ) -> None:
+        for call in (lambda: case.host.encode(torch.zeros(1, 3, 16, 16)), lambda: case.host.decode(z)):
+            program.interrupted = True
+            with pytest.raises(InterruptProcessingException):
+                call()

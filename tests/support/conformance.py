@@ -1,4 +1,4 @@
-"""What every host must do, as tests: an adapter's test class inherits these and gives the three fixtures."""
+"""What every host must do, as tests: an adapter's test class inherits these and gives the fixtures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.fakes.networks import TinySd, tiny_sd, with_vae_pairs
 from torch import Tensor
 
 from dfosd_core.errors import BaseModelMismatchError, LoraMismatchError
@@ -168,3 +169,39 @@ class HostConformance:
             for stage in (tiles.encode, tiles.unet, tiles.decode):
                 assert stage.tile == 0 or 0 < stage.overlap <= stage.tile // 2
         assert case.host.auto_tiles(8192, 8192).unet.tile > 0
+
+
+class CheckpointConformance(HostConformance):
+    """For hosts over a checkpoint of another program: the fixtures `sd`, the case's checkpoint, and `open_host`."""
+
+    def test_latents_and_images_are_those_of_our_vae(self, case: HostCase, sd: TinySd, x: Tensor) -> None:
+        z = case.host.encode(x)
+        torch.testing.assert_close(z, sd.encoded(x), rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(case.host.decode(z), sd.decoded(z), rtol=0, atol=TOLERANCE)
+
+    def test_layers_of_the_vae_take_part(self, case: HostCase, sd: TinySd, x: Tensor) -> None:
+        lora, before = with_vae_pairs(sd.lora, sd.our_vae), case.weights()
+        with case.host.lora(lora, 1.0):
+            z = case.host.encode(x)
+            image = case.host.decode(z)
+        expected = sd.encoded(x, lora)
+        assert (expected - sd.encoded(x)).abs().max() > 1000 * TOLERANCE
+        torch.testing.assert_close(z, expected, rtol=0, atol=TOLERANCE * expected.abs().max().item())
+        expected = sd.decoded(z, lora)
+        torch.testing.assert_close(image, expected, rtol=0, atol=TOLERANCE * expected.abs().max().item())
+        assert case.weights() == before
+
+    def test_v_predicting_base_gives_eps(self, open_host: Callable[[TinySd], Any]) -> None:
+        sd = tiny_sd("v_prediction")
+        z, embeds = torch.randn(1, 4, 8, 8), sd.lora.prompt_embeds
+        host = open_host(sd)
+        assert host.layout == sd.layout
+        expected = sd.merged_eps(z, 399, embeds, 1.0)
+        with host.lora(sd.lora, 1.0):
+            eps = host.predict_eps(z, 399, embeds)
+        torch.testing.assert_close(eps, expected, rtol=0, atol=TOLERANCE * expected.abs().max().item())
+
+    def test_no_hook_is_left(self, case: HostCase, sd: TinySd, z: Tensor) -> None:
+        with case.host.lora(case.lora, 1.0):
+            self.predict(case, z)
+        assert sd.hooks() == 0

@@ -21,7 +21,7 @@ ADAPTERS = ("dfosd_core.hosts.comfy", "dfosd_core.hosts.webui")
 
 
 @contextmanager
-def installed(program: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def installed(program: Mapping[str, Mapping[str, Any] | ModuleType]) -> Iterator[str]:
     """Import as inside `program`: module name -> what it offers. Gives the name of the package with DFOSD in it."""
     package = ModuleType(PACK)
     package.__path__ = [str(ROOT)]
@@ -44,9 +44,10 @@ def _goes(name: str, modules: Mapping[str, Any]) -> bool:
     return name.startswith(ADAPTERS) or name.partition(".")[0] in {other.partition(".")[0] for other in modules}
 
 
-def _module(name: str, content: Mapping[str, Any]) -> ModuleType:
-    module = ModuleType(name)
+def _module(name: str, content: Mapping[str, Any] | ModuleType) -> ModuleType:
+    module = content if isinstance(content, ModuleType) else ModuleType(name)
     module.__path__ = []
     module.__spec__ = ModuleSpec(name, None, is_package=True)
-    vars(module).update(content)
+    if not isinstance(content, ModuleType):
+        vars(module).update(content)
     return module

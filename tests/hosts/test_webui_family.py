@@ -1,0 +1,105 @@
+"""The adapters of A1111, Forge and reForge, each in a small WebUI of the tests."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from support.conformance import CheckpointConformance, HostCase
+from support.fakes.install import installed
+from support.fakes.networks import TinySd, tiny_sd
+from support.fakes.webui import WebUI
+from torch import Tensor, nn
+
+from dfosd_core.errors import BaseModelMismatchError
+
+KINDS = {"a1111": "AUTOMATIC1111", "forge": "Forge", "reforge": "reForge"}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    webui = WebUI(request.param, tmp_path_factory.mktemp(request.param))
+    with installed(webui.modules()):
+        yield webui
+
+
+@pytest.fixture(scope="module")
+def open_host(program: WebUI) -> Callable[[TinySd], Any]:
+    """The adapter that the door finds, over the checkpoint that was loaded last."""
+
+    def open_host(sd: TinySd) -> Any:
+        program.load(sd)
+        return door().program().open_checkpoint(sd.lora)
+
+    return open_host
+
+
+def door() -> Any:
+    return importlib.import_module("dfosd_core.hosts.webui")
+
+
+@pytest.fixture(scope="module")
+def sd(program: WebUI) -> TinySd:
+    return tiny_sd()
+
+
+@pytest.fixture(scope="module")
+def opened(sd: TinySd, open_host: Callable[[TinySd], Any]) -> HostCase:
+    host = open_host(sd)
+    patchers = [host._unet, host._vae.patcher] if hasattr(host, "_unet") else []
+
+    def weights() -> str:
+        for patcher in patchers:  # without the user's LoRA, which a generation of theirs puts on
+            patcher.put_on_weights()
+        return sd.weights()
+
+    return HostCase(host=host, lora=sd.lora, weights=weights, merged_reference=sd.merged_eps, writes_weights=False)
+
+
+class TestWebui(CheckpointConformance):
+    """In Forge and reForge the weights have a LoRA of the user's on them whenever nothing of ours is loaded."""
+
+    @pytest.fixture
+    def case(self, opened: HostCase, program: WebUI) -> HostCase:
+        if program.kind != "a1111":
+            program.model_data.sd_model.use()
+        return opened
+
+    def test_host_is_the_programs(self, case: HostCase, program: WebUI) -> None:
+        assert case.host.name == KINDS[program.kind]
+        assert door().program().__name__ == f"dfosd_core.hosts.webui.{program.kind}"
+
+    def test_vae_falls_to_float32_where_half_precision_overflows(self, open_host: Callable[[TinySd], Any]) -> None:
+        sd = tiny_sd()
+        host, z = open_host(sd), torch.randn(1, 4, 4, 4)
+        expected = sd.decoded(z)
+        host._set_vae_dtype(torch.bfloat16)
+        before = sd.weights()
+        sd.vae.decoder.conv_in.register_forward_hook(_infinite_in_half)
+        with host.lora(sd.lora, 1.0):
+            image = host.decode(z)
+            assert host._vae_dtype == torch.float32
+        assert host._vae_dtype == torch.bfloat16
+        assert sd.weights() == before
+        assert (image - expected).abs().max() < 0.1 * expected.abs().max()  # weights of bfloat16
+
+    def test_without_a_checkpoint(self, program: WebUI, monkeypatch: pytest.MonkeyPatch, sd: TinySd) -> None:
+        monkeypatch.setattr(program.model_data, "forge_loading_parameters", {})
+        monkeypatch.setattr(program.shared, "sd_model", None)
+        with pytest.raises(BaseModelMismatchError, match="The WebUI has no checkpoint. Choose SD 2.1-base, or"):
+            door().program().open_checkpoint(sd.lora)
+
+
+def _infinite_in_half(module: nn.Module, given: Any, output: Tensor) -> Tensor:
+    return output if output.dtype == torch.float32 else output * torch.inf
+
+
+@pytest.fixture
+def only(program: WebUI, request: pytest.FixtureRequest) -> WebUI:
+    """The test is about one program."""
+    if program.kind != request.node.get_closest_marker("only").args[0]:
+        pytest.skip("another program")
+    return program
