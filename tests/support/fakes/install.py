@@ -17,6 +17,8 @@ from typing import Any
 ROOT = Path(__file__).parents[3]
 PACK = "dfosd_in_a_fake"
 """The checkout as a package, as every program has it."""
+PACKAGES = {PACK, "comfy", "folder_paths", "modules", "backend", "ldm_patched", "networks"}
+"""Packages of every program: what an outer fake has of them is hidden meanwhile."""
 ADAPTERS = ("dfosd_core.hosts.comfy", "dfosd_core.hosts.webui")
 
 
@@ -30,18 +32,18 @@ def installed(program: Mapping[str, Mapping[str, Any] | ModuleType]) -> Iterator
         parent, _, last = name.rpartition(".")
         if parent:
             setattr(modules[parent], last, module)
-    before = {name: sys.modules.pop(name) for name in list(sys.modules) if _goes(name, modules)}
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if _goes(name)}
     sys.modules.update(modules)
     try:
         yield PACK
     finally:
-        for name in [name for name in sys.modules if _goes(name, modules)]:
+        for name in [name for name in sys.modules if _goes(name)]:
             del sys.modules[name]
         sys.modules.update(before)
 
 
-def _goes(name: str, modules: Mapping[str, Any]) -> bool:
-    return name.startswith(ADAPTERS) or name.partition(".")[0] in {other.partition(".")[0] for other in modules}
+def _goes(name: str) -> bool:
+    return name.startswith(ADAPTERS) or name.partition(".")[0] in PACKAGES
 
 
 def _module(name: str, content: Mapping[str, Any] | ModuleType) -> ModuleType:
