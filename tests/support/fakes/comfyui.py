@@ -134,7 +134,8 @@ class VAE:
     def encode_tiled_(self, pixel_samples: Tensor) -> NoReturn:
         raise AssertionError("the host's own tiles are not asked for")
 
-    decode_tiled_ = encode_tiled_
+    def decode_tiled_(self, samples: Tensor) -> NoReturn:
+        raise AssertionError("the host's own tiles are not asked for")
 
     def spacial_compression_encode(self) -> int:
         return 8

@@ -67,6 +67,7 @@ class LdmUnet(Part):
         x: Tensor,
         timesteps: Tensor,
         context: Tensor,
+        *,
         control: Any = None,
         transformer_options: Any = None,
     ) -> Tensor:
