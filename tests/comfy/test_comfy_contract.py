@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from comfy_process import PATH
 from support.fakes import comfyui as fake
@@ -10,7 +11,7 @@ from support.fakes import patching
 from support.fakes.contract import Contract, differences
 
 
-def contract(modules: dict[str, dict[str, object]]) -> Contract:
+def contract(modules: dict[str, Any]) -> Contract:
     management, utils, folders = (modules[n] for n in ("comfy.model_management", "comfy.utils", "folder_paths"))
     return {
         ("comfy/lora.py", "load_lora"): fake.load_lora,

@@ -39,26 +39,22 @@ def comfy_case(sd: TinySd, *, on_a_card: bool) -> HostCase:
 
 
 @pytest.fixture(scope="module")
-def sd() -> TinySd:
-    return tiny_sd()
-
-
-@pytest.fixture(scope="module")
-def on_a_card(program: ComfyUI, sd: TinySd) -> HostCase:
-    return comfy_case(sd, on_a_card=True)
-
-
-@pytest.fixture(scope="module")
-def on_a_cpu(program: ComfyUI, sd: TinySd) -> HostCase:
-    return comfy_case(sd, on_a_card=False)
+def cases(program: ComfyUI) -> dict[str, tuple[TinySd, HostCase]]:
+    """A checkpoint and its case for each place where its UNet may rest."""
+    checkpoints = {"card": tiny_sd(), "cpu": tiny_sd()}
+    return {place: (sd, comfy_case(sd, on_a_card=place == "card")) for place, sd in checkpoints.items()}
 
 
 class TestComfyOnACard(CheckpointConformance):
     """The LoRA lies on a clone's weights."""
 
     @pytest.fixture
-    def case(self, on_a_card: HostCase) -> HostCase:
-        return on_a_card
+    def case(self, cases: dict[str, tuple[TinySd, HostCase]]) -> HostCase:
+        return cases["card"][1]
+
+    @pytest.fixture
+    def sd(self, cases: dict[str, tuple[TinySd, HostCase]]) -> TinySd:
+        return cases["card"][0]
 
     @pytest.fixture
     def open_host(self) -> Any:
@@ -79,8 +75,12 @@ class TestComfyOnACpu(CheckpointConformance):
     """The UNet's LoRA acts by hooks: patched weights would lie beside the original ones."""
 
     @pytest.fixture
-    def case(self, on_a_cpu: HostCase) -> HostCase:
-        return on_a_cpu
+    def case(self, cases: dict[str, tuple[TinySd, HostCase]]) -> HostCase:
+        return cases["cpu"][1]
+
+    @pytest.fixture
+    def sd(self, cases: dict[str, tuple[TinySd, HostCase]]) -> TinySd:
+        return cases["cpu"][0]
 
     @pytest.fixture
     def open_host(self) -> Any:

@@ -81,7 +81,7 @@ class TestWebui(CheckpointConformance):
         expected = host.decode(z)  # loads the checkpoint itself, so that all of it is converted
         host._set_vae_dtype(torch.bfloat16)
         before = sd.weights()
-        sd.vae.decoder.conv_in.register_forward_hook(_infinite_in_half)
+        sd.vae.decoder.get_submodule("conv_in").register_forward_hook(_infinite_in_half)
         with host.lora(sd.lora, 1.0):
             image = host.decode(z)
             assert host._vae_dtype == torch.float32

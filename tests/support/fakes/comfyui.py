@@ -193,7 +193,8 @@ class CFGGuider:
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """x0. With cfg 1 the negative condition is not computed."""
         assert self.cfg == 1.0
-        return self.model_patcher.model.apply_model(x, sigma, c_crossattn=self._context.expand(len(x), -1, -1))
+        model: Any = self.model_patcher.model
+        return model.apply_model(x, sigma, c_crossattn=self._context.expand(len(x), -1, -1))
 
 
 class InterruptProcessingException(Exception):  # noqa: N818

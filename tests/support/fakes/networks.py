@@ -44,7 +44,9 @@ class Part(nn.Module):
             return
         if first not in self._modules:
             self.add_module(first, Part())
-        self.get_submodule(first).put(rest, layer)
+        child = self._modules[first]
+        assert isinstance(child, Part)
+        child.put(rest, layer)
 
 
 class LdmUnet(Part):
@@ -90,6 +92,9 @@ class Coder(Part):
 class LdmVae(Part):
     """What the hosts' autoencoders have in common (`AutoencoderKL`, ldm/models/autoencoder.py)."""
 
+    quant_conv: nn.Module
+    post_quant_conv: nn.Module
+
     def __init__(self, vae: Any, config: dict[str, Any]) -> None:
         super().__init__()
         for coder in (vae.encoder, vae.decoder):
@@ -97,18 +102,12 @@ class LdmVae(Part):
         self.encoder, self.decoder = Coder(vae.encoder), Coder(vae.decoder)
         for name, layer in layers_of(vae):
             place = ldm_vae_key(f"{name}.weight", len(config["block_out_channels"])).removesuffix(".weight")
-            first, _, rest = place.partition(".")
-            self.get_submodule(first).put(rest, layer) if rest else self.put(place, layer)  # type: ignore[operator]
+            self.put(place, layer)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the posterior."""
         mean, log_variance = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
         return mean, log_variance
-
-    def sample(self, x: Tensor) -> Tensor:
-        """A sample of the posterior: what a host must not be asked for."""
-        mean, log_variance = self.moments(x)
-        return mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * torch.randn_like(mean)
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, C, h, w) in the VAE's own scale -> (B, 3, H, W)."""
@@ -139,7 +138,7 @@ def as_convolution(linear: nn.Linear) -> nn.Conv2d:
     return layer
 
 
-def layers_of(network: nn.Module) -> list[tuple[str, nn.Module]]:
+def layers_of(network: nn.Module) -> list[tuple[str, Any]]:
     """Everything that holds weights itself, by its diffusers name."""
     return [(name, m) for name, m in network.named_modules() if next(m.parameters(recurse=False), None) is not None]
 
