@@ -182,6 +182,12 @@ HOMES = [
     ("antialiased resizing", r"antialias=True", {"dfosd_core/images.py"}),
     ("LoRA names", r"['\"]lora_unet_?['\"]|replace\(['\"](down|up)_blocks", {"dfosd_core/lora/names.py"}),
     ("tiling and blending", r"def (tiled_|blend_)\w+|enable_tiling", {"dfosd_core/tiles/grid.py"}),
+    ("the VAE's fall to float32", r"isfinite\(x\)", {"dfosd_core/hosts/webui/shared.py"}),
+    (
+        "which WebUI this is",
+        r"'forge_model_reload'|scripts_manager|'ldm_patched[.\w]+' in",
+        {f"dfosd_core/hosts/webui/{program}.py" for program in ("forge", "reforge", "sdnext")},
+    ),
 ]
 
 
