@@ -14,6 +14,7 @@ from .tiles.size import TileSettings
 
 if TYPE_CHECKING:
     from .lora.file import DfosdLora
+    from .lora.metadata import BaseLayout
 
 
 class Host(Protocol):
@@ -42,7 +43,8 @@ class Host(Protocol):
     def lora(self, lora: DfosdLora, strength: float) -> AbstractContextManager[None]:
         """Attach the LoRA; afterwards, also after an error, the weights are bit for bit as before.
 
-        Raises BaseModelMismatchError or LoraMismatchError, having changed nothing, when it does not fit.
+        Raises BaseModelMismatchError or LoraMismatchError, having changed nothing, when it does not fit or another
+        one is attached.
         """
         ...
 
@@ -51,16 +53,19 @@ class Host(Protocol):
         ...
 
     @property
-    def context_dim(self) -> int:
-        """Width of the text condition: 1024 for SD 2.x, 768 for SD 1.x."""
+    def name(self) -> str:
+        """The program that owns the networks, for people."""
         ...
 
     @property
-    def latent_factor(self) -> int:
-        """f, pixels a latent: 8 for Stable Diffusion."""
+    def layout(self) -> BaseLayout:
+        """What kind of base it is: a LoRA fits a host of its own `base_layout` only."""
         ...
 
     @property
     def size_multiple_px(self) -> int:
-        """Images and tiles are padded and aligned to this: f, or f times the UNet's downsampling if tiles are exact."""
+        """Images and tiles are padded and aligned to this: the VAE's factor, or that times the UNet's downsampling.
+
+        The larger one where tiles are to equal the whole image, or where the host's UNet asks for it.
+        """
         ...

@@ -99,7 +99,7 @@ def _plan(
     progress: ProgressCallback | None,
 ) -> TiledRun:
     """The three stages, their tiles turned from pixels of the output into latents."""
-    f, multiple = host.latent_factor, host.size_multiple_px
+    f, multiple = host.layout.latent_factor, host.size_multiple_px
     assert multiple % f == 0
     tiles = settings.tiles(host.auto_tiles(*size))
     stages = [
@@ -124,9 +124,9 @@ def _check(image: Tensor, host: Host, lora: DfosdLora) -> None:
             "Expected float images of shape (B, H, W, 3 or 4) in [0, 1], "
             f"found {image.dtype} {tuple(image.shape)}. Convert to RGB or RGBA first."
         )
-    if lora.prompt_embeds.shape[-1] != host.context_dim:
+    if lora.prompt_embeds.shape[-1] != host.layout.context_dim:
         raise BaseModelMismatchError(
             f"The LoRA was trained for a base with context {lora.prompt_embeds.shape[-1]}, but the loaded "
-            f"base has context {host.context_dim}. Load the base named in the LoRA: "
+            f"base has context {host.layout.context_dim}. Load the base named in the LoRA: "
             f"{lora.metadata.base_model or 'none is named'}."
         )

@@ -192,6 +192,12 @@ HOMES = [
     ("Pillow's modes", r"['\"](I;16|CMYK|PA)['\"]|profileToProfile", {"dfosd_core/image_files/pil.py"}),
     ("settings from loose values", r"(UpscaleSettings|\bcls)\(\*\*\{name: value", {"dfosd_core/settings.py"}),
     ("tiling and blending", r"def (tiled_|blend_)\w+|enable_tiling", {"dfosd_core/tiles/grid.py"}),
+    ("the VAE's fall to float32", r"isfinite\(x\)", {"dfosd_core/hosts/webui/shared.py"}),
+    (
+        "which WebUI this is",
+        r"'forge_model_reload'|scripts_manager|'ldm_patched[.\w]+' in",
+        {f"dfosd_core/hosts/webui/{program}.py" for program in ("forge", "reforge", "sdnext")},
+    ),
 ]
 
 

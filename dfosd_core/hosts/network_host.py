@@ -35,6 +35,8 @@ VaeT = TypeVar("VaeT", bound=nn.Module)
 class NetworkHost(LayoutHost, ABC, Generic[UnetT, VaeT]):
     """A `Host` over a UNet and a VAE. Takes tensors from any device, gives float32 back on the same one."""
 
+    name = "DFOSD"
+
     def __init__(
         self, unet: UnetT, vae: VaeT, layout: BaseLayout, *, scaling_factor: float, shift_factor: float
     ) -> None:

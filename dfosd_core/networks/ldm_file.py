@@ -50,7 +50,7 @@ def read_single_file(path: Path, tensors: Tensors, metadata: Mapping[str, str]) 
     vae = {key.removeprefix(VAE): value for key, value in tensors.items() if key.startswith(VAE)}
     try:
         _refuse_what_we_cannot_run(path.name, unet, vae, any(parse_lora_key(key) for key in tensors))
-        unet_facts, vae_facts = _unet_config(unet), _vae_config(vae)
+        unet_facts, vae_facts = unet_config_of(unet), _vae_config(vae)
     except (KeyError, IndexError) as error:
         raise BaseModelMismatchError(_damaged(path.name, f"the tensor {error} is missing")) from error
     return SingleFile(
@@ -82,8 +82,11 @@ def _refuse_what_we_cannot_run(name: str, unet: Tensors, vae: Tensors, is_lora: 
         )
 
 
-def _unet_config(unet: Tensors) -> Config:
-    """Levels are read block by block: `input_blocks.N.0.op` ends a level, `.1.proj_in` is a transformer."""
+def unet_config_of(unet: Tensors) -> Config:
+    """The configuration of a UNet, from its tensors' LDM names and shapes; KeyError where one is missing.
+
+    Levels are read block by block: `input_blocks.N.0.op` ends a level, `.1.proj_in` is a transformer.
+    """
     widths: list[int] = []
     attention: list[bool] = []
     layers = 0

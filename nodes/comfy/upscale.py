@@ -9,8 +9,9 @@ import comfy.utils  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from ...dfosd_core.errors import BaseModelMismatchError, ConfigError
+from ...dfosd_core.host import Host
 from ...dfosd_core.hosts.comfy.clones import LoraClones
-from ...dfosd_core.hosts.comfy.host import ComfyHost
+from ...dfosd_core.hosts.comfy.host import ComfyHost, LoadedLoraHost
 from ...dfosd_core.lora import DfosdLora
 from ...dfosd_core.mosaic import PREVIEW_PX, Mosaic
 from ...dfosd_core.pipeline import Progress, upscale
@@ -95,12 +96,19 @@ model's MODEL and VAE and a DFOSD LoRA for it, at full quality."
         return True
 
     def check_lazy_status(self, lora: str, lora_settings: LoraSettings | None = None, **inputs: Any) -> list[str]:
-        """The embedded model needs no base, so none is loaded for it, even when one is connected."""
+        """Names of inputs to load. The embedded model needs no base, so none is loaded for it, even when connected."""
         embedded = lora == EMBEDDED and lora_settings is None
         missing = [name for name in ("model", "vae") if name in inputs and inputs[name] is None]
         if embedded or missing:
-            self._clones.clear()  # another base is on its way, or none: the last one need not wait in memory
+            self._release_base()
         return [] if embedded else missing
+
+    def _release_base(self) -> None:
+        """Let go of the last run's base, as another one is on its way or none is needed.
+
+        `check_lazy_status` is the host's only call before it loads another: in `run`, both would be in memory.
+        """
+        self._clones.clear()
 
     def run(
         self,
@@ -117,26 +125,28 @@ model's MODEL and VAE and a DFOSD LoRA for it, at full quality."
         settings = settings_from(values)
         if lora_settings is not None:
             settings = dataclasses.replace(settings, strength=lora_settings.strength)
-            host, chosen = self._connected(model, vae, lora_settings.lora, has_lora=True)
-        elif lora == EMBEDDED:
-            self._embedded = load_embedded()
-            host, chosen = self._embedded.host, self._embedded.lora
-        else:
-            host, chosen = self._connected(model, vae, self._file.read(lora), has_lora=False)
+        host, chosen = self._source(lora, model, vae, lora_settings)
         if conditioning is not None:
             chosen = dataclasses.replace(chosen, prompt_embeds=prompt_of(conditioning, chosen))
         output = upscale(image, host, chosen, settings, progress_bar(image, settings, unique_id))
         return {"ui": {"dfosd_before_after": save_before_after(image, output)}, "result": (output,)}
 
-    def _connected(self, model: Any, vae: Any, lora: DfosdLora, has_lora: bool) -> tuple[ComfyHost, DfosdLora]:
-        if model is None or vae is None:
-            missing = " and ".join(name for name, value in (("model", model), ("vae", vae)) if value is None)
+    def _source(self, lora: str, model: Any, vae: Any, lora_settings: LoraSettings | None) -> tuple[Host, DfosdLora]:
+        """The LoRA that is on MODEL, the embedded model, or a LoRA file on MODEL and VAE."""
+        if lora == EMBEDDED and lora_settings is None:
+            self._embedded = load_embedded()
+            return self._embedded.host, self._embedded.lora
+        loaded = None if lora_settings is None else lora_settings.lora
+        chosen = loaded or self._file.read(lora)
+        missing = " and ".join(name for name, value in (("model", model), ("vae", vae)) if value is None)
+        if missing:
             raise BaseModelMismatchError(
-                f"This LoRA needs a base model: connect {missing} of {lora.metadata.base_model or 'its base'}, or "
+                f"This LoRA needs a base model: connect {missing} of {chosen.metadata.base_model or 'its base'}, or "
                 f"choose '{EMBEDDED}'."
             )
         self._embedded = None
-        return ComfyHost(model, vae, self._clones, has_lora), lora
+        kind = ComfyHost if loaded is None else LoadedLoraHost
+        return kind(model, vae, self._clones), chosen
 
 
 def prompt_of(conditioning: Any, lora: DfosdLora) -> Tensor:

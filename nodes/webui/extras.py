@@ -12,8 +12,8 @@ from modules.ui_components import InputAccordion  # pyright: ignore[reportMissin
 
 from ...dfosd_core.app import controls
 from ...dfosd_core.errors import DfosdError
+from ...dfosd_core.hosts.webui import sdnext
 from .files import AUTOMATIC, base_names, lora_names
-from .kind import IS_SDNEXT
 from .models import Choice
 from .run import RunInterruptedError, note_extras_job, upscale_image
 from .upscaler import forget_outdated
@@ -68,7 +68,8 @@ class DfosdExtras(scripts_postprocessing.ScriptPostprocessing):  # pyright: igno
 @contextmanager
 def switch(elem_id: str) -> Iterator[Any]:
     """What turns DFOSD on, around its settings."""
-    if IS_SDNEXT:  # it has drawn an accordion around us
+    # Its `InputAccordion` lacks the script that lets a user tick it, and it has drawn an accordion around us.
+    if sdnext.detect():
         yield gr.Checkbox(False, label="Upscale with DFOSD", elem_id=f"{elem_id}-visible-checkbox")
     else:
         with InputAccordion(False, label="DFOSD", elem_id=elem_id) as enable:

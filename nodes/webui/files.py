@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from modules import paths, sd_models  # pyright: ignore[reportMissingImports]
 
 from ...dfosd_core.errors import BaseModelMismatchError, LoraFormatError
+from ...dfosd_core.hosts.webui.ldm_layers import is_checkpoint
 
 AUTOMATIC = "automatic"
-EMBEDDED = "embedded small x4"
+EMBEDDED_LORA, EMBEDDED_BASE = "embedded small x4", "embedded small base"
 """The LoRA and base that come with DFOSD."""
+
+
+class ModelFile(NamedTuple):
+    """A LoRA or a base that can be chosen."""
+
+    name: str
+    """In the drop-downs."""
+    path: Path
 
 
 def folder() -> Path:
@@ -30,81 +38,47 @@ def make_folder() -> None:
 
 def lora_names() -> list[str]:
     """Entries of the drop-downs: automatic, the embedded one, the files."""
-    return [AUTOMATIC, EMBEDDED, *_loras()]
+    return [AUTOMATIC, EMBEDDED_LORA, *(file.name for file in own_loras())]
 
 
 def base_names() -> list[str]:
     """Entries of the drop-downs: automatic, the bases in DFOSD's folder, the WebUI's checkpoints."""
-    return [AUTOMATIC, *_bases(), *(name for name in _checkpoints() if name not in _bases())]
+    return [AUTOMATIC, *dict.fromkeys(file.name for file in [*own_bases(), *_checkpoints()])]
 
 
-def lora_path(name: str) -> Path:
+def find_lora(name: str) -> ModelFile:
     """Raises LoraFormatError when it is not there (any more)."""
-    found = _loras().get(name)
+    found = next((file for file in own_loras() if file.name == name), None)
     if found is None:
         raise LoraFormatError(f"There is no LoRA '{name}' in {folder()}. Put it there, or choose another one.")
     return found
 
 
-def base_path(name: str) -> Path:
+def find_base(name: str) -> ModelFile:
     """Raises BaseModelMismatchError when it is not there (any more)."""
-    found = _bases().get(name) or _checkpoints().get(name)
+    found = next((file for file in [*own_bases(), *_checkpoints()] if file.name == name), None)
     if found is None:
         raise BaseModelMismatchError(f"There is no checkpoint '{name}'. Put it in {folder()}, or choose another one.")
     return found
 
 
-def own_loras() -> list[str]:
-    """The names of the LoRAs in DFOSD's folder."""
-    return list(_loras())
+def own_loras() -> list[ModelFile]:
+    """The LoRAs in DFOSD's folder."""
+    return [file for file in _found() if not is_checkpoint(file.path)]
 
 
-def own_bases() -> list[str]:
-    """The names of the bases in DFOSD's folder."""
-    return list(_bases())
+def own_bases() -> list[ModelFile]:
+    """The bases in DFOSD's folder."""
+    return [file for file in _found() if is_checkpoint(file.path)]
 
 
-def context_dim(path: Path) -> int | None:
-    """Width of the text condition of a checkpoint file, by its header alone; None where that does not tell."""
-    shape = (
-        _header(path)
-        .get("model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", {})
-        .get("shape", [])
-    )
-    return int(shape[1]) if len(shape) == 2 else None
-
-
-def _found() -> dict[str, Path]:
+def _found() -> list[ModelFile]:
     try:
         files = sorted(path for path in folder().rglob("*.safetensors") if path.is_file())
     except OSError:
-        return {}
-    return {path.relative_to(folder()).as_posix(): path for path in files}
+        return []
+    return [ModelFile(path.relative_to(folder()).as_posix(), path) for path in files]
 
 
-def _loras() -> dict[str, Path]:
-    return {name: path for name, path in _found().items() if not _is_checkpoint(path)}
-
-
-def _bases() -> dict[str, Path]:
-    return {name: path for name, path in _found().items() if _is_checkpoint(path)}
-
-
-def _is_checkpoint(path: Path) -> bool:
-    return any(key.startswith("model.diffusion_model.") for key in _header(path))
-
-
-def _checkpoints() -> dict[str, Path]:
-    return {info.name: Path(info.filename) for info in sd_models.checkpoints_list.values()}
-
-
-def _header(path: Path) -> dict[str, Any]:
-    if path.suffix != ".safetensors":
-        return {}
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size)) if size < 100_000_000 else {}
-    except (OSError, ValueError):
-        return {}
-    return header if isinstance(header, dict) else {}
+def _checkpoints() -> list[ModelFile]:
+    return [ModelFile(info.name, Path(info.filename)) for info in sd_models.checkpoints_list.values()]

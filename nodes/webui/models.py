@@ -11,26 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from modules import devices, sd_models, shared  # pyright: ignore[reportMissingImports]
+from modules import devices, sd_models  # pyright: ignore[reportMissingImports]
 
 from ...dfosd_core.errors import BaseModelMismatchError, DfosdError
 from ...dfosd_core.host import Host
 from ...dfosd_core.hosts.own import fast_dtype, load_base, load_default
+from ...dfosd_core.hosts.webui import program
+from ...dfosd_core.hosts.webui.ldm_layers import context_dim_of
 from ...dfosd_core.lora import DfosdLora, check_base, load_lora
-from .files import AUTOMATIC, EMBEDDED, base_path, context_dim, lora_path, own_bases, own_loras
-from .kind import IS_SDNEXT
+from .files import AUTOMATIC, EMBEDDED_BASE, EMBEDDED_LORA, ModelFile, find_base, find_lora, own_bases, own_loras
 from .options import option
 
 logger = logging.getLogger("dfosd")
 NEEDED_BYTES = 3 * 2**30
 """What networks of our own take on a graphics card: the host is asked to make that free."""
-NO_CHECKPOINT = "The WebUI has no checkpoint. Choose SD 2.1-base, or the embedded model."
-NOT_SHARED = "The checkpoint of this WebUI cannot be shared. Choose a base, or the embedded model."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What was chosen in the drop-downs."""
+    """What was chosen in the drop-downs, by name."""
 
     lora: str = AUTOMATIC
     base: str = AUTOMATIC
@@ -73,99 +72,63 @@ def chosen_model(choice: Choice) -> Iterator[Model]:
 
 
 def _choose(choice: Choice) -> Model:
-    if choice.lora == EMBEDDED:
+    """What was chosen by name becomes files here; below are files only."""
+    if choice.lora == EMBEDDED_LORA:
         return _embedded()
     if choice.lora != AUTOMATIC:
-        return _with_base(choice.lora, choice.base)
-    for name in own_loras():
+        return _with_base(find_lora(choice.lora), _chosen_base(choice))
+    for lora in own_loras():
         try:
-            return _with_base(name, choice.base)
+            return _with_base(lora, _chosen_base(choice))
         except DfosdError as error:
-            logger.info("DFOSD: %s is not used: %s", name, error)
+            logger.info("DFOSD: %s is not used: %s", lora.name, error)
     return _embedded()
+
+
+def _chosen_base(choice: Choice) -> ModelFile | None:
+    return None if choice.base == AUTOMATIC else find_base(choice.base)
 
 
 def _embedded() -> Model:
     device = devices.device
     _make_room(device)
     host, lora = _keep("embedded", str(device), lambda: load_default(fast_dtype(device), device))
-    return Model(host=host, lora=lora, lora_name=EMBEDDED, base_name="embedded small base", device=device)
+    return Model(host=host, lora=lora, lora_name=EMBEDDED_LORA, base_name=EMBEDDED_BASE, device=device)
 
 
-def _with_base(lora_name: str, base: str) -> Model:
-    path = lora_path(lora_name)
-    lora: DfosdLora = _keep("lora", _facts(path), lambda: load_lora(path))
-    if base != AUTOMATIC:
-        return _own_base(lora, lora_name, base)
+def _with_base(file: ModelFile, base: ModelFile | None) -> Model:
+    """The LoRA of `file` with `base`; without one with the loaded checkpoint or, if it does not fit, our own bases."""
+    lora: DfosdLora = _keep("lora", _facts(file.path), lambda: load_lora(file.path))
+    if base is not None:
+        return _own_base(lora, file.name, base)
     reason = ""
     try:
         loaded = loaded_checkpoint(lora)
-        return Model(host=loaded, lora=lora, lora_name=lora_name, base_name=_loaded_name(), device=_loaded_device())
+        return Model(host=loaded, lora=lora, lora_name=file.name, base_name=_loaded_name(), device=_loaded_device())
     except BaseModelMismatchError as error:
         reason = str(error)
-    for name in own_bases():
-        if context_dim(base_path(name)) == lora.metadata.base_layout.context_dim:
+    for own in own_bases():
+        if context_dim_of(own.path) == lora.metadata.base_layout.context_dim:
             try:
-                return _own_base(lora, lora_name, name)
+                return _own_base(lora, file.name, own)
             except BaseModelMismatchError as error:
                 reason = str(error)  # a v-predicting one, or a damaged file; the next may be the right one
     raise BaseModelMismatchError(reason)
 
 
-def _own_base(lora: DfosdLora, lora_name: str, base: str) -> Model:
-    path, device = base_path(base), devices.device
+def _own_base(lora: DfosdLora, lora_name: str, base: ModelFile) -> Model:
+    device = devices.device
     _make_room(device)
-    host = _keep("base", (_facts(path), str(device)), lambda: load_base(path, fast_dtype(device), device))
+    host = _keep("base", (_facts(base.path), str(device)), lambda: load_base(base.path, fast_dtype(device), device))
     check_base(lora.metadata.base_layout, host.layout, f"'{lora_name}'")
-    return Model(host=host, lora=lora, lora_name=lora_name, base_name=base, device=device)
+    return Model(host=host, lora=lora, lora_name=lora_name, base_name=base.name, device=device)
 
 
-def loaded_checkpoint(lora: DfosdLora) -> Any:
+def loaded_checkpoint(lora: DfosdLora) -> Host:
     """The checkpoint that the user has chosen, as a `Host`. Raises BaseModelMismatchError when `lora` does not fit."""
-    if hasattr(sd_models, "forge_model_reload"):
-        _refuse_by_header(lora)
-        from ...dfosd_core.hosts.webui.forge import ForgeHost
-
-        try:
-            sd_model, _ = sd_models.forge_model_reload()  # Forge loads at the first use, which this may be
-        except (ValueError, ModuleNotFoundError) as error:  # there is none; Forge Neo does not know its kind
-            raise BaseModelMismatchError(f"The WebUI cannot load its checkpoint: {error} Choose a base.") from error
-        host: Any = ForgeHost(sd_model)
-    elif IS_SDNEXT:
-        raise BaseModelMismatchError(NOT_SHARED)  # before the question for it loads it
-    else:
-        host = _host_of(shared.sd_model)
+    host = program().open_checkpoint(lora)
     check_base(lora.metadata.base_layout, host.layout)
     return host
-
-
-def _host_of(sd_model: Any) -> Any:
-    """What a WebUI without Forge's own loading has loaded. It may have A1111's attributes and not be it."""
-    if sd_model is None:
-        raise BaseModelMismatchError(NO_CHECKPOINT)
-    if hasattr(sd_model, "forge_objects_original") and "ldm_patched.modules.model_management" in sys.modules:
-        from ...dfosd_core.hosts.webui.reforge import ReforgeHost
-
-        return ReforgeHost(sd_model)
-    if hasattr(sd_model, "forge_objects") or not hasattr(sd_model, "first_stage_model"):
-        raise BaseModelMismatchError(NOT_SHARED)
-    from ...dfosd_core.hosts.webui.a1111 import A1111Host
-
-    return A1111Host(sd_model)
-
-
-def _refuse_by_header(lora: DfosdLora) -> None:
-    """Before tens of gigabytes are loaded only to be told that they do not fit."""
-    info = sd_models.model_data.forge_loading_parameters.get("checkpoint_info")
-    if info is None:
-        raise BaseModelMismatchError(NO_CHECKPOINT)
-    wanted, found = lora.metadata.base_layout.context_dim, context_dim(Path(info.filename))
-    if Path(info.filename).suffix == ".safetensors" and found != wanted:
-        raise BaseModelMismatchError(
-            f"The LoRA wants a base with context {wanted} ({lora.metadata.base_model or 'SD 2.1-base'}), but the "
-            f"chosen checkpoint '{info.name}' has {found or 'another layout'}. Put the base in models/DFOSD, or "
-            f"choose '{EMBEDDED}'."
-        )
 
 
 def _loaded_name() -> str:

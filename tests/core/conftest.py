@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dfosd_core.lora import DfosdLora
+from dfosd_core.lora import BaseLayout, DfosdLora
 from dfosd_core.tiles.size import TileSettings, TileSize
 
 LATENT_CHANNELS = 4
@@ -22,10 +22,19 @@ CONTEXT_DIM = 8
 class TinyHost:
     """Finite receptive fields and no statistics, so tiles with enough overlap must equal the whole."""
 
-    context_dim = CONTEXT_DIM
+    name = "tiny"
 
     def __init__(self, latent_factor: int, tiles: TileSize | None = None) -> None:
         self.latent_factor = latent_factor
+        self.layout = BaseLayout(
+            context_dim=CONTEXT_DIM,
+            in_channels=LATENT_CHANNELS,
+            out_channels=LATENT_CHANNELS,
+            latent_channels=LATENT_CHANNELS,
+            latent_factor=latent_factor,
+            block_out_channels=(LATENT_CHANNELS, 8),
+            prediction_type="epsilon",
+        )
         self.size_multiple_px = 2 * latent_factor  # the UNet halves once
         self.tiles = tiles or TileSize(0, 0)
         self.attached: list[float] = []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -150,7 +151,7 @@ def test_other_shapes_and_types_are_refused(make_host: MakeHost, tiny_lora: Dfos
 
 def test_wrong_base_is_refused_early(make_host: MakeHost, tiny_lora: DfosdLora) -> None:
     host = make_host(8)
-    host.context_dim = 768
+    host.layout = dataclasses.replace(host.layout, context_dim=768)
     with pytest.raises(BaseModelMismatchError) as caught:
         upscale(torch.rand(1, 8, 8, 3), host, tiny_lora)
     assert str(caught.value) == (

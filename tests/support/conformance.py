@@ -1,4 +1,4 @@
-"""What every host must do, as tests: an adapter's test class inherits these and gives the three fixtures."""
+"""What every host must do, as tests: an adapter's test class inherits these and gives the fixtures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.fakes.networks import TinySd, tiny_sd, with_vae_pairs
 from torch import Tensor
 
 from dfosd_core.errors import BaseModelMismatchError, LoraMismatchError
@@ -16,6 +17,7 @@ from dfosd_core.one_step import predict_z_sr
 
 TOLERANCE = 1e-5
 """Largest difference of a float32 latent (values of about 1) from the reference's."""
+NAMES = ("DFOSD", "ComfyUI", "AUTOMATIC1111", "Forge", "reForge")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,8 @@ class HostCase:
     """Fits the host and changes its prediction a lot."""
     weights: Callable[[], str]
     """A hash over the bits of every weight the host could change."""
+    writes_weights: bool = True
+    """Whether the LoRA is in the weights inside the `lora` block. Else it acts by hooks, or on a clone's weights."""
     merged_reference: Callable[[Tensor, int, Tensor, float], Tensor]
     """(z, t, prompt_embeds, strength) -> eps of the base with the LoRA added by other means than the
     host's.
@@ -51,7 +55,7 @@ class HostConformance:
         return case.host.predict_eps(z, case.lora.metadata.timestep, case.lora.prompt_embeds)
 
     def test_encode_and_decode_keep_the_shapes_and_gives_floats(self, case: HostCase, x: Tensor, z: Tensor) -> None:
-        f = case.host.latent_factor
+        f = case.host.layout.latent_factor
         channels = case.lora.metadata.base_layout.latent_channels
         assert z.shape == (2, channels, x.shape[2] // f, x.shape[3] // f)
         assert case.host.decode(z).shape == x.shape
@@ -101,7 +105,7 @@ class HostConformance:
     def test_weights_come_back_bit_for_bit_after_success(self, case: HostCase, z: Tensor) -> None:
         before, base = case.weights(), self.predict(case, z)
         with case.host.lora(case.lora, 1.0):
-            assert case.weights() != before
+            assert (case.weights() != before) == case.writes_weights
         assert case.weights() == before
         assert torch.equal(self.predict(case, z), base)
 
@@ -155,9 +159,49 @@ class HostConformance:
             pass
         assert case.weights() == before
 
+    def test_layout_is_the_loras_and_the_name_says_whose_host_it_is(self, case: HostCase) -> None:
+        assert case.host.layout == case.lora.metadata.base_layout
+        assert case.host.name in NAMES
+
     def test_auto_tiles_leave_room_for_their_overlaps(self, case: HostCase) -> None:
         for size_px in (64, 512, 2048, 8192):
             tiles = case.host.auto_tiles(size_px, size_px)
             for stage in (tiles.encode, tiles.unet, tiles.decode):
                 assert stage.tile == 0 or 0 < stage.overlap <= stage.tile // 2
         assert case.host.auto_tiles(8192, 8192).unet.tile > 0
+
+
+class CheckpointConformance(HostConformance):
+    """For hosts over a checkpoint of another program: the fixtures `sd`, the case's checkpoint, and `open_host`."""
+
+    def test_latents_and_images_are_those_of_our_vae(self, case: HostCase, sd: TinySd, x: Tensor) -> None:
+        z = case.host.encode(x)
+        torch.testing.assert_close(z, sd.encoded(x), rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(case.host.decode(z), sd.decoded(z), rtol=0, atol=TOLERANCE)
+
+    def test_layers_of_the_vae_take_part(self, case: HostCase, sd: TinySd, x: Tensor) -> None:
+        lora, before = with_vae_pairs(sd.lora, sd.our_vae), case.weights()
+        with case.host.lora(lora, 1.0):
+            z = case.host.encode(x)
+            image = case.host.decode(z)
+        expected = sd.encoded(x, lora)
+        assert (expected - sd.encoded(x)).abs().max() > 1000 * TOLERANCE
+        torch.testing.assert_close(z, expected, rtol=0, atol=TOLERANCE * expected.abs().max().item())
+        expected = sd.decoded(z, lora)
+        torch.testing.assert_close(image, expected, rtol=0, atol=TOLERANCE * expected.abs().max().item())
+        assert case.weights() == before
+
+    def test_v_predicting_base_gives_eps(self, open_host: Callable[[TinySd], Any]) -> None:
+        sd = tiny_sd("v_prediction")
+        z, embeds = torch.randn(1, 4, 8, 8), sd.lora.prompt_embeds
+        host = open_host(sd)
+        assert host.layout == sd.layout
+        expected = sd.merged_eps(z, 399, embeds, 1.0)
+        with host.lora(sd.lora, 1.0):
+            eps = host.predict_eps(z, 399, embeds)
+        torch.testing.assert_close(eps, expected, rtol=0, atol=TOLERANCE * expected.abs().max().item())
+
+    def test_no_hook_is_left(self, case: HostCase, sd: TinySd, z: Tensor) -> None:
+        with case.host.lora(case.lora, 1.0):
+            self.predict(case, z)
+        assert sd.hooks() == 0

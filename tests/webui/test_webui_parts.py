@@ -9,11 +9,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.fakes.networks import LdmUnet
 from torch import nn
 
 from dfosd_core.errors import BaseModelMismatchError
-from dfosd_core.hosts.webui.ldm_layers import ATTENTION_LEVELS, unet_facts, unet_layers
-from dfosd_core.lora.names import kohya_table, ldm_unet_key
+from dfosd_core.hosts.webui.ldm_layers import unet_facts, unet_layers
+from dfosd_core.lora.names import kohya_table
 from dfosd_core.networks.build import build_unet
 from dfosd_core.networks.sd_configs import unet_config
 
@@ -56,49 +57,35 @@ def test_second_checkout_stays_out(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert "DFOSD is here twice: /extensions/first is used" in caplog.text
 
 
-class Part(nn.Module):
-    """A module of LDM's tree."""
+CONFIGS = {
+    "sd2": unet_config(block_out_channels=(64, 128, 256, 256)),
+    "sd1": unet_config(block_out_channels=(64, 128, 256, 256), context_dim=768, linear_projection=False),
+    "two levels": unet_config(block_out_channels=(64, 64), layers_per_block=1, attention_levels=(True, True)),
+}
 
 
-def ldm_twin(unet: nn.Module) -> Part:
-    """The same layers under LDM's names, as the WebUIs' UNets have them, with the facts these carry."""
-    twin = Part()
-    for name in kohya_table(unet).values():
-        place = ldm_unet_key(f"{name}.weight", 2, ATTENTION_LEVELS[::-1]).removesuffix(".weight").split(".")
-        module: nn.Module = twin
-        for step in place[:-1]:
-            if step not in dict(module.named_children()):
-                module.add_module(step, Part())
-            module = module.get_submodule(step)
-        module.add_module(place[-1], unet.get_submodule(name))
-    vars(twin).update(in_channels=4, out_channels=4, model_channels=32, channel_mult=[1, 2, 4, 4], num_classes=None)
-    return twin
-
-
-@pytest.mark.parametrize(("context", "is_linear"), [(1024, True), (768, False)])
-def test_every_layer_of_the_unet_is_found_under_its_name(context: int, is_linear: bool) -> None:
-    config = unet_config(block_out_channels=(32, 64, 128, 128), context_dim=context, linear_projection=is_linear)
-    unet = build_unet(config, "test")
-    found = unet_layers(ldm_twin(unet))
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_layer_of_the_unet_is_found_under_its_name(kind: str) -> None:
+    unet = build_unet(CONFIGS[kind], "test")
+    found = unet_layers(LdmUnet(unet, CONFIGS[kind]))
     assert found == {kohya: unet.get_submodule(name) for kohya, name in kohya_table(unet).items()}
-    assert len(found) > 200
+    assert len(found) > (50 if kind == "two levels" else 200)
 
 
 def test_facts_of_the_unet_are_read() -> None:
-    unet = build_unet(unet_config(block_out_channels=(32, 64, 128, 128)), "test")
-    assert unet_facts(ldm_twin(unet)) == {
+    unet = build_unet(CONFIGS["sd2"], "test")
+    assert unet_facts(LdmUnet(unet, CONFIGS["sd2"])) == {
         "context_dim": 1024,
         "in_channels": 4,
         "out_channels": 4,
-        "block_out_channels": (32, 64, 128, 128),
+        "block_out_channels": (64, 128, 256, 256),
     }
 
 
 @pytest.mark.parametrize("classes", [None, "sequential"])
 def test_another_model_is_refused(classes: str | None) -> None:
     """No UNet at all, or SDXL's, which wants more than a text."""
-    unet = build_unet(unet_config(block_out_channels=(32, 64, 128, 128)), "test")
-    other = Part() if classes is None else ldm_twin(unet)
-    vars(other)["num_classes"] = classes
+    unet = LdmUnet(build_unet(CONFIGS["sd2"], "test"), CONFIGS["sd2"])
+    unet.num_classes = classes
     with pytest.raises(BaseModelMismatchError, match="no Stable Diffusion 1.x or 2.x. Choose"):
-        unet_facts(other)
+        unet_facts(nn.Module() if classes is None else unet)

@@ -9,7 +9,7 @@ file loads inside ComfyUI only.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import comfy.model_management as model_management  # pyright: ignore[reportMissingImports]
@@ -17,6 +17,7 @@ import comfy.samplers as samplers  # pyright: ignore[reportMissingImports]
 import torch
 from torch import Tensor
 
+from ...errors import LoraMismatchError
 from ...images import to_bchw, to_bhwc
 from ...lora.file import DfosdLora
 from ...lora.hooks import hooked
@@ -54,17 +55,18 @@ class ComfyHost(LayoutHost):
     """A `Host` over a MODEL (`ModelPatcher`) and a VAE (`comfy.sd.VAE`) of ComfyUI's.
 
     `clones`: where the clones with the LoRA live on between runs; without it each `lora` makes new ones.
-    `has_lora`: the MODEL carries the LoRA already (from Load LoRA), so only the VAE's part is put on.
     Every call first gives way to the user's stop button: it raises the host's InterruptProcessingException.
     Raises BaseModelMismatchError when MODEL or VAE is nothing DFOSD can use.
     """
 
-    def __init__(self, model: Any, vae: Any, clones: LoraClones | None = None, has_lora: bool = False) -> None:
+    name = "ComfyUI"
+
+    def __init__(self, model: Any, vae: Any, clones: LoraClones | None = None) -> None:
         self.layout = read_layout(model, vae)
         self._clones = clones or LoraClones()
-        self._has_lora = has_lora
         self._bases = (model, vae)
         self._model, self._vae = model, LoraClones.own_vae(vae)
+        self._has_lora = False
         self._ran_out_of_memory = False
 
     def encode(self, x: Tensor) -> Tensor:
@@ -99,21 +101,29 @@ class ComfyHost(LayoutHost):
         """Run with the LoRA inside the `with` block; MODEL and VAE themselves never change.
 
         Raises BaseModelMismatchError for a base the LoRA was not trained on, LoraMismatchError when not all of
-        its layers fit.
+        its layers fit or one is attached already.
         """
-        model, vae = self._bases
         check_vae(lora.metadata.base_layout, self.layout)
         check_base(lora.metadata.base_layout, self.layout)
-        use_hooks = not self._has_lora and patching_doubles(model)
-        vae_only = self._has_lora or use_hooks
-        unet_lora = hooked(unet_layers(model), lora_part(lora, UNET_PREFIX), strength) if use_hooks else nullcontext()
+        if self._has_lora:
+            raise LoraMismatchError("A LoRA is attached already. Leave its `with` block before attaching another.")
+        hooks = self._unet_hooks(lora, strength)
         before = self._model, self._vae
-        with unet_lora:
-            self._model, self._vae = self._clones.get(model, vae, lora, strength, vae_only)
+        with hooks or nullcontext():
+            self._model, self._vae = self._clones.get(*self._bases, lora, strength, vae_only=hooks is not None)
+            self._has_lora = True
             try:
                 yield
             finally:
                 self._model, self._vae = before
+                self._has_lora = False
+
+    def _unet_hooks(self, lora: DfosdLora, strength: float) -> AbstractContextManager[None] | None:
+        """What lets the UNet's part act by hooks; None where it goes onto a clone."""
+        model, _ = self._bases
+        if not patching_doubles(model):
+            return None
+        return hooked(unet_layers(model), lora_part(lora, UNET_PREFIX), strength)
 
     def _format(self) -> Any:
         return self._model.get_model_object("latent_format")
@@ -130,3 +140,10 @@ class ComfyHost(LayoutHost):
         except (RuntimeError, MemoryError) as error:
             self._ran_out_of_memory = is_out_of_memory(error)
             raise
+
+
+class LoadedLoraHost(ComfyHost):
+    """As `ComfyHost`, over a MODEL that has the LoRA on it (DFOSD Load LoRA): `lora` attaches the VAE's part only."""
+
+    def _unet_hooks(self, lora: DfosdLora, strength: float) -> AbstractContextManager[None]:
+        return nullcontext()

@@ -1,20 +1,47 @@
-"""Forge's loaded checkpoint as a `Host`, through its own memory management. Loads inside Forge only."""
+"""Forge's loaded checkpoint as a `Host`, through its own memory management. Works inside Forge only."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from backend import memory_management  # pyright: ignore[reportMissingImports]
+from modules import sd_models  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
+from ...errors import BaseModelMismatchError
+from ...lora.file import DfosdLora
+from .ldm_layers import context_dim_of
 from .patcher import PatcherHost, objects_of, read_layout
+from .shared import NO_CHECKPOINT
+
+
+def detect() -> bool:
+    """Forge, or a fork of it such as Forge Neo: both load a checkpoint when it is first used."""
+    return hasattr(sd_models, "forge_model_reload")
+
+
+def open_checkpoint(lora: DfosdLora) -> ForgeHost:
+    """The chosen checkpoint, loaded now if it was not.
+
+    Raises BaseModelMismatchError where there is none, it cannot be loaded or `lora` does not fit it.
+    """
+    _refuse_by_header(lora)
+    try:
+        sd_model, _ = sd_models.forge_model_reload()
+    except (ValueError, ModuleNotFoundError) as error:  # there is none; Forge Neo does not know its kind
+        raise BaseModelMismatchError(f"The WebUI cannot load its checkpoint: {error} Choose a base.") from error
+    return ForgeHost(sd_model)
 
 
 class ForgeHost(PatcherHost):
     """A `Host` over a loaded `ForgeDiffusionEngine`. Raises BaseModelMismatchError when DFOSD cannot use it."""
 
+    name = "Forge"
+
     def __init__(self, sd_model: Any) -> None:
+        from backend import memory_management  # pyright: ignore[reportMissingImports]  # other WebUIs have none
+
         objects = objects_of(sd_model)
         is_v = objects.unet.model.predictor.prediction_type == "v_prediction"
         super().__init__(read_layout(objects, is_v=is_v), objects, memory_management)
@@ -28,3 +55,18 @@ class ForgeHost(PatcherHost):
 
     def _process_out(self, z: Tensor) -> Tensor:
         return self._vae.first_stage_model.process_out(z)
+
+
+def _refuse_by_header(lora: DfosdLora) -> None:
+    """Before tens of gigabytes are loaded only to be told that they do not fit."""
+    info = sd_models.model_data.forge_loading_parameters.get("checkpoint_info")
+    if info is None:
+        raise BaseModelMismatchError(NO_CHECKPOINT)
+    file, wanted = Path(info.filename), lora.metadata.base_layout.context_dim
+    found = context_dim_of(file)
+    if file.suffix == ".safetensors" and found != wanted:
+        raise BaseModelMismatchError(
+            f"The LoRA wants a base with context {wanted} ({lora.metadata.base_model or 'SD 2.1-base'}), but the "
+            f"chosen checkpoint '{info.name}' has {found or 'another layout'}. Put the base in models/DFOSD, or "
+            "choose the embedded model."
+        )

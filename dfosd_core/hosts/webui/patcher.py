@@ -1,33 +1,28 @@
 """A loaded checkpoint that its program hands out as `ModelPatcher`s: what Forge and reForge share.
 
-No weight is written: a LoRA acts through hooks, on the checkpoint as it is without the user's LoRAs.
+It is used as it is without the user's LoRAs, through the program's own memory management.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import BaseModelMismatchError
-from ...lora.file import DfosdLora
-from ...lora.hooks import hooked
-from ...lora.metadata import BaseLayout, check_base
-from ...schedule import eps_from_v
-from ..sd_host import LayoutHost
-from .ldm_layers import unet_facts, unet_layers, vae_layers
+from ...lora.metadata import BaseLayout
+from .ldm_layers import NOT_SD, unet_facts
+from .shared import CheckpointHost
 
 
-class PatcherHost(LayoutHost, ABC):
+class PatcherHost(CheckpointHost):
     """A `Host` over `forge_objects_original`. Each program says what its own networks call things."""
 
     def __init__(self, layout: BaseLayout, objects: Any, memory: Any) -> None:
         """memory: the program's module that moves networks to the card and back."""
-        self.layout = layout
+        super().__init__(layout, objects.unet.model.diffusion_model, objects.vae.first_stage_model)
         # The user's LoRAs are on other clones; the weights come from this one when it is loaded next.
         self._unet = objects.unet.clone()
         self._vae = objects.vae.clone()
@@ -58,50 +53,6 @@ class PatcherHost(LayoutHost, ABC):
         return self._process_in(mean.float()).to(x.device)
 
     @torch.inference_mode()
-    def decode(self, z: Tensor) -> Tensor:
-        """Model-space latent (B, C, h, w) -> (B, 3, h*f, w*f), about [-1, 1], not clamped.
-
-        Where half precision overflows, the VAE goes on in float32 until the `lora` block ends.
-        """
-        x = self._decode(z)
-        if not bool(torch.isfinite(x).all()) and self._vae.vae_dtype != torch.float32:
-            self._set_vae_dtype(torch.float32)
-            x = self._decode(z)
-        return x
-
-    @torch.inference_mode()
-    def predict_eps(self, z: Tensor, t: int, prompt_embeds: Tensor) -> Tensor:
-        """One UNet call on (B, C, h, w) with (1, N, context_dim)."""
-        unet = self._unet
-        self._memory.load_models_gpu([unet], unet.memory_required(list(z.shape)))
-        device, dtype = unet.load_device, self._unet_dtype
-        output = unet.model.diffusion_model(
-            z.to(device, dtype),
-            torch.full((z.shape[0],), float(t), device=device),
-            context=prompt_embeds.to(device, dtype).expand(z.shape[0], -1, -1),
-            control=None,
-            transformer_options={},
-        ).to(z.device, torch.float32)
-        return eps_from_v(output, z.float(), t) if self.layout.prediction_type == "v_prediction" else output
-
-    @contextmanager
-    def lora(self, lora: DfosdLora, strength: float) -> Iterator[None]:
-        """Let `lora` act inside the `with` block.
-
-        Raises BaseModelMismatchError for a base the LoRA was not trained on, LoraMismatchError when not all of
-        its layers fit.
-        """
-        check_base(lora.metadata.base_layout, self.layout)
-        layers = unet_layers(self._unet.model.diffusion_model) | vae_layers(self._vae.first_stage_model)
-        dtype = self._vae.vae_dtype
-        try:
-            with hooked(layers, lora, strength):
-                yield
-        finally:
-            if self._vae.vae_dtype != dtype:
-                self._set_vae_dtype(dtype)  # exact: each number came from this format
-            self._memory.soft_empty_cache()
-
     def _decode(self, z: Tensor) -> Tensor:
         vae = self._vae
         self._memory.load_models_gpu([vae.patcher], vae.memory_used_decode(z.shape, vae.vae_dtype))
@@ -109,19 +60,37 @@ class PatcherHost(LayoutHost, ABC):
         return vae.first_stage_model.decode(latent).to(z.device, torch.float32)
 
     @torch.inference_mode()
+    def _predict(self, z: Tensor, t: int, prompt_embeds: Tensor) -> Tensor:
+        unet = self._unet
+        self._memory.load_models_gpu([unet], unet.memory_required(list(z.shape)))
+        device, dtype = unet.load_device, self._unet_dtype
+        return unet.model.diffusion_model(
+            z.to(device, dtype),
+            torch.full((z.shape[0],), float(t), device=device),
+            context=prompt_embeds.to(device, dtype).expand(z.shape[0], -1, -1),
+            control=None,
+            transformer_options={},
+        )
+
+    @property
+    def _vae_dtype(self) -> torch.dtype:
+        return self._vae.vae_dtype
+
+    @torch.inference_mode()
     def _set_vae_dtype(self, dtype: torch.dtype) -> None:
         # The network is the user's, the note of its format is this clone's.
         self._vae.first_stage_model.to(dtype)
         self._vae.vae_dtype = dtype
+
+    def _free_memory(self) -> None:
+        self._memory.soft_empty_cache()
 
 
 def objects_of(sd_model: Any) -> Any:
     """Its `forge_objects_original`. Raises BaseModelMismatchError for anything but SD 1.x and 2.x."""
     objects = getattr(sd_model, "forge_objects_original", None)
     if objects is None or not (getattr(sd_model, "is_sd1", False) or getattr(sd_model, "is_sd2", False)):
-        raise BaseModelMismatchError(
-            "The loaded checkpoint is no Stable Diffusion 1.x or 2.x. Choose SD 2.1-base, or the embedded model."
-        )
+        raise BaseModelMismatchError(NOT_SD)
     return objects
 
 

@@ -1,14 +1,30 @@
-"""reForge's loaded checkpoint as a `Host`, through its own memory management. Loads inside reForge only."""
+"""reForge's loaded checkpoint as a `Host`, through its own memory management. Works inside reForge only."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
-from ldm_patched.modules import model_management, model_sampling  # pyright: ignore[reportMissingImports]
+from modules import shared  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
+from ...errors import BaseModelMismatchError
+from ...lora.file import DfosdLora
 from .patcher import PatcherHost, objects_of, read_layout
+from .shared import NO_CHECKPOINT
+
+
+def detect() -> bool:
+    """reForge, or an old Forge: ComfyUI's networks under a name of their own."""
+    return "ldm_patched.modules.model_management" in sys.modules
+
+
+def open_checkpoint(lora: DfosdLora) -> ReforgeHost:
+    """The loaded checkpoint. Raises BaseModelMismatchError where there is none or DFOSD cannot use it."""
+    if shared.sd_model is None:
+        raise BaseModelMismatchError(NO_CHECKPOINT)
+    return ReforgeHost(shared.sd_model)
 
 
 class ReforgeHost(PatcherHost):
@@ -18,7 +34,14 @@ class ReforgeHost(PatcherHost):
     only there are the user's LoRAs taken out.
     """
 
+    name = "reForge"
+
     def __init__(self, sd_model: Any) -> None:
+        from ldm_patched.modules import (  # pyright: ignore[reportMissingImports]  # other WebUIs have none
+            model_management,
+            model_sampling,
+        )
+
         objects = objects_of(sd_model)
         is_v = isinstance(objects.unet.model.model_sampling, model_sampling.V_PREDICTION)
         super().__init__(read_layout(objects, is_v=is_v), objects, model_management)

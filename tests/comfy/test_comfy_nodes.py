@@ -1,0 +1,134 @@
+"""The nodes in a small ComfyUI of the tests: which model a run takes, and what it gives."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from comfy_graph import EMBEDDED, picture
+from support.fakes.comfyui import ComfyUI, InterruptProcessingException, load_checkpoint
+from support.fakes.install import installed
+from support.fakes.networks import TinySd, tiny_sd
+from torch import Tensor
+
+from dfosd_core.lora import save_lora
+
+LORA = "tiny.safetensors"
+SETTINGS = {"scale": 2.0, "color_fix": "none"}
+
+
+class Place(NamedTuple):
+    """A ComfyUI with DFOSD and a base in it."""
+
+    program: ComfyUI
+    pack: str
+    sd: TinySd
+    model: Any
+    vae: Any
+
+    def node(self, name: str) -> Any:
+        return importlib.import_module(f"{self.pack}.nodes.comfy.mappings").NODE_CLASS_MAPPINGS[name]()
+
+    def part(self, name: str) -> Any:
+        return importlib.import_module(f"{self.pack}.dfosd_core.{name}")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    program, sd = ComfyUI(tmp_path_factory.mktemp("comfy")), tiny_sd()
+    for folder in ("dfosd", "loras"):
+        (program.folder / "models" / folder).mkdir(parents=True)
+    save_lora(program.folder / "models" / "dfosd" / LORA, sd.lora)
+    with installed(program.modules()) as pack:
+        yield Place(program, pack, sd, *load_checkpoint(sd, on_a_card=True))
+
+
+@pytest.fixture(scope="module")
+def image() -> Tensor:
+    return picture(1, 16, 24)
+
+
+def output(result: dict[str, Any]) -> Tensor:
+    return result["result"][0]
+
+
+def test_ids_and_inputs_are_those_that_workflows_hold(place: Place) -> None:
+    mappings = importlib.import_module(f"{place.pack}.nodes.comfy.mappings")
+    assert list(mappings.NODE_CLASS_MAPPINGS) == ["DFOSDUpscale", "DFOSDLoadLoRA", "DFOSDColorFix"]
+    inputs = place.node("DFOSDUpscale").INPUT_TYPES()
+    assert inputs["required"]["lora"][0] == [EMBEDDED, LORA]
+    assert list(inputs["required"])[:4] == ["image", "lora", "scale", "long_edge"]
+    assert list(inputs["optional"]) == ["model", "vae", "conditioning", "lora_settings"]
+    assert list(place.node("DFOSDLoadLoRA").INPUT_TYPES()["required"]) == ["model", "lora", "strength"]
+
+
+def test_embedded_model_needs_no_base(place: Place, image: Tensor) -> None:
+    node = place.node("DFOSDUpscale")
+    assert node.check_lazy_status(EMBEDDED, model=None, vae=None) == []
+    result = node.run(image, EMBEDDED, **SETTINGS)
+    own, pipeline = place.part("hosts.own"), place.part("pipeline")
+    host, lora = own.load_default(own.fast_dtype("cpu"), "cpu")
+    assert torch.equal(output(result), pipeline.upscale(image, host, lora, pipeline.UpscaleSettings(**SETTINGS)))
+    (shown,) = result["ui"]["dfosd_before_after"]
+    assert all((place.program.folder / "temp" / file["filename"]).is_file() for file in shown.values())
+
+
+def test_lora_file_and_loaded_lora_give_the_same_image(place: Place, image: Tensor) -> None:
+    node, before = place.node("DFOSDUpscale"), place.sd.weights()
+    assert node.check_lazy_status(LORA, model=None, vae=place.vae) == ["model"]
+    by_file = output(node.run(image, LORA, place.model, place.vae, strength=0.7, **SETTINGS))
+    patched, conditioning, timestep, loaded = place.node("DFOSDLoadLoRA").run(place.model, LORA, 0.7)
+    assert torch.equal(conditioning[0][0], place.sd.lora.prompt_embeds)
+    assert timestep == place.sd.lora.metadata.timestep
+    # `lora` and `strength` of the node are not used then.
+    by_node = node.run(image, EMBEDDED, patched, place.vae, lora_settings=loaded, strength=0.1, **SETTINGS)
+    torch.testing.assert_close(output(by_node), by_file, rtol=0, atol=1e-6)
+    base = output(node.run(image, LORA, place.model, place.vae, strength=0.0, **SETTINGS))
+    assert (base - by_file).abs().max() > 0.01
+    place.model.put_on_weights()
+    assert place.sd.weights() == before
+
+
+def test_bar_moves_and_the_stop_button_ends_a_run(place: Place, image: Tensor) -> None:
+    node = place.node("DFOSDUpscale")
+    place.program.bars.clear()
+    node.run(image, LORA, place.model, place.vae, **SETTINGS)
+    assert place.program.bars == [(1, 3), (2, 3), (3, 3)]
+    place.program.interrupted = True
+    with pytest.raises(InterruptProcessingException):
+        node.run(image, LORA, place.model, place.vae, **SETTINGS)
+
+
+def test_missing_inputs_are_named(place: Place, image: Tensor) -> None:
+    with pytest.raises(place.part("errors").BaseModelMismatchError) as caught:
+        place.node("DFOSDUpscale").run(image, LORA, vae=place.vae, **SETTINGS)
+    assert str(caught.value) == (f"This LoRA needs a base model: connect model of its base, or choose '{EMBEDDED}'.")
+    with pytest.raises(place.part("errors").LoraFormatError, match="There is no LoRA 'gone' in models/dfosd or models"):
+        place.node("DFOSDUpscale").run(image, "gone", place.model, place.vae, **SETTINGS)
+
+
+def test_another_file_under_the_same_name_is_read_anew(place: Place, tmp_path: Path) -> None:
+    node = place.node("DFOSDUpscale")
+    file = place.program.folder / "models" / "loras" / "changing.safetensors"
+    save_lora(file, place.sd.lora)
+    first = node.IS_CHANGED(file.name)
+    assert (node.IS_CHANGED(EMBEDDED), node.IS_CHANGED("gone")) == ("", "")
+    assert node._file.read(file.name) is node._file.read(file.name)
+    kept = node._file.read(file.name)
+    save_lora(file, place.sd.lora)
+    file.touch()
+    assert node.IS_CHANGED(file.name) != first
+    assert node._file.read(file.name) is not kept
+
+
+def test_bases_last_clones_are_let_go_before_another_is_loaded(place: Place, image: Tensor) -> None:
+    node = place.node("DFOSDUpscale")
+    node.run(image, LORA, place.model, place.vae, **SETTINGS)
+    assert node.check_lazy_status(LORA, model=place.model, vae=place.vae) == []
+    assert node._clones._key
+    assert node.check_lazy_status(LORA, model=None, vae=None) == ["model", "vae"]
+    assert not node._clones._key
