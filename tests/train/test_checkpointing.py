@@ -35,7 +35,7 @@ def gradients(material: Path, out: Path, *, checkpointing: bool, precision: str)
             found[name] = {key: p.grad.clone() for key, p in named if p.grad is not None}
 
         learner.optimizer.register_step_pre_hook(keep)
-    run.recipe.train_step(0, next(run._batches()))
+    run.recipe.train_step(0, next(run.batches()))
     for name, learner in run.recipe.learners().items():
         assert len(found[name]) == len(trainable_parameters(learner.network)), "one gradient for each, and no others"
     return found

@@ -33,8 +33,8 @@ def opened(photos: Path, seed: int = 0) -> CropDataset:
 
 def samples(dataset: CropDataset, rank: int = 0, world: int = 1, micro: int = BATCH, workers: int = 0) -> list[Tensor]:
     """x_lr and x_hr of each sample, in order."""
-    plan = {"first_step": 0, "steps": STEPS, "batch_size": BATCH}
-    steps = batches(dataset, **plan, rank=rank, world=world, micro_batch=micro, workers=workers)
+    run = {"first_step": 0, "steps": STEPS, "batch_size": BATCH}
+    steps = batches(dataset, **run, rank=rank, world=world, micro_batch=micro, workers=workers)
     parts = [part for step in steps for part in step]
     return [torch.stack(pair) for part in parts for pair in zip(part.x_lr, part.x_hr, strict=True)]
 
