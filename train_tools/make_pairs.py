@@ -18,9 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from dfosd_core.errors import ConfigError, DfosdError
+from dfosd_core.image_files.formats import READABLE_SUFFIXES
 from dfosd_core.training.degradations import DEGRADATIONS
 
-from .data.photos import SUFFIXES, read_pixels
+from .data.photos import read_pixels
 from .scoring.pictures import save_picture, to_picture, to_tensor
 
 
@@ -43,9 +44,9 @@ def make_pairs(photos: Path, pairs: Path, preset: str = "camera", size: int = 51
 
     Raises ConfigError where there is none, and for two that differ in their suffix only: one name, one pair.
     """
-    paths = sorted(p for p in photos.glob("*") if p.suffix.lower() in SUFFIXES)
+    paths = sorted(p for p in photos.glob("*") if p.suffix.lower() in READABLE_SUFFIXES)
     if not paths:
-        raise ConfigError(f"No photographs in '{photos}': expected files ending in {', '.join(sorted(SUFFIXES))}.")
+        raise ConfigError(f"No photographs in '{photos}': expected files ending in {', '.join(READABLE_SUFFIXES)}.")
     by_stem: dict[str, Path] = {}
     for path in paths:
         other = by_stem.setdefault(path.stem, path)

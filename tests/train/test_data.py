@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dfosd_core.errors import ConfigError
 from train_tools.data.crops import CropDataset, batches
-from train_tools.data.photos import PixelCache
+from train_tools.data.photos import PixelCache, photo_paths
 from train_tools.settings.config import DataConfig
 
 STEPS, BATCH = 3, 4
@@ -81,6 +81,12 @@ def test_folder_without_photographs_of_that_size_is_named(photos: Path, tmp_path
         CropDataset.open(DataConfig(photos=tmp_path), 0)
     with pytest.raises(ConfigError, match="expected photographs of 512 pixels and more, all are smaller"):
         CropDataset.open(DataConfig(photos=photos, crop=512), 0)
+
+
+@pytest.mark.parametrize("ending", [".bmp", ".jpe", ".jfif"])
+def test_every_kind_of_file_that_can_be_upscaled_can_be_trained_on(tmp_path: Path, ending: str) -> None:
+    Image.new("RGB", (40, 40), "red").save(tmp_path / f"a{ending}")
+    assert photo_paths(tmp_path) == [tmp_path / f"a{ending}"]
 
 
 def test_decoded_photographs_stay_within_their_limit() -> None:

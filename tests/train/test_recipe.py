@@ -10,20 +10,15 @@ import pytest
 import torch.utils.checkpoint
 from safetensors.torch import save_file
 from support.small_networks import CONTEXT_DIM, snapshot
-from support.training_runs import config, train, trainer, write_material
+from support.training_runs import config, train, trainer
 
 from dfosd_core.errors import ConfigError
-from dfosd_core.lora import load_lora, save_lora
+from dfosd_core.lora.file import load_lora, save_lora
 from train_tools.data.crops import MicroBatch
 from train_tools.loop.ema import Ema
 from train_tools.loop.learner import lr_factor
 from train_tools.loop.prompt import initial_prompt
 from train_tools.loop.trainer import Trainer
-
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_material(tmp_path_factory.mktemp("material"))
 
 
 @pytest.fixture(scope="module")

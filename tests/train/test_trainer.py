@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.training_runs import config, rows, saved, train, trainer, write_material
+from support.training_runs import config, rows, saved, train, trainer
 
-from dfosd_core.lora import load_lora
+from dfosd_core.lora.file import load_lora
 from train_tools.loop.logbook import Meter, timed
 from train_tools.loop.recipe import Recipe
 from train_tools.loop.trainer import DivergedError
@@ -22,11 +22,6 @@ from train_tools.settings.config_file import dump_config, load_config
 from train_tools.train import main
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_material(tmp_path_factory.mktemp("material"))
 
 
 def test_loss_falls_on_one_image(material: Path, tmp_path: Path) -> None:

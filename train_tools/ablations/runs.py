@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dfosd_core.errors import ConfigError
-from dfosd_core.lora import load_lora
+from dfosd_core.lora.file import load_lora
 from dfosd_core.training.losses import PERCEPTUAL_TERMS
 
 from ..loop.trainer import LAST_LORA

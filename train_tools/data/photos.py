@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dfosd_core import images
 from dfosd_core.errors import ConfigError, ImageFileError
+from dfosd_core.image_files.formats import READABLE_SUFFIXES
 from dfosd_core.image_files.read import read_image
 
 Pixels = NDArray[np.uint8]
@@ -27,7 +28,6 @@ LONGEST_EDGE = 2200
 SHORTEST_EDGE = 280
 FLAT = 3.0
 """Crops whose grey levels deviate less than this (of 255) are drawn again: skies teach nothing."""
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}
 CACHE_BYTES = 512 * 2**20
 """Decoded photographs a process keeps: some forty of 12 megapixels at all sizes."""
 
@@ -131,9 +131,9 @@ def photo_paths(folder: Path) -> list[Path]:
     """The image files below `folder`, sorted. Raises ConfigError where there are none."""
     if not folder.is_dir():
         raise ConfigError(f"There is no folder '{folder}': expected one with photographs.")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in READABLE_SUFFIXES and not p.name.startswith("."))
     if not paths:
-        raise ConfigError(f"No photographs in '{folder}': expected files ending in {', '.join(sorted(SUFFIXES))}.")
+        raise ConfigError(f"No photographs in '{folder}': expected files ending in {', '.join(READABLE_SUFFIXES)}.")
     return paths
 
 

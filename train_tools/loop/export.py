@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dfosd_core.errors import BaseModelMismatchError
-from dfosd_core.lora import BaseLayout, LoraMetadata
+from dfosd_core.lora.metadata import BaseLayout, LoraMetadata
 from dfosd_core.training.diffusers_base import WEIGHT_FILES
 
 from ..settings.config import EMBEDDED, TrainConfig

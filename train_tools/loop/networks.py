@@ -10,7 +10,7 @@ from torch import nn
 
 from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.hosts.diffusers import DEFAULT_BASE, DEFAULT_WEIGHTS
-from dfosd_core.lora import DfosdLora, load_lora
+from dfosd_core.lora.file import DfosdLora, load_lora
 from dfosd_core.lora.metadata import check_base
 from dfosd_core.training.diffusers_base import Base, read_base
 from dfosd_core.training.discriminators import make_discriminator

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.lora import DfosdLora, save_lora
+from dfosd_core.lora.file import DfosdLora, save_lora
 
 from ..data.crops import CropDataset, MicroBatch, batches
 from ..scoring.validation import Validator
