@@ -25,7 +25,7 @@ import torch
 from accelerate import Accelerator
 
 from train_tools.data.crops import CropDataset, MicroBatch, batches
-from train_tools.loop.meter import timed
+from train_tools.loop.logbook import timed
 from train_tools.loop.networks import Networks
 from train_tools.loop.recipe import Recipe
 from train_tools.settings.config import TrainConfig
@@ -139,14 +139,14 @@ def stages(steps: int) -> list[str]:
 @contextmanager
 def measured_parts(recipe: Recipe, spent: dict[str, float]) -> Iterator[None]:
     """Add the CPU seconds of a step's parts to `spent`."""
-    generator, judge, learner = recipe.networks.generator, recipe.networks.discriminator, recipe.discriminator
-    assert judge is not None
+    generator, discriminator, learner = recipe.networks.generator, recipe.networks.discriminator, recipe.discriminator
+    assert discriminator is not None
     assert learner is not None
     parts: list[tuple[str, Any, str]] = [
         ("encode x_lr and x_hr", generator, "encode"),
         ("UNet", generator, "predict"),
         ("decode", generator, "decode"),
-        ("NAD, both steps", judge, "forward"),
+        ("NAD, both steps", discriminator, "forward"),
         ("generator's backward", recipe.generator, "backward"),
         ("generator's clipping and AdamW", recipe.generator, "step"),
         ("discriminator's backward", learner, "backward"),

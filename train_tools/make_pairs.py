@@ -2,7 +2,8 @@
 
     python -m train_tools.make_pairs PHOTOS PAIRS [--preset camera] [--size 512] [--seed 0]
 
-Writes PAIRS/HR/NAME.png and PAIRS/LR/NAME.png, a quarter as large. Photographs are first reduced to twice the size.
+Writes PAIRS/HR/NAME.png and PAIRS/LR/NAME.png, smaller by the degradation's scale. Photographs are first reduced to
+twice the size.
 Keep these photographs out of training.
 """
 
@@ -18,14 +19,14 @@ from torch import Tensor
 
 from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.image_files.formats import READABLE_SUFFIXES, is_image_name
-from dfosd_core.training.degradation import PRESETS, SCALE, degrade
+from dfosd_core.training.degradations import DEGRADATIONS
 
 from .data.photos import read_pixels
 from .scoring.pictures import save_picture, to_picture, to_tensor
 
 
-def central_crop(path: Path, size: int) -> Tensor:
-    """The middle of a photograph as (1, 3, H, W) in [0, 1], at most size x size, sides multiples of 4.
+def central_crop(path: Path, size: int, multiple: int) -> Tensor:
+    """The middle of a photograph as (1, 3, H, W) in [0, 1], at most size x size, sides multiples of `multiple`.
 
     Raises ConfigError, one line, for what cannot be read.
     """
@@ -33,7 +34,7 @@ def central_crop(path: Path, size: int) -> Tensor:
     factor = 2 * size / min(image.size)
     if factor < 1:
         image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
-    width, height = (min(size, edge) // SCALE * SCALE for edge in image.size)
+    width, height = (min(size, edge) // multiple * multiple for edge in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return to_tensor(image.crop((left, top, left + width, top + height)))
 
@@ -51,11 +52,11 @@ def make_pairs(photos: Path, pairs: Path, preset: str = "camera", size: int = 51
         other = by_stem.setdefault(path.stem, path)
         if other != path:
             raise ConfigError(f"'{other.name}' and '{path.name}' would both become '{path.stem}.png'. Rename one.")
-    rng = np.random.default_rng(seed)
+    degrade, rng = DEGRADATIONS[preset], np.random.default_rng(seed)
     for path in paths:
-        x_hr = central_crop(path, size)
+        x_hr = central_crop(path, size, degrade.scale)
         save_picture(to_picture(x_hr), pairs / "HR" / f"{path.stem}.png")
-        save_picture(to_picture(degrade(x_hr, PRESETS[preset], rng)), pairs / "LR" / f"{path.stem}.png")
+        save_picture(to_picture(degrade(x_hr, rng)), pairs / "LR" / f"{path.stem}.png")
     return [f"{path.stem}.png" for path in paths]
 
 
@@ -64,7 +65,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("pairs", type=Path)
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="camera")
+    parser.add_argument("--preset", choices=tuple(DEGRADATIONS), default="camera")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

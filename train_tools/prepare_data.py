@@ -36,7 +36,8 @@ from .scoring.pictures import save_picture
 JOURNAL = ".journal.jsonl"
 """SET's memory: the settings, then one line a finished source. A last line cut off by a kill is passed over."""
 REPORT, SHEET = "report.md", "contact_sheet.png"
-OWN_FILE = re.compile(r"[0-9a-f]{16}-\d{3}\.webp(\.part)?")
+OWN_FILE = re.compile(r"[0-9a-f]{16}-\d{3}\.webp|\.[0-9a-f]{16}-\d{3}\.webp\.\d+\.part")
+"""A crop, or what a kill has left of one."""
 ALIKE_BITS = 8
 """Two pictures count as one if their `likeness` differs in at most so many of 128 bits; strangers differ in some 64."""
 THUMB_PX, SHEET_COLUMNS, SHEET_ROWS = 128, 10, 8

@@ -8,9 +8,10 @@ from typing import Any, TypeVar, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
+from dfosd_core.files import write_text, write_whole
 from dfosd_core.networks.norms import NoAttention, remove_self_attention, replace_group_norms
 from dfosd_core.networks.sd_configs import NORM_KEY, SELF_ATTENTION_KEY
 
@@ -87,10 +88,9 @@ def save_part(module: nn.Module, folder: Path) -> None:
     if any(isinstance(layer, NoAttention) for layer in module.modules()):
         config[SELF_ATTENTION_KEY] = "none"
     weights = {name: value.to(torch.float16).contiguous() for name, value in module.state_dict().items()}
-    partial = folder / "weights.partial"
-    save_file(weights, partial, metadata={"format": "pt"})
-    partial.replace(folder / "diffusion_pytorch_model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    with write_whole(folder / "diffusion_pytorch_model.safetensors") as file:
+        file.write(save(weights, metadata={"format": "pt"}))
+    write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def load_vae(folder: Path) -> AutoencoderKL:

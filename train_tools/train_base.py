@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfosd_core import images
+from dfosd_core.files import write_whole
 from dfosd_core.schedule import add_noise
 from dfosd_core.training.dists import Dists
 
@@ -85,12 +86,9 @@ def fit(
             extra = report() if step % 500 == 0 else ""
             log.write(f"{step} loss {value.item():.5f} {per_step:.3f} s/step {extra}\n")
         if time.monotonic() - saved > SAVE_EVERY_S or step == args.steps - 1:
-            partial = checkpoint.with_suffix(".partial")
-            torch.save(
-                {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1},
-                partial,
-            )
-            partial.replace(checkpoint)
+            state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            with write_whole(checkpoint) as file:
+                torch.save(state, file)
             saved = time.monotonic()
     log.write(f"done: {report()}\n")
 
@@ -156,7 +154,8 @@ def train_prior(args: argparse.Namespace) -> None:
         return F.mse_loss(predicted.float(), eps)
 
     fit("prior", unet, loss, lambda: "", args)
-    torch.save(prompt.detach(), args.out / "prompt.pt")
+    with write_whole(args.out / "prompt.pt") as file:
+        torch.save(prompt.detach(), file)
     del unet.prompt
     save_part(unet, args.out / "small_base" / "unet")
 

@@ -1,4 +1,4 @@
-"""The discriminators by name. All look the same from outside: logits = D(x, t_noise), and `space` says what x is."""
+"""The discriminators by name. Each gives logits = D(x, t_noise), and its `space` says what x is."""
 
 from __future__ import annotations
 

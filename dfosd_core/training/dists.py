@@ -1,4 +1,4 @@
-"""DISTS: structure and texture similarity of images (Ding et al. 2020, arXiv 2004.07728; method.md section 3.2).
+"""DISTS: structure and texture similarity of images (Ding et al. 2020, arXiv 2004.07728).
 
 VGG16's convolutions are not part of this project; their file is given by path. alpha and beta lie beside this module
 (from dists-pytorch 0.1, MIT).

@@ -1,4 +1,4 @@
-"""Edge-aware DISTS: DISTS of the images plus DISTS of their Sobel edge maps (method.md section 3)."""
+"""Edge-aware DISTS: DISTS of the images plus DISTS of their Sobel edge maps (arXiv 2410.04224, section 3.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generator G_theta in training (paper section 3.1): VAE and UNet frozen, LoRA and prompt trainable.
+"""The generator G_theta in training (arXiv 2410.04224, section 3.1): VAE and UNet frozen, LoRA and prompt trainable.
 
 The equation itself lives in `one_step.py`, what an upscaled image goes through besides in `pipeline.py`.
 """
@@ -18,6 +18,9 @@ from ..lora.names import kohya_name
 from ..one_step import predict_z_sr
 from .lora_layers import LoraLayer, inject_lora, lora_pairs, new_prompt, share_weights
 from .noise import Rng, randn
+
+IDENTITY = "timestep, rank, lora_alpha, prediction"
+"""What a LoRA file's metadata and a generator must agree on."""
 
 
 class DfosdGenerator(nn.Module):
@@ -56,7 +59,7 @@ class DfosdGenerator(nn.Module):
     def encode(self, x: Tensor, rng: Rng | None = None) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> model-space latent (B, C, H/f, W/f) float32, without gradient.
 
-        rng: a sample of the posterior (training); None: its mean (evaluation) (method.md section 1.1).
+        rng: a sample of the posterior (training); None: its mean (evaluation).
         """
         posterior = cast("Any", self.vae).encode(x).latent_dist
         if rng is None:
@@ -90,11 +93,9 @@ class DfosdGenerator(nn.Module):
 
         Raises ValueError where metadata's timestep, rank, lora_alpha or prediction are not this generator's.
         """
-        told = (metadata.timestep, metadata.rank, metadata.lora_alpha, metadata.prediction)
-        true = (self.t, self.rank, self.lora_alpha, "eps-x0")
-        if told != true:
-            what = "timestep, rank, lora_alpha, prediction"
-            raise ValueError(f"metadata says {told} ({what}), the generator has {true}")
+        said, own = _identity(metadata), self._identity()
+        if said != own:
+            raise ValueError(f"metadata says {said} ({IDENTITY}), the generator has {own}")
         prompt_embeds = self.prompt_embeds.detach().to(dtype, copy=True)
         return DfosdLora(pairs=lora_pairs(self.unet, dtype), prompt_embeds=prompt_embeds, metadata=metadata)
 
@@ -104,13 +105,10 @@ class DfosdGenerator(nn.Module):
         Raises ConfigError before anything changes where timestep, rank, alpha, prediction, layers or shapes are not
         this generator's. The base is the caller's to check (`check_base`).
         """
-        metadata = lora.metadata
-        theirs = (metadata.timestep, metadata.rank, metadata.lora_alpha, metadata.prediction)
-        ours = (self.t, self.rank, self.lora_alpha, "eps-x0")
-        if theirs != ours:
-            what = "timestep, rank, lora_alpha, prediction"
+        found, own = _identity(lora.metadata), self._identity()
+        if found != own:
             raise ConfigError(
-                f"The LoRA to start from has {theirs} ({what}), expected {ours}. Set model.* to match it."
+                f"The LoRA to start from has {found} ({IDENTITY}), expected {own}. Set model.* to match it."
             )
         modules = self.unet.named_modules()
         layers = {kohya_name(name): layer for name, layer in modules if isinstance(layer, LoraLayer)}
@@ -131,3 +129,10 @@ class DfosdGenerator(nn.Module):
                 layer.down_weight.copy_(lora.pairs[name].down)
                 layer.up_weight.copy_(lora.pairs[name].up)
             self.prompt_embeds.copy_(lora.prompt_embeds)
+
+    def _identity(self) -> tuple[object, ...]:
+        return self.t, self.rank, self.lora_alpha, "eps-x0"
+
+
+def _identity(metadata: LoraMetadata) -> tuple[object, ...]:
+    return metadata.timestep, metadata.rank, metadata.lora_alpha, metadata.prediction

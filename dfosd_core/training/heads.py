@@ -16,7 +16,7 @@ from ..errors import ConfigError
 
 HeadKind = Literal["pointwise", "conv", "strided"]
 Space = Literal["latent", "image"]
-"""What a discriminator judges."""
+"""What a discriminator takes: noised latents, or images as they are."""
 
 
 class Head(nn.Module):

@@ -1,4 +1,4 @@
-"""The noise-aware discriminator D_theta (paper section 3.2): half a diffusion UNet scores noised latents."""
+"""The noise-aware discriminator D_theta (arXiv 2410.04224, section 3.2): half a UNet scores noised latents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ class Nad(nn.Module):
     """
 
     space: Space = "latent"
-    """What the discriminator judges."""
     PARTS = ("conv_in", "time_embedding", "down_blocks", "mid_block")
     """The UNet's modules that are taken over."""
 

@@ -1,4 +1,4 @@
-"""A plain CNN that judges images: what the ablation puts in the NAD's place (paper, table "CNN (pixel space)")."""
+"""A plain CNN on images: the ablation's substitute for the NAD (arXiv 2410.04224, table "CNN (pixel space)")."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ SMALLEST = 24
 
 
 class PixelDiscriminator(nn.Module):
-    """A patch discriminator: 4x4 convolutions, each logit judges 70x70 pixels (Isola et al. 2017).
+    """A patch discriminator: 4x4 convolutions, each logit sees 70x70 pixels (Isola et al. 2017).
 
     No normalisation, so that a batch's or a map's statistics tell nothing. rng draws its start.
     """
 
     space: Space = "image"
-    """What the discriminator judges."""
 
     def __init__(self, *, rng: torch.Generator) -> None:
         super().__init__()

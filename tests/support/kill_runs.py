@@ -1,6 +1,6 @@
 """kill -9 a training at random moments, go on from what it left, and compare the end with an undisturbed run.
 
-    python tests/train/kill_runs.py FOLDER KILLS [SEED]
+    python tests/support/kill_runs.py FOLDER KILLS [SEED]
 
 Prints a JSON line. A process of its own, because it forks: the children need not import torch again, and fork is safe
 only before torch has started threads.
@@ -29,9 +29,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import torch  # noqa: E402
 from support.training_runs import config, differences, rows, saved, write_material  # noqa: E402
 
-from dfosd_core.lora import load_lora  # noqa: E402
+from dfosd_core.lora.file import load_lora  # noqa: E402
 from train_tools import train  # noqa: E402
-from train_tools.loop import checkpoint, trainer  # noqa: E402
+from train_tools.loop import checkpoint, recipe, trainer  # noqa: E402
 from train_tools.settings.config import TrainConfig  # noqa: E402
 
 INTERVAL = 4
@@ -41,7 +41,7 @@ SLOW_S = 0.05
 
 
 class Shared(ctypes.Structure):
-    """What a child tells while it lives."""
+    """What a child reports while it lives."""
 
     _fields_ = (("step", ctypes.c_long), ("saving", ctypes.c_long))
 
@@ -74,25 +74,26 @@ def slow_saves(shared: Shared) -> None:
         time.sleep(SLOW_S)
         fsync(descriptor)
 
-    def told_write(*args: Any) -> Path:
+    def reported_write(*args: Any) -> Path:
         shared.saving = 1
         path = write(*args)
         shared.saving = 0
         return path
 
-    torch.save, os.fsync, trainer.write_checkpoint = save, slow_fsync, told_write
+    torch.save, os.fsync, trainer.write_checkpoint = save, slow_fsync, reported_write
 
 
 def child(run_config: TrainConfig, shared: Shared) -> int:
     torch.set_num_threads(1)
     slow_saves(shared)
-    after_step = trainer.Trainer._after_step
+    train_step = recipe.Recipe.train_step
 
-    def told(self: trainer.Trainer, *args: Any) -> None:
-        shared.step = self.step
-        after_step(self, *args)
+    def reported(self: recipe.Recipe, step: int, *args: Any) -> dict[str, torch.Tensor]:
+        values = train_step(self, step, *args)
+        shared.step = step + 1
+        return values
 
-    trainer.Trainer._after_step = told  # type: ignore[method-assign]
+    recipe.Recipe.train_step = reported  # type: ignore[method-assign]
     return train.run(run_config, train.make_accelerator())
 
 
@@ -162,7 +163,7 @@ def main(folder: Path, kills: int, seed: int) -> dict[str, Any]:
             os.waitpid(pid, 0)
             done += 1
             saving += shared.saving
-            halves += (killed.run.out / ".checkpoint.pt.part").exists()
+            halves += any(killed.run.out.glob(".checkpoint.pt.*.part"))
             reached, step = shared.step, check_remains(killed.run.out, shared, step)
             lost.append(reached - step)
         compare(straight.run.out, killed.run.out)

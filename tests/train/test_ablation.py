@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 from test_validation import random_vgg
 
 from dfosd_core.errors import ConfigError
-from dfosd_core.lora import load_lora
-from train_tools import ablation
-from train_tools.ablation import ROWS, Run, ablate, check_out, named_pairs, plan, train_all
-from train_tools.ablations.report import LABELS, plot, spread, table, values_of
+from dfosd_core.lora.file import load_lora
+from train_tools.ablation import ablate, check_out, named_pairs
+from train_tools.ablations import runs as ablation_runs
+from train_tools.ablations.report import plot, spread, table, values_of
+from train_tools.ablations.runs import LABELS, ROWS, AblationRun, list_runs, train_all
 from train_tools.ablations.scores import heldout_discriminator_loss
 from train_tools.loop.plots import CHANCE, to_image
 from train_tools.scoring.pictures import read_image
@@ -31,7 +32,7 @@ CONFIG = TrainConfig(loss=LossConfig(perceptual="none"), optim=OptimConfig(steps
 
 
 def test_every_row_starts_from_its_seeds_start_and_takes_the_same_steps(tmp_path: Path) -> None:
-    runs = plan(CONFIG, tmp_path, list(ROWS), [0, 1], start_steps=10, start_settings=["optim.lr=0.5"])
+    runs = list_runs(CONFIG, tmp_path, list(ROWS), [0, 1], start_steps=10, start_settings=["optim.lr=0.5"])
     starts, rows = [("start", 0), ("start", 1)], [(row, seed) for seed in (0, 1) for row in ROWS]
     assert [(run.row, run.seed) for run in runs] == starts + rows
     for run in runs:
@@ -53,19 +54,19 @@ def no_runs(monkeypatch: pytest.MonkeyPatch, fail: str = "") -> list[tuple[str, 
     """Record when each run begins and ends instead of training."""
     seen: list[tuple[str, str]] = []
 
-    def train(run: Run, *_: object) -> None:
+    def train(run: AblationRun, *_: object) -> None:
         seen.append(("begin", run.out.name))
         time.sleep(0.05)
         if run.out.name == fail:
             raise ConfigError(f"{fail} failed")
         seen.append(("end", run.out.name))
 
-    monkeypatch.setattr(ablation, "_train", train)
+    monkeypatch.setattr(ablation_runs, "train_run", train)
     return seen
 
 
-def runs_of(place: Path, *rows: str) -> list[Run]:
-    return [Run(row, 0, place / row, 2, ()) for row in rows]
+def runs_of(place: Path, *rows: str) -> list[AblationRun]:
+    return [AblationRun(row, 0, place / row, 2, ()) for row in rows]
 
 
 def test_no_row_begins_before_its_start_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,18 +201,18 @@ def test_whole_ablation_on_a_small_setting(
     assert nad.metadata.train_config["discriminator"]["kind"] == "nad"
     assert read_image(args.out / "crops.png").shape[3] == 5 * 196 - 4  # LR, bicubic, two rows, HR
 
-    judged = heldout_discriminator_loss(folder / "nad", tmp_path / "pairs", draws=2)
-    assert judged is not None
-    assert judged == heldout_discriminator_loss(folder / "nad", tmp_path / "pairs", draws=2)
-    assert 0.5 * CHANCE < judged < 2 * CHANCE  # two steps: about chance
+    loss = heldout_discriminator_loss(folder / "nad", tmp_path / "pairs", draws=2)
+    assert loss is not None
+    assert loss == heldout_discriminator_loss(folder / "nad", tmp_path / "pairs", draws=2)
+    assert 0.5 * CHANCE < loss < 2 * CHANCE  # two steps: about chance
     assert heldout_discriminator_loss(folder / "mse", tmp_path / "pairs") is None
     found = re.search(r"NAD .* (\d\.\d{3}) \|", printed)
     assert found is not None
 
     # Again: all is done, so nothing is trained. A run with more steps to go would be.
-    assert Run("nad", 0, folder / "nad", 2, ()).is_done()
-    assert not Run("nad", 0, folder / "nad", 3, ()).is_done()
-    monkeypatch.setattr(ablation, "_train", lambda *_: pytest.fail("trained what was done"))
+    assert AblationRun("nad", 0, folder / "nad", 2, ()).is_done()
+    assert not AblationRun("nad", 0, folder / "nad", 3, ()).is_done()
+    monkeypatch.setattr(ablation_runs, "train_run", lambda *_: pytest.fail("trained what was done"))
     before = (args.out / "results.json").read_text()
     ablate(args)
     assert (args.out / "results.json").read_text() == before

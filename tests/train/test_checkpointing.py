@@ -8,15 +8,10 @@ from typing import Any
 import pytest
 import torch
 from support.small_networks import rng
-from support.training_runs import config, trainer, write_material
+from support.training_runs import config, trainer
 from torch import Tensor
 
 from dfosd_core.training.lora_layers import LoraLayer, trainable_parameters
-
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_material(tmp_path_factory.mktemp("material"))
 
 
 def gradients(material: Path, out: Path, *, checkpointing: bool, precision: str) -> dict[str, dict[str, Tensor]]:
@@ -35,7 +30,7 @@ def gradients(material: Path, out: Path, *, checkpointing: bool, precision: str)
             found[name] = {key: p.grad.clone() for key, p in named if p.grad is not None}
 
         learner.optimizer.register_step_pre_hook(keep)
-    run.recipe.train_step(0, next(run._batches()))
+    run.recipe.train_step(0, next(run.batches()))
     for name, learner in run.recipe.learners().items():
         assert len(found[name]) == len(trainable_parameters(learner.network)), "one gradient for each, and no others"
     return found

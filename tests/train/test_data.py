@@ -34,8 +34,8 @@ def opened(photos: Path, seed: int = 0) -> CropDataset:
 
 def samples(dataset: CropDataset, rank: int = 0, world: int = 1, micro: int = BATCH, workers: int = 0) -> list[Tensor]:
     """x_lr and x_hr of each sample, in order."""
-    plan = {"first_step": 0, "steps": STEPS, "batch_size": BATCH}
-    steps = batches(dataset, **plan, rank=rank, world=world, micro_batch=micro, workers=workers)
+    run = {"first_step": 0, "steps": STEPS, "batch_size": BATCH}
+    steps = batches(dataset, **run, rank=rank, world=world, micro_batch=micro, workers=workers)
     parts = [part for step in steps for part in step]
     return [torch.stack(pair) for part in parts for pair in zip(part.x_lr, part.x_hr, strict=True)]
 
@@ -82,6 +82,12 @@ def test_folder_without_photographs_of_that_size_is_named(photos: Path, tmp_path
         CropDataset.open(DataConfig(photos=tmp_path), 0)
     with pytest.raises(ConfigError, match="expected photographs of 512 pixels and more, all are smaller"):
         CropDataset.open(DataConfig(photos=photos, crop=512), 0)
+
+
+@pytest.mark.parametrize("ending", [".bmp", ".jpe", ".jfif"])
+def test_every_kind_of_file_that_can_be_upscaled_can_be_trained_on(tmp_path: Path, ending: str) -> None:
+    Image.new("RGB", (40, 40), "red").save(tmp_path / f"a{ending}")
+    assert photo_paths(tmp_path) == [tmp_path / f"a{ending}"]
 
 
 def test_decoded_photographs_stay_within_their_limit() -> None:

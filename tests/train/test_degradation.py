@@ -9,7 +9,8 @@ from support.small_networks import rng
 from torch import Tensor
 
 from dfosd_core.images import resize
-from dfosd_core.training.degradation import HEAVY, PRESETS, degrade
+from dfosd_core.training.degradations import DEGRADATIONS
+from dfosd_core.training.degradations.presets import HEAVY
 
 
 def photo(batch: int = 2, height: int = 64, width: int = 48) -> Tensor:
@@ -24,10 +25,10 @@ def draws(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", DEGRADATIONS)
 def test_output_is_a_quarter_and_eight_bit(preset: str) -> None:
     for seed in range(6):
-        x_lq = degrade(photo(), PRESETS[preset], draws(seed))
+        x_lq = DEGRADATIONS[preset](photo(), draws(seed))
         assert x_lq.shape == (2, 3, 16, 12)
         assert x_lq.dtype == torch.float32
         assert x_lq.min() >= 0
@@ -35,30 +36,30 @@ def test_output_is_a_quarter_and_eight_bit(preset: str) -> None:
         torch.testing.assert_close((x_lq * 255).round() / 255, x_lq, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", DEGRADATIONS)
 def test_same_seed_gives_the_same_image_and_another_does_not(preset: str) -> None:
-    first, again, other = (degrade(photo(), PRESETS[preset], draws(seed)) for seed in (3, 3, 4))
+    first, again, other = (DEGRADATIONS[preset](photo(), draws(seed)) for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_each_image_of_a_batch_has_its_own_degradation() -> None:
     twice = photo(1).repeat(2, 1, 1, 1)
-    x_lq = degrade(twice, HEAVY, draws(0))
+    x_lq = HEAVY(twice, draws(0))
     assert not torch.equal(x_lq[0], x_lq[1])
 
 
 def test_input_is_left_alone() -> None:
     x_hr = photo()
     before = x_hr.clone()
-    degrade(x_hr, HEAVY, draws(0))
+    HEAVY(x_hr, draws(0))
     assert torch.equal(x_hr, before)
 
 
 def test_heavy_does_more_damage_than_light_and_both_keep_the_picture() -> None:
     x_hr = photo(16)
     clean = resize(x_hr, (16, 12))
-    error = {name: (degrade(x_hr, preset, draws(0)) - clean).abs().mean() for name, preset in PRESETS.items()}
+    error = {name: (degrade(x_hr, draws(0)) - clean).abs().mean() for name, degrade in DEGRADATIONS.items()}
     assert 0.005 < error["light"] < error["heavy"] < 0.2
 
 
@@ -66,11 +67,11 @@ def test_heavy_does_more_damage_than_light_and_both_keep_the_picture() -> None:
 @pytest.mark.parametrize("size", [4, 8, 32])
 def test_flat_and_tiny_images_pass(value: float, size: int) -> None:
     for seed in range(4):
-        x_lq = degrade(torch.full((1, 3, size, size), value), HEAVY, draws(seed))
+        x_lq = HEAVY(torch.full((1, 3, size, size), value), draws(seed))
         assert x_lq.shape == (1, 3, size // 4, size // 4)
         assert torch.isfinite(x_lq).all()
 
 
 def test_size_that_no_quarter_fits_is_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 4, found 30x32"):
-        degrade(torch.zeros(1, 3, 30, 32), HEAVY, draws(0))
+        HEAVY(torch.zeros(1, 3, 30, 32), draws(0))

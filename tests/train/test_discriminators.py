@@ -20,20 +20,20 @@ def size(network: nn.Module) -> int:
 
 
 def test_counts_on_sdxl_equal_the_measured_ones() -> None:
-    judge = SdxlDiscriminator(build_unet(SDXL_UNET), rng=rng())
-    layers = [m for m in judge.modules() if isinstance(m, LoraLayer)]
+    discriminator = SdxlDiscriminator(build_unet(SDXL_UNET), rng=rng())
+    layers = [m for m in discriminator.modules() if isinstance(m, LoraLayer)]
     lora = sum(layer.down_weight.numel() + layer.up_weight.numel() for layer in layers)
-    frozen = size(judge.backbone) - lora
-    assert len(layers) == judge.lora_layers == 378
+    frozen = size(discriminator.backbone) - lora
+    assert len(layers) == discriminator.lora_layers == 378
     assert round(lora / 1e6, 2) == 23.50
     assert round(frozen / 1e6, 1) == 1243.4
-    trainable = sum(p.numel() for p in judge.parameters() if p.requires_grad)
-    assert trainable == lora + size(judge.head), "its conditions are constants"
+    trainable = sum(p.numel() for p in discriminator.parameters() if p.requires_grad)
+    assert trainable == lora + size(discriminator.head), "its conditions are constants"
 
 
 def test_sdxl_map_is_16x16_for_a_latent_of_64x64() -> None:
-    judge = SdxlDiscriminator(build_unet(SDXL_UNET), rng=rng()).to("meta")
-    features = judge.features(torch.empty(1, 4, 64, 64, device="meta"), torch.empty(1, device="meta"))
+    discriminator = SdxlDiscriminator(build_unet(SDXL_UNET), rng=rng()).to("meta")
+    features = discriminator.features(torch.empty(1, 4, 64, 64, device="meta"), torch.empty(1, device="meta"))
     assert features.shape == (1, 1280, 16, 16)
 
 
@@ -101,14 +101,14 @@ def test_unet_that_is_not_sdxls_is_refused() -> None:
 
 
 def test_pixel_discriminator_scores_patches_and_names_the_smallest_crop() -> None:
-    judge, t_noise = make("pixel"), torch.tensor([0])
-    assert judge(torch.randn(1, 3, 64, 64), t_noise).shape == (1, 1, 6, 6)
+    discriminator, t_noise = make("pixel"), torch.tensor([0])
+    assert discriminator(torch.randn(1, 3, 64, 64), t_noise).shape == (1, 1, 6, 6)
     with pytest.raises(ConfigError, match="needs crops of 24 pixels or more, found 16x16"):
-        judge(torch.randn(1, 3, 16, 16), t_noise)
+        discriminator(torch.randn(1, 3, 16, 16), t_noise)
 
 
 def make(kind: str) -> nn.Module:
-    judge = make_discriminator(
+    discriminator = make_discriminator(
         kind,  # type: ignore[arg-type]
         small_unet(),
         prompt_embeds=None,
@@ -117,5 +117,5 @@ def make(kind: str) -> nn.Module:
         head="pointwise",
         rng=rng(3),
     )
-    assert judge is not None
-    return judge
+    assert discriminator is not None
+    return discriminator

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.training_runs import accelerator, config, losses, saved, train, write_material
+from support.training_runs import accelerator, config, losses, saved, train
 
 from dfosd_core.errors import ConfigError
 from train_tools.loop.trainer import Trainer
@@ -17,11 +17,6 @@ from train_tools.settings.config import TrainConfig
 from train_tools.settings.config_file import dump_config
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_material(tmp_path_factory.mktemp("material"))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The two losses: their values, and where their gradients go and do not go (method.md section 2.2)."""
+"""The two losses: their values, and where their gradients go and do not go (docs/method.md, "NAD")."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class FakeNad(nn.Module):
 def g_step(generator: DfosdGenerator, nad: Nad, optimizer: torch.optim.Optimizer) -> None:
     z_sr, x_sr = generator(images(), rng())
     settings = LossSettings(lambda_1=1.0)
-    losses = generator_loss(x_sr, images(9), z_sr, perceptual=F.l1_loss, nad=nad, rng=rng(4), settings=settings)
+    losses = generator_loss(
+        x_sr, images(9), z_sr, perceptual=F.l1_loss, discriminator=nad, rng=rng(4), settings=settings
+    )
     optimizer.zero_grad()
     losses.total.backward()
     optimizer.step()
@@ -80,7 +82,9 @@ def test_adversarial_gradient_reaches_the_latent_and_the_generator() -> None:
 def test_generator_loss_gives_the_discriminator_no_gradient() -> None:
     generator, nad = small_pair()
     z_sr, x_sr = generator(images(), rng())
-    generator_loss(x_sr, images(9), z_sr, perceptual=None, nad=nad, rng=rng(), settings=SETTINGS).total.backward()
+    generator_loss(
+        x_sr, images(9), z_sr, perceptual=None, discriminator=nad, rng=rng(), settings=SETTINGS
+    ).total.backward()
     assert all(parameter.grad is None for parameter in nad.parameters())
     assert len(trainable_parameters(nad)) > 0, "it can train again afterwards"
 
@@ -217,12 +221,12 @@ def test_generator_loss_weighs_its_terms() -> None:
     nad = FakeNad(lambda z: z[:, :1] * 0 + 1)
     x_sr, x_hr, z_sr = images(1), images(2), torch.zeros(2, 4, 8, 8)
     settings = LossSettings(lambda_1=0.5, lambda_2=3.0)
-    losses = generator_loss(x_sr, x_hr, z_sr, perceptual=F.l1_loss, nad=nad, rng=rng(), settings=settings)
+    losses = generator_loss(x_sr, x_hr, z_sr, perceptual=F.l1_loss, discriminator=nad, rng=rng(), settings=settings)
     mse = ((x_sr - x_hr) / 2).square().mean()
     l1 = ((x_sr - x_hr) / 2).abs().mean()
     adversarial = F.softplus(torch.tensor(-1.0))
     torch.testing.assert_close(losses.mse, mse)
-    torch.testing.assert_close(losses.ea_dists, l1)
+    torch.testing.assert_close(losses.perceptual, l1)
     torch.testing.assert_close(losses.adversarial, adversarial)
     torch.testing.assert_close(losses.total, mse + 3 * l1 + adversarial / 2)
     assert (SETTINGS.lambda_1, SETTINGS.lambda_2) == (5e-3, 1.0)
@@ -230,9 +234,9 @@ def test_generator_loss_weighs_its_terms() -> None:
 
 def test_left_out_terms_read_zero() -> None:
     losses = generator_loss(
-        images(1), images(2), torch.zeros(1), perceptual=None, nad=None, rng=rng(), settings=SETTINGS
+        images(1), images(2), torch.zeros(1), perceptual=None, discriminator=None, rng=rng(), settings=SETTINGS
     )
-    assert losses.ea_dists == losses.adversarial == 0
+    assert losses.perceptual == losses.adversarial == 0
     assert losses.total == losses.mse > 0
 
 
@@ -245,7 +249,9 @@ def test_perceptual_term_sees_unit_range_in_float32_outside_autocast() -> None:
 
     white, black = torch.ones(1, 3, 4, 4), -torch.ones(1, 3, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        generator_loss(white.bfloat16(), black, white, perceptual=perceptual, nad=None, rng=rng(), settings=SETTINGS)
+        generator_loss(
+            white.bfloat16(), black, white, perceptual=perceptual, discriminator=None, rng=rng(), settings=SETTINGS
+        )
     assert [tensor.dtype for tensor in seen] == [torch.float32] * 3
     assert (seen[0] == 1).all()
     assert (seen[1] == 0).all()

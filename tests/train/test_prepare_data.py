@@ -135,7 +135,7 @@ def test_a_restart_repeats_nothing_and_ends_the_same(
     assert "the same command goes on" in capsys.readouterr().err
     with (out / JOURNAL).open("a") as journal:  # what a kill in the middle of a write leaves
         journal.write('{"source": "half a li')
-    (out / "crops" / "0123456789abcdef-000.webp.part").write_bytes(b"half a crop")
+    (out / "crops" / ".0123456789abcdef-000.webp.4711.part").write_bytes(b"half a crop")
     with monkeypatch.context() as patch:
         second = worked_on(patch)
         assert main([str(folder), str(out), *options]) == 0

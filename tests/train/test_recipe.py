@@ -10,20 +10,15 @@ import pytest
 import torch.utils.checkpoint
 from safetensors.torch import save_file
 from support.small_networks import CONTEXT_DIM, snapshot
-from support.training_runs import config, train, trainer, write_material
+from support.training_runs import config, train, trainer
 
 from dfosd_core.errors import ConfigError
-from dfosd_core.lora import load_lora, save_lora
+from dfosd_core.lora.file import load_lora, save_lora
 from train_tools.data.crops import MicroBatch
 from train_tools.loop.ema import Ema
 from train_tools.loop.learner import lr_factor
 from train_tools.loop.prompt import initial_prompt
 from train_tools.loop.trainer import Trainer
-
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_material(tmp_path_factory.mktemp("material"))
 
 
 @pytest.fixture(scope="module")
@@ -35,33 +30,33 @@ def trained(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def first_batch(run: Trainer) -> list[MicroBatch]:
-    return next(run._batches())
+    return next(run.batches())
 
 
 def test_one_iteration_moves_both_networks_and_nothing_frozen(material: Path, tmp_path: Path) -> None:
     run = trainer(config(material, tmp_path / "out"))
-    generator, judge = run.networks.generator, run.networks.discriminator
-    frozen = [snapshot(network, trainable=False) for network in (generator, judge, run.networks.base.vae)]
-    before = [snapshot(network, trainable=True) for network in (generator, judge)]
+    generator, discriminator = run.networks.generator, run.networks.discriminator
+    frozen = [snapshot(network, trainable=False) for network in (generator, discriminator, run.networks.base.vae)]
+    before = [snapshot(network, trainable=True) for network in (generator, discriminator)]
     report = run.recipe.train_step(0, first_batch(run))
-    for network, kept in zip((generator, judge, run.networks.base.vae), frozen, strict=True):
+    for network, kept in zip((generator, discriminator, run.networks.base.vae), frozen, strict=True):
         now = dict(network.named_parameters())
         assert kept
         assert all(torch.equal(value, now[name]) for name, value in kept.items())
-    for network, start in zip((generator, judge), before, strict=True):
+    for network, start in zip((generator, discriminator), before, strict=True):
         now = dict(network.named_parameters())
         ups = [name for name in start if name.endswith("up.weight")]
         assert ups
         assert all(not torch.equal(start[name], now[name]) for name in ups)
     assert {"loss/mse", "loss/adversarial", "loss/discriminator", "grad/generator", "grad/discriminator"} <= set(report)
-    assert all(parameter.grad is None for network in (generator, judge) for parameter in network.parameters())
+    assert all(parameter.grad is None for network in (generator, discriminator) for parameter in network.parameters())
 
 
 def test_terms_join_at_their_steps(material: Path, tmp_path: Path) -> None:
     run = trainer(config(material, tmp_path / "out", discriminator={"from_step": 5, "warmup_steps": 2}))
-    stages = [run.recipe.stage(step) for step in range(8)]
-    assert [stage.judging for stage in stages] == [False] * 3 + [True] * 5
-    assert [stage.adversarial for stage in stages] == [False] * 5 + [True] * 3
+    terms = [run.recipe.active_terms(step) for step in range(8)]
+    assert [active.discriminator for active in terms] == [False] * 3 + [True] * 5
+    assert [active.adversarial for active in terms] == [False] * 5 + [True] * 3
     report = run.recipe.train_step(0, first_batch(run))
     assert set(report) == {"loss/generator", "loss/mse", "grad/generator"}
     assert "loss/discriminator" in run.recipe.train_step(3, first_batch(run))
@@ -89,7 +84,7 @@ def test_generator_starts_equal_beside_every_discriminator(material: Path, tmp_p
 def test_pixel_discriminator_sees_images(material: Path, tmp_path: Path) -> None:
     run = trainer(config(material, tmp_path / "out", discriminator={"kind": "pixel"}, data={"crop": 32}))
     batch = first_batch(run)[0]
-    _, left = run.recipe.generator_loss(batch, run.recipe.stage(0))
+    _, left = run.recipe.forward_generator(batch, run.recipe.active_terms(0))
     assert left.fake.shape == batch.x_hr.shape
     before = snapshot(run.networks.discriminator, trainable=True)
     report = run.recipe.train_step(0, [batch])
@@ -148,7 +143,7 @@ def test_ema_follows_its_formula_and_gives_the_parameters_back() -> None:
 def test_init_lora_gives_back_the_exported_lora(material: Path, tmp_path: Path, trained: Path) -> None:
     settings = config(material, tmp_path / "out", model={"init_lora": trained})
     run = trainer(settings)
-    start, again = load_lora(trained), run.networks.generator.export_lora(run._lora().metadata, torch.float16)
+    start, again = load_lora(trained), run.networks.generator.export_lora(run.lora().metadata, torch.float16)
     assert start.pairs.keys() == again.pairs.keys()
     assert any(pair.up.abs().max() > 0 for pair in start.pairs.values())
     for name, pair in start.pairs.items():
@@ -246,8 +241,10 @@ def test_gradient_checkpointing_reaches_both_networks(
     expected = plain.recipe.train_step(0, first_batch(plain))
     assert calls == []
     actual = checkpointed.recipe.train_step(0, first_batch(checkpointed))
-    generator, judge = checkpointed.networks.generator, checkpointed.networks.discriminator
-    resnets = [sum(type(m).__name__ == "ResnetBlock2D" for m in part.modules()) for part in (generator.unet, judge)]
+    generator, discriminator = checkpointed.networks.generator, checkpointed.networks.discriminator
+    resnets = [
+        sum(type(m).__name__ == "ResnetBlock2D" for m in part.modules()) for part in (generator.unet, discriminator)
+    ]
     assert min(resnets) > 2
     # The generator once, the discriminator in both steps; the first resnet of a mid block is not checkpointed.
     assert calls.count("ResnetBlock2D") == (resnets[0] - 1) + 2 * (resnets[1] - 1)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.training_runs import accelerator, config, differences, rows, saved, train, write_material
+from support.training_runs import accelerator, config, differences, rows, saved, train
 
 from dfosd_core.errors import ConfigError
-from train_tools.loop import checkpoint, meter, trainer
+from train_tools.loop import checkpoint, logbook, trainer
 from train_tools.loop.checkpoint import read_checkpoint, remove_leftovers, write_checkpoint
 from train_tools.train import run
 
@@ -27,16 +27,11 @@ EVERYTHING: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_material(tmp_path_factory.mktemp("material"))
-
-
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int = signal.SIGINT) -> None:
     """Send this process a signal while the step number `steps` from now is at work."""
 
     def timed(items: Iterable[Any]) -> Iterator[Any]:
-        for count, item in enumerate(meter.timed(items), 1):
+        for count, item in enumerate(logbook.timed(items), 1):
             if count == steps:
                 signal.raise_signal(number)
             yield item
@@ -202,5 +197,7 @@ def test_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="no space"):
         write_checkpoint(tmp_path, {"step": 2})
     assert saved(tmp_path)["step"] == 1
-    assert remove_leftovers(tmp_path) == [".checkpoint.pt.part"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    (tmp_path / ".checkpoint.pt.4711.part").write_bytes(b"what a kill leaves")
+    assert remove_leftovers(tmp_path) == [".checkpoint.pt.4711.part"]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,25 +12,22 @@ from typing import Any
 
 import pytest
 import torch
-from support.training_runs import config, rows, saved, train, trainer, write_material
+from support.training_runs import config, rows, saved, train, trainer
 
-from dfosd_core.lora import load_lora
-from train_tools.loop.meter import Meter, timed
+from dfosd_core.lora.file import load_lora
+from train_tools.loop.logbook import Meter, timed
 from train_tools.loop.recipe import Recipe
 from train_tools.loop.trainer import DivergedError
 from train_tools.settings.config_file import dump_config, load_config
 from train_tools.train import main
 
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_material(tmp_path_factory.mktemp("material"))
+ROOT = Path(__file__).parents[2]
 
 
 def test_loss_falls_on_one_image(material: Path, tmp_path: Path) -> None:
     settings = config(material, tmp_path / "out", discriminator={"kind": "none"}, optim={"steps": 30, "lr": 1e-2})
     run = trainer(settings)
-    batch = next(run._batches())
+    batch = next(run.batches())
     history = [float(run.recipe.train_step(step, batch)["loss/mse"]) for step in range(30)]
     assert sum(history[-3:]) < 0.7 * sum(history[:3])
 
@@ -139,3 +139,19 @@ def test_timed_measures_the_wait() -> None:
     waits, items = zip(*timed(slow()), strict=True)
     assert items == ("a", "b")
     assert all(0.015 < wait < 1 for wait in waits)
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(given: str | None, used: str) -> None:
+    """Decided before torch is imported, which reads it once."""
+    program = """import os, sys
+sys.modules["torch"] = None
+try:
+    import train_tools.train
+except ImportError:
+    print(os.environ["OMP_WAIT_POLICY"])"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{used}\n", done.stderr

@@ -1,1 +1,1 @@
-"""What `ablation.py` measures and reports."""
+"""The runs of `ablation.py`, their scores and its report."""

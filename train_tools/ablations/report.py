@@ -12,8 +12,9 @@ import torch
 from matplotlib.figure import Figure
 
 from dfosd_core.errors import ConfigError
+from dfosd_core.files import write_text
 from dfosd_core.hosts.diffusers import fast_dtype, load_base
-from dfosd_core.lora import load_lora
+from dfosd_core.lora.file import load_lora
 from dfosd_core.pipeline import UpscaleSettings
 
 from ..loop.logbook import read_log
@@ -23,20 +24,13 @@ from ..loop.trainer import LAST_LORA
 from ..scoring.pictures import SheetRow, contact_sheet, save_picture
 from ..scoring.validation import FORMATS, Method, bicubic, evenly, find_pairs, restored_by, score_pairs
 from ..settings.config import TrainConfig
+from .runs import LABELS, START
 
-LABELS = {
-    "start": "start (MSE)",
-    "mse": "MSE",
-    "dists": "MSE + DISTS",
-    "ea_dists": "MSE + EA-DISTS",
-    "nad": "MSE + EA-DISTS + NAD",
-    "pixel": "MSE + EA-DISTS + pixel CNN",
-}
 PICTURE_ROWS = 4
 PICTURE_CELL_PX = 192
 
 Results = dict[str, Any]
-"""What `ablation_scores.evaluate_runs` writes."""
+"""What `scores.evaluate_runs` writes."""
 
 
 def write_report(out: Path, pairs: Mapping[str, Path], config: TrainConfig) -> str:
@@ -46,7 +40,7 @@ def write_report(out: Path, pairs: Mapping[str, Path], config: TrainConfig) -> s
         raise ConfigError(f"There is no '{found}' to report. Run the ablation without --report first.")
     results: Results = json.loads(found.read_text())
     text = "\n\n".join(f"{name}:\n\n{table(results, name)}" for name in results["bicubic"])
-    (out / "table.md").write_text(text + "\n")
+    write_text(out / "table.md", text + "\n")
     save_picture(to_image(plot(results, discriminator_curves(out, results))), out / "plot.png")
     first = next(iter(pairs.values()))
     save_picture(picture(out, results, first, config), out / "crops.png")
@@ -67,9 +61,9 @@ def values_of(results: Results, row: str, pairs: str, metric: str) -> dict[int, 
 def table(results: Results, pairs: str) -> str:
     """Mean +- sample standard deviation over the seeds, and the difference to the row above, seed by seed."""
     metrics = [metric for metric in FORMATS if metric in results["bicubic"][pairs]]
-    judged = any("L_D" in run["scores"][pairs] for run in results["runs"])
+    has_discriminator = any("L_D" in run["scores"][pairs] for run in results["runs"])
     heads = ["loss", *metrics, *(f"{metric}, to the row above" for metric in metrics if metric != "SSIM-Y")]
-    heads += ["held-out L_D"] if judged else []
+    heads += ["held-out L_D"] if has_discriminator else []
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---|" * (len(heads) - 1)]
     plain = [FORMATS[metric](results["bicubic"][pairs][metric]) for metric in metrics]
     lines.append("| " + " | ".join(["bicubic", *plain, *("" for _ in heads[1 + len(metrics) :])]) + " |")
@@ -77,7 +71,7 @@ def table(results: Results, pairs: str) -> str:
     for row in rows_of(results):
         cells = [spread(list(values_of(results, row, pairs, metric).values()), metric) for metric in metrics]
         cells += [_difference(results, row, above, pairs, metric) for metric in metrics if metric != "SSIM-Y"]
-        cells += [spread(list(values_of(results, row, pairs, "L_D").values()), "L_D")] if judged else []
+        cells += [spread(list(values_of(results, row, pairs, "L_D").values()), "L_D")] if has_discriminator else []
         lines.append("| " + " | ".join([LABELS[row], *cells]) + " |")
         above = row
     return "\n".join(lines)
@@ -132,7 +126,7 @@ def _draw_points(axes: Any, results: Results, pairs: str) -> None:
         x, y = (list(values_of(results, row, pairs, metric).values()) for metric in (other, "PSNR-Y"))
         axes.scatter(x, y, s=18, color=f"C{index}")
         axes.scatter([np.mean(x)], [np.mean(y)], s=110, color=f"C{index}", alpha=0.35, label=LABELS[row])
-        shown += zip(x, y, strict=True) if row != "start" else ()
+        shown += zip(x, y, strict=True) if row != START else ()
     label = f"bicubic ({plain[other]:.4f}, {plain['PSNR-Y']:.2f})"
     axes.scatter([plain[other]], [plain["PSNR-Y"]], marker="x", color="black", label=label)
     # Bicubic and start may lie far away; what is compared here are the rows.
@@ -164,7 +158,7 @@ def picture(out: Path, results: Results, pairs: Path, config: TrainConfig) -> An
     host, settings = load_base(base_path(config), fast_dtype("cpu")), UpscaleSettings()
     dists = make_dists(config, torch.float32)
     seed = min(run["seed"] for run in results["runs"])
-    rows = [row for row in rows_of(results) if row != "start"]
+    rows = [row for row in rows_of(results) if row != START]
     names = evenly(find_pairs(pairs), PICTURE_ROWS)
 
     def restored(row: str) -> Method:

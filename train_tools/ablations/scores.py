@@ -1,4 +1,4 @@
-"""Scores of finished runs: held-out pairs through `pipeline.upscale`, and how well the discriminator judges them.
+"""Scores of finished runs: held-out pairs through `pipeline.upscale`, and the discriminator's loss on such pairs.
 
 A run's scores are kept in its folder (scores.json), so nothing is computed twice.
 """
@@ -20,13 +20,13 @@ from dfosd_core.errors import ConfigError
 from dfosd_core.files import write_text
 from dfosd_core.hosts.diffusers import fast_dtype, load_base
 from dfosd_core.images import to_signed
-from dfosd_core.lora import load_lora
+from dfosd_core.lora.file import load_lora
 from dfosd_core.pipeline import UpscaleSettings
 
 from ..data.crops import MicroBatch
 from ..loop.checkpoint import read_checkpoint
 from ..loop.networks import Networks, base_path, make_dists
-from ..loop.recipe import Recipe, Stage
+from ..loop.recipe import ActiveTerms, Recipe
 from ..loop.trainer import LAST_LORA
 from ..scoring.validation import Scores, bicubic, find_pairs, read_pair, restored_by, score_pairs
 from ..settings.config import TrainConfig
@@ -52,8 +52,8 @@ def evaluate_runs(
         context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in a broken state
         with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
             scored = list(pool.map(score, folders))
-    told = [{"row": row, "seed": seed, "scores": own} for (row, seed, _), own in zip(runs, scored[1:], strict=True)]
-    content = {"steps": config.optim.steps, "dtype": str(fast_dtype("cpu")), "bicubic": scored[0], "runs": told}
+    rows = [{"row": row, "seed": seed, "scores": own} for (row, seed, _), own in zip(runs, scored[1:], strict=True)]
+    content = {"steps": config.optim.steps, "dtype": str(fast_dtype("cpu")), "bicubic": scored[0], "runs": rows}
     write_text(results, json.dumps(content, indent=2) + "\n")
 
 
@@ -84,8 +84,8 @@ def _score_lora(run: Path, pairs: Path, config: TrainConfig) -> Scores:
     with host.lora(lora, settings.strength):
         methods = {"DFOSD": restored_by(host, lora, settings)}
         scores = score_pairs(pairs, find_pairs(pairs), methods, make_dists(config, torch.float32))[0]["DFOSD"]
-    judged = heldout_discriminator_loss(run, pairs)
-    return scores if judged is None else scores | {"L_D": judged}
+    loss = heldout_discriminator_loss(run, pairs)
+    return scores if loss is None else scores | {"L_D": loss}
 
 
 def heldout_discriminator_loss(run: Path, pairs: Path, draws: int = DRAWS) -> float | None:
@@ -104,12 +104,13 @@ def heldout_discriminator_loss(run: Path, pairs: Path, draws: int = DRAWS) -> fl
     recipe.load(state)
     assert recipe.discriminator is not None
     losses: list[float] = []
+    terms = ActiveTerms(perceptual=False, adversarial=False, discriminator=True)
     for i, name in enumerate(find_pairs(pairs)):
         pair = read_pair(pairs, name)
         x_lr, x_hr = to_signed(bicubic(pair)), to_signed(pair.x_hr)
         for draw in range(draws):
             batch = MicroBatch(indices=[HELD_OUT + i * draws + draw], x_lr=x_lr, x_hr=x_hr)
             with torch.no_grad():
-                _, judged = recipe.generator_loss(batch, Stage(perceptual=False, adversarial=False, judging=True))
-                losses.append(recipe.discriminator_loss(recipe.discriminator.network, judged).total.item())
+                _, result = recipe.forward_generator(batch, terms)
+                losses.append(recipe.forward_discriminator(recipe.discriminator.network, result).total.item())
     return float(np.mean(losses))

@@ -1,4 +1,4 @@
-"""From photographs to micro-batches of x_lr and x_hr (method.md 4.2 and 4.3).
+"""From photographs to micro-batches of x_lr and x_hr (docs/method.md, "Training" and "Degradation").
 
 Nothing here has a position: sample k of a run is a function of (seed, k), so workers, processes, micro-batches and
 stops don't change what a step sees. k = step * batch_size + position in the batch.
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dfosd_core import images
 from dfosd_core.errors import ConfigError
-from dfosd_core.training.degradation import PRESETS, degrade
+from dfosd_core.training.degradations import DEGRADATIONS
 
 from ..settings.config import DataConfig
 from .photos import CropSource, PhotoFolder, textured_crop
@@ -41,7 +41,7 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, source: CropSource, presets: list[str], seed: int) -> None:
         self.source, self.seed = source, seed
-        self.presets = [PRESETS[name] for name in presets]
+        self.degradations = [DEGRADATIONS[name] for name in presets]
 
     @classmethod
     def open(cls, config: DataConfig, seed: int) -> CropDataset:
@@ -55,13 +55,14 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         if rng.integers(2):
             crop = crop[:, ::-1]
         x_hr = images.to_bchw(torch.from_numpy(crop[None].copy())).float().div_(255)
-        x_lq = degrade(x_hr, self.presets[int(rng.integers(len(self.presets)))], rng)
+        degrade = self.degradations[int(rng.integers(len(self.degradations)))]
+        x_lq = degrade(x_hr, rng)
         x_lr = images.resize(x_lq, (x_hr.shape[-2], x_hr.shape[-1])).clamp(0, 1)
         return images.to_signed(x_lr)[0], images.to_signed(x_hr)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(Sampler[list[int]]):
+class MicroBatchSampler(Sampler[list[int]]):
     """Which samples one process takes in which order: its contiguous share of each step's batch, in micro-batches."""
 
     first_step: int
@@ -112,21 +113,21 @@ def batches(
 
     workers processes prepare them ahead. Raises ConfigError, one line, for what cannot be read.
     """
-    plan = Plan(
+    sampler = MicroBatchSampler(
         first_step=first_step, steps=steps, batch_size=batch_size, rank=rank, world=world, micro_batch=micro_batch
     )
     loader = DataLoader(
         _MicroBatches(dataset),
-        batch_size=None,  # the plan's items are whole micro-batches
-        sampler=plan,
+        batch_size=None,  # the sampler's items are whole micro-batches
+        sampler=sampler,
         num_workers=workers,
-        collate_fn=cast("Any", _as_it_is),
+        collate_fn=cast("Any", _unchanged),
         worker_init_fn=_ignore_interrupts if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
     ready = iter(loader)
     for step in range(first_step, steps):
-        yield [_next(ready) for _ in plan.step(step)]
+        yield [_next(ready) for _ in sampler.step(step)]
 
 
 def _next(ready: Iterator[MicroBatch | ConfigError]) -> MicroBatch:
@@ -144,7 +145,7 @@ def _next(ready: Iterator[MicroBatch | ConfigError]) -> MicroBatch:
     return batch
 
 
-def _as_it_is(batch: MicroBatch | ConfigError) -> MicroBatch | ConfigError:
+def _unchanged(batch: MicroBatch | ConfigError) -> MicroBatch | ConfigError:
     return batch
 
 

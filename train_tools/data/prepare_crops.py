@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dfosd_core.errors import ImageFileError
+from dfosd_core.files import write_whole
 from dfosd_core.image_files.read import read_image
 
 from .photos import FLAT, Pixels, reduce_pixels
@@ -175,10 +175,9 @@ def _write(
     # Named after name and content of the source: a changed file's crops never overwrite those the index still lists.
     key = hashlib.sha256(f"{source}\0{digest}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
     file = f"{CROPS}/{key}-{number:03}.webp"
-    part = out / f"{file}.part"
-    # method and quality are the encoder's effort: a third of the default's time, 1 % larger.
-    Image.fromarray(pixels).save(part, "WEBP", lossless=True, method=1, quality=30)
-    os.replace(part, out / file)
+    with write_whole(out / file) as target:
+        # method and quality are the encoder's effort: a third of the default's time, 1 % larger.
+        Image.fromarray(pixels).save(target, "WEBP", lossless=True, method=1, quality=30)
     return IndexRow(
         file=file,
         source=source,

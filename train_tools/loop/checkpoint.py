@@ -6,7 +6,6 @@ rates are functions of the step and need no entry.
 
 from __future__ import annotations
 
-import os
 import pickle
 import random
 import zipfile
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dfosd_core.errors import ConfigError
+from dfosd_core.files import write_whole
 
 CHECKPOINT = "checkpoint.pt"
 FORMAT = "dfosd-training-1"
@@ -28,16 +28,8 @@ State = dict[str, Any]
 def write_checkpoint(out: Path, state: State) -> Path:
     """Write OUT/checkpoint.pt so that a kill or a power cut at any moment leaves the old or the new one."""
     path = out / CHECKPOINT
-    part = path.with_name(f".{CHECKPOINT}.part")
-    with part.open("wb") as file:
+    with write_whole(path) as file:
         torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    if os.name == "posix":  # the name, too, has to reach the disk
-        folder = os.open(out, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
     return path
 
 
@@ -80,15 +72,15 @@ def trainable_state(network: nn.Module) -> dict[str, Tensor]:
 
 def load_trainable(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     """Put the tensors of `trainable_state` back. Raises ConfigError unless names and shapes are the network's."""
-    wanted = trainable_state(network)
-    wrong = sorted(wanted.keys() ^ tensors.keys())
-    wrong += [name for name in wanted if name in tensors and wanted[name].shape != tensors[name].shape]
+    own = trainable_state(network)
+    wrong = sorted(own.keys() ^ tensors.keys())
+    wrong += [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
     if wrong:
         raise ConfigError(
-            f"The checkpoint's {what} does not fit the configuration's: {len(wrong)} of {len(wanted)} parameters are "
+            f"The checkpoint's {what} does not fit the configuration's: {len(wrong)} of {len(own)} parameters are "
             f"missing, unknown or of another shape, first {wrong[0]}. Set the model as it was, or give another run.out."
         )
-    for name, parameter in wanted.items():
+    for name, parameter in own.items():
         parameter.copy_(tensors[name])
 
 

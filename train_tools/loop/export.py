@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dfosd_core.errors import BaseModelMismatchError
-from dfosd_core.lora import BaseLayout, LoraMetadata
-from dfosd_core.training.degradation import SCALE
+from dfosd_core.lora.metadata import BaseLayout, LoraMetadata
 from dfosd_core.training.diffusers_base import WEIGHT_FILES
 
 from ..settings.config import EMBEDDED, TrainConfig
@@ -30,16 +29,16 @@ def lora_metadata(config: TrainConfig, layout: BaseLayout, step: int, base_sha25
         timestep=config.model.timestep,
         rank=config.model.rank,
         lora_alpha=config.model.lora_alpha,
-        scale=float(SCALE),
+        scale=float(config.data.scale),
         base_model=base,
         base_model_sha256=base_sha256,
-        train_config=told(config) | {"trained_steps": step},
+        train_config=portable_config(config) | {"trained_steps": step},
         git_commit=git_commit(),
-        extra={"modelspec.title": f"DFOSD x{SCALE} for {base}", "modelspec.resolution": f"{edge}x{edge}"},
+        extra={"modelspec.title": f"DFOSD x{config.data.scale} for {base}", "modelspec.resolution": f"{edge}x{edge}"},
     )
 
 
-def told(config: TrainConfig) -> dict[str, Any]:
+def portable_config(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain JSON values, every path reduced to its last name."""
     facts = cast("dict[str, Any]", _plain(asdict(config)))
     facts["model"]["base"] = Path(config.model.base).name

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that the run grants after its step, not as an exception in the middle of one."""
+"""Ctrl-C and SIGTERM as a request that the run follows after its step, not as an exception in the middle of one."""
 
 from __future__ import annotations
 

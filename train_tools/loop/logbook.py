@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -25,6 +25,7 @@ PLOT_SHARE = 0.02
 """Drawing takes at most this part of the time, however long a run's curves have become."""
 
 Row = dict[str, Any]
+ItemT = TypeVar("ItemT")
 
 
 class Logbook:
@@ -93,3 +94,33 @@ def read_log(path: Path) -> list[Row]:
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     return [cast("Row", json.loads(line)) for line in lines[:-1]]  # after the last newline: nothing, or the torn one
+
+
+class Meter:
+    """Collects values until they are logged. `values` goes into checkpoints, so that a resumed line is whole."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = {}
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Take in one step's values."""
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(value)
+
+    def take_means(self) -> dict[str, float]:
+        """The mean of each value over the steps that had it; forgets them."""
+        means = {name: sum(values) / len(values) for name, values in self.values.items()}
+        self.values = {}
+        return means
+
+
+def timed(items: Iterable[ItemT]) -> Iterator[tuple[float, ItemT]]:
+    """Each item with the seconds that were spent waiting for it."""
+    iterator = iter(items)
+    while True:
+        began = time.perf_counter()
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        yield time.perf_counter() - began, item

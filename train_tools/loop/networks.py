@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.hosts.diffusers import DEFAULT_BASE, DEFAULT_WEIGHTS
-from dfosd_core.lora import DfosdLora, load_lora
+from dfosd_core.lora.file import DfosdLora, load_lora
 from dfosd_core.lora.metadata import check_base
 from dfosd_core.training.diffusers_base import Base, read_base
 from dfosd_core.training.discriminators import make_discriminator
 from dfosd_core.training.dists import Dists
-from dfosd_core.training.ea_dists import EaDists
 from dfosd_core.training.generator import DfosdGenerator
+from dfosd_core.training.losses import PERCEPTUAL_TERMS, PerceptualLoss
 from dfosd_core.training.sdxl import read_sdxl_unet
 
 from ..settings.config import EMBEDDED, TrainConfig
 from .prompt import initial_prompt
-
-PerceptualLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Networks:
@@ -34,8 +31,8 @@ class Networks:
         start = None if config.model.init_lora is None else _start(config.model.init_lora)
         self.base = self._read_base(base_path(config))
         self.generator = self._make_generator(start)
-        judged = config.discriminator.kind != "none" and config.loss.lambda_1 > 0
-        self.discriminator = self._make_discriminator() if judged else None
+        adversarial = config.discriminator.kind != "none" and config.loss.lambda_1 > 0
+        self.discriminator = self._make_discriminator() if adversarial else None
         self.perceptual = self._make_perceptual()
 
     def memory_format(self) -> torch.memory_format:
@@ -89,34 +86,33 @@ class Networks:
         return cast("Any", generator).to(memory_format=self.memory_format())
 
     def _make_discriminator(self) -> nn.Module | None:
-        judge = self.config.discriminator
+        settings = self.config.discriminator
         # A generator of its own, so that the generator starts equal beside every discriminator.
         rng = torch.Generator().manual_seed(self.config.run.seed + 1)
         sdxl_unet = None
-        if judge.base is not None:
-            sdxl_unet = read_sdxl_unet(judge.base, self.device)
+        if settings.base is not None:
+            sdxl_unet = read_sdxl_unet(settings.base, self.device)
             self._prepare(sdxl_unet)
         discriminator = make_discriminator(
-            judge.kind,
+            settings.kind,
             self.base.unet,
             sdxl_unet=sdxl_unet,
             prompt_embeds=self.prompt.to(self.device),
-            rank=judge.rank,
-            lora_alpha=judge.lora_alpha,
-            head=judge.head,
+            rank=settings.rank,
+            lora_alpha=settings.lora_alpha,
+            head=settings.head,
             rng=rng,
         )
         return cast("Any", discriminator).to(self.device, memory_format=self.memory_format())
 
     def _make_perceptual(self) -> PerceptualLoss | None:
         loss = self.config.loss
-        if loss.perceptual == "none" or loss.lambda_2 == 0:
+        if loss.lambda_2 == 0:
             return None
         # Not float16: the squares in DISTS' pooling overflow it.
-        dists = make_dists(self.config, torch.bfloat16 if self.config.run.precision == "bf16" else torch.float32)
-        assert dists is not None, "the configuration was checked"
-        dists.to(self.device)
-        return EaDists(dists) if loss.perceptual == "ea_dists" else dists
+        dtype = torch.bfloat16 if self.config.run.precision == "bf16" else torch.float32
+        term = PERCEPTUAL_TERMS[loss.perceptual].make(loss.vgg, dtype)
+        return None if term is None else term.to(self.device)
 
 
 def base_path(config: TrainConfig) -> Path:

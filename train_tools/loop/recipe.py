@@ -1,4 +1,4 @@
-"""One iteration (method.md 4.2): a step of the generator, then one of the discriminator on the same samples."""
+"""One iteration (docs/method.md, "Training"): the generator's step, then the discriminator's on the same samples."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from dfosd_core.training.losses import (
     LossSettings,
     discriminator_loss,
     generator_loss,
+    input_of,
     space_of,
 )
 from dfosd_core.training.noise import SampleNoise
@@ -31,18 +32,18 @@ from .networks import Networks
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Stage(NamedTuple):
-    """Which terms a step has."""
+class ActiveTerms(NamedTuple):
+    """The losses that a step has."""
 
     perceptual: bool
     """The perceptual term is in the generator's loss."""
     adversarial: bool
-    """The generator has to fool the discriminator."""
-    judging: bool
+    """The adversarial term is in the generator's loss."""
+    discriminator: bool
     """The discriminator takes a step."""
 
 
-class Judged(NamedTuple):
+class DiscriminatorBatch(NamedTuple):
     """What the generator's step leaves for the discriminator's."""
 
     fake: Tensor
@@ -57,12 +58,12 @@ class Recipe:
 
     def __init__(self, config: TrainConfig, networks: Networks, accelerator: Accelerator) -> None:
         self.config, self.networks, self.device = config, networks, accelerator.device
-        loss, judge, scaling = config.loss, config.discriminator, config.run.precision == "fp16"
+        loss, chosen, scaling = config.loss, config.discriminator, config.run.precision == "fp16"
         self.settings = LossSettings(
             lambda_1=loss.lambda_1,
             lambda_2=loss.lambda_2,
-            t_noise_min=judge.t_noise_min,
-            t_noise_max=judge.t_noise_max,
+            t_noise_min=chosen.t_noise_min,
+            t_noise_max=chosen.t_noise_max,
         )
         self.generator = Learner(
             networks.generator, accelerator, optim=config.optim, lr=config.optim.lr, loss_scaling=scaling
@@ -74,8 +75,8 @@ class Recipe:
                 networks.discriminator,
                 accelerator,
                 optim=config.optim,
-                lr=judge.lr,
-                first_step=judge.from_step - judge.warmup_steps,
+                lr=chosen.lr,
+                first_step=chosen.from_step - chosen.warmup_steps,
                 loss_scaling=scaling,
             )
 
@@ -84,13 +85,13 @@ class Recipe:
         both = {"generator": self.generator, "discriminator": self.discriminator}
         return {name: learner for name, learner in both.items() if learner is not None}
 
-    def stage(self, step: int) -> Stage:
+    def active_terms(self, step: int) -> ActiveTerms:
         """The terms of step `step`, counted from 0."""
-        judge, has_judge = self.config.discriminator, self.discriminator is not None
-        return Stage(
+        settings, has_discriminator = self.config.discriminator, self.discriminator is not None
+        return ActiveTerms(
             perceptual=self.networks.perceptual is not None and step >= self.config.loss.perceptual_from,
-            adversarial=has_judge and step >= judge.from_step,
-            judging=has_judge and step >= judge.from_step - judge.warmup_steps,
+            adversarial=has_discriminator and step >= settings.from_step,
+            discriminator=has_discriminator and step >= settings.from_step - settings.warmup_steps,
         )
 
     def train_step(self, step: int, batches: Sequence[MicroBatch]) -> dict[str, Tensor]:
@@ -98,31 +99,31 @@ class Recipe:
 
         The loss of a step is the mean over its samples, however they are cut into micro-batches.
         """
-        stage, values = self.stage(step), dict[str, Tensor]()
+        terms, values = self.active_terms(step), dict[str, Tensor]()
         count = sum(len(batch.indices) for batch in batches)
-        judged: list[Judged] = []
-        with self._discriminator_frozen(stage):
+        finished: list[DiscriminatorBatch] = []
+        with self._discriminator_frozen(terms):
             for batch in batches:
                 share = len(batch.indices) / count
                 with self.generator.accumulating(last=batch is batches[-1]):
-                    losses, left = self.generator_loss(batch, stage)
+                    losses, result = self.forward_generator(batch, terms)
                     self.generator.backward(losses.total * share)
-                judged.append(left)
-                _add(values, _generator_report(losses, stage), share)
+                finished.append(result)
+                _add(values, _generator_report(losses, terms), share)
         values["grad/generator"] = self.generator.step(step)
         if self.ema:
             self.ema.update()
-        if self.discriminator and stage.judging:
-            for left in judged:
-                share = len(left.x_hr) / count
-                with self.discriminator.accumulating(last=left is judged[-1]):
-                    losses_d = self.discriminator_loss(self.discriminator.wrapped, left)
+        if self.discriminator and terms.discriminator:
+            for result in finished:
+                share = len(result.x_hr) / count
+                with self.discriminator.accumulating(last=result is finished[-1]):
+                    losses_d = self.forward_discriminator(self.discriminator.wrapped, result)
                     self.discriminator.backward(losses_d.total * share)
                 _add(values, _discriminator_report(losses_d), share)
             values["grad/discriminator"] = self.discriminator.step(step)
         return values
 
-    def generator_loss(self, batch: MicroBatch, stage: Stage) -> tuple[GeneratorLosses, Judged]:
+    def forward_generator(self, batch: MicroBatch, terms: ActiveTerms) -> tuple[GeneratorLosses, DiscriminatorBatch]:
         """L_gen of one micro-batch."""
         networks, noise = self.networks, SampleNoise.seeded(self.config.run.seed, batch.indices)
         x_lr, x_hr = (
@@ -135,21 +136,22 @@ class Recipe:
                 x_sr,
                 x_hr,
                 z_sr,
-                perceptual=networks.perceptual if stage.perceptual else None,
-                nad=networks.discriminator if stage.adversarial else None,
+                perceptual=networks.perceptual if terms.perceptual else None,
+                discriminator=networks.discriminator if terms.adversarial else None,
                 rng=noise,
                 settings=self.settings,
             )
-        fake = x_sr if self._judges_images() else z_sr
-        return losses, Judged(fake.detach(), x_hr, noise)
+        discriminator = networks.discriminator
+        fake = z_sr if discriminator is None else input_of(discriminator, z_sr, x_sr)
+        return losses, DiscriminatorBatch(fake.detach(), x_hr, noise)
 
-    def discriminator_loss(self, discriminator: nn.Module, judged: Judged) -> DiscriminatorLosses:
+    def forward_discriminator(self, discriminator: nn.Module, batch: DiscriminatorBatch) -> DiscriminatorLosses:
         """L_D of the same samples: z_sr as it was before the generator's step, and z_hr."""
         with self.autocast():
-            real = judged.x_hr
-            if not self._judges_images():
-                real = self.networks.generator.encode(real, judged.noise)
-            return discriminator_loss(discriminator, judged.fake, real, rng=judged.noise, settings=self.settings)
+            real = batch.x_hr
+            if space_of(discriminator) == "latent":
+                real = self.networks.generator.encode(real, batch.noise)
+            return discriminator_loss(discriminator, batch.fake, real, rng=batch.noise, settings=self.settings)
 
     def autocast(self) -> torch.autocast:
         """The number format of the networks' forward passes."""
@@ -177,20 +179,17 @@ class Recipe:
         if self.ema:
             self.ema.load(state["ema"])
 
-    def _judges_images(self) -> bool:
-        return self.networks.discriminator is not None and space_of(self.networks.discriminator) == "image"
-
-    def _discriminator_frozen(self, stage: Stage) -> AbstractContextManager[None]:
+    def _discriminator_frozen(self, terms: ActiveTerms) -> AbstractContextManager[None]:
         # In the backward pass too: gradient checkpointing runs the discriminator again there.
-        judge = self.networks.discriminator
-        return frozen(judge) if judge is not None and stage.adversarial else nullcontext()
+        network = self.networks.discriminator
+        return frozen(network) if network is not None and terms.adversarial else nullcontext()
 
 
-def _generator_report(losses: GeneratorLosses, stage: Stage) -> dict[str, Tensor]:
+def _generator_report(losses: GeneratorLosses, terms: ActiveTerms) -> dict[str, Tensor]:
     report = {"loss/generator": losses.total.detach(), "loss/mse": losses.mse}
-    if stage.perceptual:
-        report["loss/perceptual"] = losses.ea_dists
-    if stage.adversarial:
+    if terms.perceptual:
+        report["loss/perceptual"] = losses.perceptual
+    if terms.adversarial:
         report["loss/adversarial"] = losses.adversarial
     return report
 

@@ -14,19 +14,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.lora import DfosdLora, save_lora
+from dfosd_core.lora.file import DfosdLora, save_lora
 
 from ..data.crops import CropDataset, MicroBatch, batches
 from ..scoring.validation import Validator
 from ..settings.config import TrainConfig, plain_config
+from ..settings.resume_policy import best_still_counts
 from .checkpoint import CHECKPOINT, State, random_states, restore_random_states, write_checkpoint
 from .export import base_sha256, lora_metadata
 from .interrupt import Interrupt
-from .logbook import Logbook
-from .meter import Meter, timed
+from .logbook import Logbook, Meter, timed
 from .networks import Networks, base_path, make_dists
 from .recipe import Recipe
-from .resume_policy import best_still_counts
 
 LAST_LORA, BEST_LORA = "last.safetensors", "best.safetensors"
 
@@ -66,7 +65,7 @@ class Trainer:
         """Train to the last step. Return the signal that stopped the run before it, None without one."""
         steps, stopping = self.config.optim.steps, False
         with Interrupt() as interrupt, self._bar() as bar:
-            for waited_s, micro_batches in timed(self._batches()):
+            for waited_s, micro_batches in timed(self.batches()):
                 began = time.perf_counter()
                 values = self.recipe.train_step(self.step, micro_batches)
                 report, stopping = self._share(values, stopping=interrupt.signal is not None)
@@ -81,18 +80,8 @@ class Trainer:
             self.logbook.close()
         return interrupt.signal if stopping and self.step < steps else None
 
-    def _after_step(self, bar: tqdm[NoReturn], stopping: bool) -> None:
-        """Log, validate, save: in this order, so that a checkpoint never knows less than the log."""
-        run, validation, last = self.config.run, self.config.validation, self.step == self.config.optim.steps
-        validating = validation.pairs is not None and (last or self.step % validation.every == 0)
-        if last or self.step % run.log_every == 0:
-            bar.set_postfix_str(self._log())
-        if validating:
-            self._validate(bar)
-        if validating or last or stopping or self.step % run.checkpoint_every == 0:
-            self._save()
-
-    def _batches(self) -> Iterator[list[MicroBatch]]:
+    def batches(self) -> Iterator[list[MicroBatch]]:
+        """This process's micro-batches of each step that is left."""
         data, accelerator = self.config.data, self.accelerator
         return batches(
             self.crops,
@@ -105,31 +94,48 @@ class Trainer:
             workers=data.workers,
         )
 
+    def lora(self) -> DfosdLora:
+        """What a user would get now, averaged where the run averages."""
+        metadata = lora_metadata(self.config, self.networks.base.layout, self.step, self.base_sha256)
+        with self.recipe.ema.applied() if self.recipe.ema else nullcontext():
+            return self.networks.generator.export_lora(metadata, torch.float16)
+
+    def _after_step(self, bar: tqdm[NoReturn], stopping: bool) -> None:
+        """Log, validate, save: in this order, so that a checkpoint never knows less than the log."""
+        run, validation, last = self.config.run, self.config.validation, self.step == self.config.optim.steps
+        validating = validation.pairs is not None and (last or self.step % validation.every == 0)
+        if last or self.step % run.log_every == 0:
+            bar.set_postfix_str(self._log())
+        if validating:
+            self._validate(bar)
+        if validating or last or stopping or self.step % run.checkpoint_every == 0:
+            self._save()
+
     def _bar(self) -> tqdm[NoReturn]:
         total = self.config.optim.steps
         return tqdm(total=total, initial=self.step, disable=not self.is_main, unit="step", dynamic_ncols=True)
 
     def _share(self, values: dict[str, Tensor], stopping: bool) -> tuple[dict[str, float], bool]:
-        """The means over all processes, fetched at once, and whether any process has been told to stop.
+        """The means over all processes, fetched at once, and whether any process is to stop.
 
         So all stop after the same step. Raises DivergedError where a value is not finite.
         """
-        wish = torch.tensor(float(stopping), device=self.accelerator.device)
-        stacked = torch.stack([*(value.float() for value in values.values()), wish])
-        *means, wishes = cast(
+        request = torch.tensor(float(stopping), device=self.accelerator.device)
+        stacked = torch.stack([*(value.float() for value in values.values()), request])
+        *means, requests = cast(
             "Tensor", self.accelerator.reduce(stacked, "mean")
         ).tolist()  # the step's one wait for the device
         shared = dict(zip(values, means, strict=True))
         self._refuse_divergence(shared)
-        return shared, wishes > 0
+        return shared, requests > 0
 
     def _refuse_divergence(self, values: dict[str, float]) -> None:
         scaled = self.config.run.precision == "fp16"  # then the scaler skips a step whose gradients overflow
         for name, value in values.items():
             if math.isfinite(value) or (scaled and name.startswith("grad/")):
                 continue
-            is_judge = name.split("/")[1] in ("discriminator", "d_real", "d_fake")
-            network, rate = ("discriminator", "discriminator.lr") if is_judge else ("generator", "optim.lr")
+            of_discriminator = name.split("/")[1] in ("discriminator", "d_real", "d_fake")
+            network, rate = ("discriminator", "discriminator.lr") if of_discriminator else ("generator", "optim.lr")
             kept = "there is no checkpoint yet"
             if self.saved_step is not None:
                 kept = f"the last good checkpoint is '{self.out / CHECKPOINT}' of step {self.saved_step}"
@@ -158,7 +164,7 @@ class Trainer:
 
     def _validate(self, bar: tqdm[NoReturn]) -> None:
         if self.validator and self.logbook:
-            scores = self.validator.run(self._lora(), self.step)
+            scores = self.validator.run(self.lora(), self.step)
             rows = {f"val/{name}": value for name, value in scores.items()}
             rows |= {f"bicubic/{name}": value for name, value in self.validator.bicubic.items()}
             self.logbook.log(self.step, rows)
@@ -180,15 +186,9 @@ class Trainer:
 
     def _export(self) -> None:
         if self.is_main:
-            save_lora(self.out / LAST_LORA, self._lora())
+            save_lora(self.out / LAST_LORA, self.lora())
             if self.best is not None and self.best[0] == self.step:
-                save_lora(self.out / BEST_LORA, self._lora())
-
-    def _lora(self) -> DfosdLora:
-        """What a user would get now, averaged where the run averages."""
-        metadata = lora_metadata(self.config, self.networks.base.layout, self.step, self.base_sha256)
-        with self.recipe.ema.applied() if self.recipe.ema else nullcontext():
-            return self.networks.generator.export_lora(metadata, torch.float16)
+                save_lora(self.out / BEST_LORA, self.lora())
 
     def _state(self) -> State:
         own = {"step": self.step, "best": self.best, "meter": self.meter.values, "random": random_states()}

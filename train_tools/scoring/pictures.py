@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dfosd_core import images
+from dfosd_core.files import write_whole
 from dfosd_core.image_files import tensors
 from dfosd_core.image_files.picture import Picture
 from dfosd_core.image_files.pil import to_pil
@@ -72,11 +72,7 @@ def read_image(path: Path) -> Tensor:
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG in one go: who looks meanwhile sees the old one or the new one."""
+    """Write a PNG; at any moment `path` is the old picture or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        picture.save(part, format="PNG")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with write_whole(path) as file:
+        picture.save(file, format="PNG")

@@ -17,7 +17,6 @@ from dfosd_core.host import Host
 from dfosd_core.hosts.diffusers import DiffusersHost
 from dfosd_core.lora import BaseLayout, DfosdLora
 from dfosd_core.pipeline import UpscaleSettings, upscale_attached
-from dfosd_core.training.degradation import SCALE
 from dfosd_core.training.dists import Dists
 
 from ..settings.config import ValidationConfig
@@ -31,6 +30,8 @@ FORMATS: dict[str, Callable[[float], str]] = {
 }
 """The metrics, in the order of tables, and how each is printed."""
 SHEET_ROWS = 8
+SCALE = int(UpscaleSettings().scale)
+"""Of the pairs: what `pipeline.upscale` does with the default settings."""
 
 Scores = dict[str, float]
 

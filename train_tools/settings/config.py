@@ -12,12 +12,11 @@ from typing import Any, Literal
 
 from dfosd_core.errors import ConfigError
 from dfosd_core.schedule import NUM_TIMESTEPS
-from dfosd_core.training.degradation import SCALE
+from dfosd_core.training.degradations import DEGRADATIONS, DegradationName
 from dfosd_core.training.discriminators import DiscriminatorKind
 from dfosd_core.training.heads import HeadKind
+from dfosd_core.training.losses import PERCEPTUAL_TERMS, PerceptualName
 
-Preset = Literal["heavy", "light", "camera"]
-Perceptual = Literal["none", "dists", "ea_dists"]
 Schedule = Literal["constant", "cosine"]
 Precision = Literal["no", "bf16", "fp16"]
 EMBEDDED = "embedded"
@@ -80,7 +79,7 @@ class DataConfig:
     """A folder of photographs, or the set that `prepare_data` made of one."""
     crop: int = 512
     """Edge of the square crops in pixels; a multiple of 4."""
-    presets: list[Preset] = field(default_factory=lambda: ["heavy"])
+    presets: list[DegradationName] = field(default_factory=lambda: ["heavy"])
     """Degradations, drawn with equal chances for each crop (Real-ESRGAN's `heavy`, `light`, or a mild `camera`)."""
     batch_size: int = 8
     """Crops an optimiser step sees, over all processes and accumulated micro-batches."""
@@ -90,21 +89,31 @@ class DataConfig:
     """Processes that prepare crops beside each training process; 0: none, it prepares them itself."""
 
     def __post_init__(self) -> None:
+        require(bool(self.presets), f"data.presets: expected at least one of {', '.join(DEGRADATIONS)}, found none.")
+        scales = {name: DEGRADATIONS[name].scale for name in self.presets}
         require(
-            self.crop >= 4 * SCALE and self.crop % SCALE == 0,
-            f"data.crop: expected a multiple of {SCALE}, at least {4 * SCALE}, found {self.crop}.",
+            len(set(scales.values())) == 1,
+            f"data.presets: expected degradations of one scale, found {scales}. Train a LoRA for each scale.",
         )
-        require(bool(self.presets), "data.presets: expected at least one of heavy, light, camera, found none.")
+        require(
+            self.crop >= 4 * self.scale and self.crop % self.scale == 0,
+            f"data.crop: expected a multiple of {self.scale}, at least {4 * self.scale}, found {self.crop}.",
+        )
         require_at_least("data.batch_size", self.batch_size, 1)
         require_at_least("data.micro_batch", self.micro_batch, 1)
         require_at_least("data.workers", self.workers, 0)
 
+    @property
+    def scale(self) -> int:
+        """How many times smaller than x_hr the degradations make x_lq."""
+        return DEGRADATIONS[self.presets[0]].scale
+
 
 @dataclass(kw_only=True)
 class LossConfig:
-    """L_gen = MSE + lambda_2 perceptual + lambda_1 adversarial (paper section 3.4)."""
+    """L_gen = MSE + lambda_2 perceptual + lambda_1 adversarial (arXiv 2410.04224, section 3.4)."""
 
-    perceptual: Perceptual = "ea_dists"
+    perceptual: PerceptualName = "ea_dists"
     """The perceptual term: none, DISTS, or edge-aware DISTS (the paper)."""
     vgg: Path | None = None
     """VGG16's convolutions for DISTS (torchvision's `vgg16-397923af.pth` or safetensors); not part of the project."""
@@ -123,7 +132,7 @@ class LossConfig:
 
 @dataclass(kw_only=True)
 class DiscriminatorConfig:
-    """Who judges the generator's latents."""
+    """The network that learns to tell restored latents from real ones."""
 
     kind: DiscriminatorKind = "nad"
     """`nad`: half of the generator's UNet (DFOSD); `sdxl`: half of SDXL's (D3SR); `pixel`: a CNN on images; `none`."""
@@ -253,7 +262,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     """Terms and weights."""
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    """Who judges."""
+    """The generator's opponent."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Steps and learning rates."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -263,7 +272,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(
-            self.loss.perceptual == "none" or self.loss.vgg is not None,
+            not PERCEPTUAL_TERMS[self.loss.perceptual].needs_vgg or self.loss.vgg is not None,
             f"loss.perceptual is '{self.loss.perceptual}', which needs loss.vgg, a file with VGG16's convolutions. "
             "Give one, or set loss.perceptual to none.",
         )

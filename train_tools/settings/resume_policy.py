@@ -71,7 +71,7 @@ RULES: dict[str, Rule] = {
 MOVABLE = ("model.base", "model.init_lora", "discriminator.base")
 """Paths that are refused by their last name only: the same files may lie elsewhere on another machine."""
 
-JUDGED_BY = ("validation.pairs", "validation.count", "validation.best_by", "loss.vgg")
+SCORED_BY = ("validation.pairs", "validation.count", "validation.best_by", "loss.vgg")
 
 
 def check_resume(old: Mapping[str, Any], new: TrainConfig, warn: Callable[[str], None]) -> TrainConfig:
@@ -96,7 +96,7 @@ def check_resume(old: Mapping[str, Any], new: TrainConfig, warn: Callable[[str],
 
 def best_still_counts(old: Mapping[str, Any], new: TrainConfig) -> bool:
     """Whether the best score so far can be compared with those to come: same pairs, same metric."""
-    return not any(name in JUDGED_BY for name, _, _ in _changes(old, new))
+    return not any(name in SCORED_BY for name, _, _ in _changes(old, new))
 
 
 def _changes(old: Mapping[str, Any], new: TrainConfig) -> Iterator[tuple[str, Any, Any]]:

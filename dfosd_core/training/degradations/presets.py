@@ -1,0 +1,92 @@
+"""Real-ESRGAN's degradation in three severities."""
+
+from __future__ import annotations
+
+from .real_esrgan import RealEsrgan, Round
+
+HEAVY = RealEsrgan(
+    first=Round(
+        blur_probability=1.0,
+        blur_sigma=(0.2, 3.0),
+        sinc_probability=0.1,
+        resize_probabilities=(0.2, 0.7, 0.1),
+        resize=(0.15, 1.5),
+        gaussian_probability=0.5,
+        gaussian_sigma=(1, 30),
+        poisson_scale=(0.05, 3.0),
+        grey_noise_probability=0.4,
+        jpeg_quality=(30, 95),
+    ),
+    second=Round(
+        blur_probability=0.8,
+        blur_sigma=(0.2, 1.5),
+        sinc_probability=0.1,
+        resize_probabilities=(0.3, 0.4, 0.3),
+        resize=(0.3, 1.2),
+        gaussian_probability=0.5,
+        gaussian_sigma=(1, 25),
+        poisson_scale=(0.05, 2.5),
+        grey_noise_probability=0.4,
+        jpeg_quality=(30, 95),
+    ),
+    final_sinc_probability=0.8,
+)
+"""Real-ESRGAN x4plus, as OSEDiff, PiSA-SR and HYPIR have it."""
+
+LIGHT = RealEsrgan(
+    first=Round(
+        blur_probability=1.0,
+        blur_sigma=(0.2, 1.5),
+        sinc_probability=0.1,
+        resize_probabilities=(0.2, 0.7, 0.1),
+        resize=(0.5, 1.5),
+        gaussian_probability=0.5,
+        gaussian_sigma=(1, 15),
+        poisson_scale=(0.05, 2.0),
+        grey_noise_probability=0.4,
+        jpeg_quality=(60, 95),
+    ),
+    second=Round(
+        blur_probability=0.5,
+        blur_sigma=(0.2, 1.0),
+        sinc_probability=0.1,
+        resize_probabilities=(0.3, 0.4, 0.3),
+        resize=(0.6, 1.2),
+        gaussian_probability=0.5,
+        gaussian_sigma=(1, 12),
+        poisson_scale=(0.05, 1.0),
+        grey_noise_probability=0.4,
+        jpeg_quality=(60, 100),
+    ),
+    final_sinc_probability=0.5,
+)
+"""The milder one of S3Diff (arXiv 2409.17058) and AdcSR (arXiv 2411.13383); its resize ranges are ours."""
+
+CAMERA = RealEsrgan(
+    first=Round(
+        blur_probability=1.0,
+        blur_sigma=(0.6, 2.6),
+        sinc_probability=0.0,
+        resize_probabilities=(0.1, 0.4, 0.5),
+        resize=(0.6, 1.2),
+        gaussian_probability=0.5,
+        gaussian_sigma=(0, 6),
+        poisson_scale=(0.0, 0.5),
+        grey_noise_probability=0.3,
+        jpeg_quality=(85, 100),
+    ),
+    second=Round(
+        blur_probability=0.3,
+        blur_sigma=(0.2, 1.0),
+        sinc_probability=0.0,
+        resize_probabilities=(0.1, 0.2, 0.7),
+        resize=(0.8, 1.1),
+        gaussian_probability=0.5,
+        gaussian_sigma=(0, 3),
+        poisson_scale=(0.0, 0.3),
+        grey_noise_probability=0.3,
+        jpeg_quality=(80, 100),
+    ),
+    final_sinc_probability=0.1,
+)
+"""A camera at a longer distance: the lens blurs, noise and JPEG are slight. Made for the embedded default."""

@@ -1,0 +1,133 @@
+"""The runs of an ablation: what each row sets, which start it goes on from, and training them a few at a time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from dfosd_core.errors import ConfigError
+from dfosd_core.lora.file import load_lora
+from dfosd_core.training.losses import PERCEPTUAL_TERMS
+
+from ..loop.trainer import LAST_LORA
+from ..settings.config import TrainConfig
+
+
+class Row(NamedTuple):
+    """One row of the table: the losses that it trains with. All else is the configuration's."""
+
+    label: str
+    perceptual: str = "none"
+    discriminator: str = "none"
+
+    def settings(self) -> tuple[str, ...]:
+        """As `--set` takes them."""
+        return f"loss.perceptual={self.perceptual}", f"discriminator.kind={self.discriminator}"
+
+
+ROWS = {
+    "mse": Row("MSE"),
+    **{name: Row(f"MSE + {term.label}", perceptual=name) for name, term in PERCEPTUAL_TERMS.items() if name != "none"},
+    "nad": Row("MSE + EA-DISTS + NAD", perceptual="ea_dists", discriminator="nad"),
+    "pixel": Row("MSE + EA-DISTS + pixel CNN", perceptual="ea_dists", discriminator="pixel"),
+}
+"""In the table's order: MSE alone, with each perceptual term, with a discriminator besides."""
+START = "start"
+LABELS = {START: "start (MSE)"} | {name: row.label for name, row in ROWS.items()}
+START_SEED = 1000
+"""Added to a row's seed for its start, so that rows go on to crops the start has not seen."""
+ROOT = Path(__file__).parents[2]
+
+
+class AblationRun(NamedTuple):
+    """One training run of the ablation."""
+
+    row: str
+    seed: int
+    out: Path
+    steps: int
+    settings: tuple[str, ...]
+
+    def is_done(self) -> bool:
+        """Whether its last LoRA is of its last step."""
+        path = self.out / LAST_LORA
+        return path.is_file() and load_lora(path).metadata.train_config.get("trained_steps") == self.steps
+
+
+def list_runs(
+    config: TrainConfig,
+    out: Path,
+    rows: Sequence[str],
+    seeds: Sequence[int],
+    start_steps: int,
+    start_settings: Sequence[str] = (),
+) -> list[AblationRun]:
+    """All runs: the starts, then the rows, seed by seed. `start_settings` are the starts' alone."""
+    starts: list[AblationRun] = []
+    runs: list[AblationRun] = []
+    for seed in seeds:
+        folder = out / f"seed{seed}"
+        own = (f"optim.steps={start_steps}", f"run.seed={seed + START_SEED}", f"run.out={folder / START}")
+        starts.append(
+            AblationRun(START, seed, folder / START, start_steps, (*ROWS["mse"].settings(), *start_settings, *own))
+        )
+        for row in rows:
+            own = (f"model.init_lora={folder / START / LAST_LORA}", f"run.seed={seed}", f"run.out={folder / row}")
+            runs.append(AblationRun(row, seed, folder / row, config.optim.steps, (*ROWS[row].settings(), *own)))
+    return starts + runs
+
+
+def train_all(runs: Sequence[AblationRun], config: Path, settings: Sequence[str], jobs: int) -> None:
+    """Train what is not done yet, `jobs` runs at a time. Raises ConfigError for a run that fails; the others stop."""
+    failed = threading.Event()
+    starts: dict[int, Future[None]] = {}
+
+    def train(run: AblationRun) -> None:
+        try:
+            if run.row != START:
+                starts[run.seed].result()  # it was submitted earlier, so it is done or running
+            if not failed.is_set() and not run.is_done():
+                train_run(run, config, settings, jobs)
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures: list[Future[None]] = []
+        for run in runs:
+            futures.append(pool.submit(train, run))
+            if run.row == START:
+                starts[run.seed] = futures[-1]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:  # Ctrl-C too: the runs got it as well, and save
+            failed.set()
+            raise
+
+
+def train_run(run: AblationRun, config: Path, settings: Sequence[str], jobs: int) -> None:
+    """Train one run in a process of its own, which logs to train.log. Raises ConfigError where it fails."""
+    run.out.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "train_tools.train", "--config", str(config), "--set", *settings, *run.settings]
+    environment = dict(os.environ, OMP_NUM_THREADS=str(threads_each(jobs)))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    print(f"training {run.row}, seed {run.seed}: {run.steps} steps into {run.out}", file=sys.stderr, flush=True)
+    log = run.out / "train.log"
+    with log.open("ab") as file:
+        code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    if code != 0:
+        *_, last = log.read_text("utf-8", "replace").strip().splitlines() or ["nothing was written"]
+        raise ConfigError(f"The run '{run.out}' ended with code {code} ({last}). See {log}, then start again.")
+
+
+def threads_each(jobs: int) -> int:
+    """Cores for each of `jobs` processes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // jobs)
