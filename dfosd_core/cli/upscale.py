@@ -38,7 +38,7 @@ def run_jobs(
     try:
         with _terminable(), host.lora(lora, settings.strength):
             for job in jobs:
-                successes.append(_run(job, upscale, bars, quiet=quiet))
+                successes.append(_run(job, upscale, bars, quiet=quiet))  # noqa: PERF401 - a stop keeps those so far
     except (KeyboardInterrupt, _TerminatedError) as stop:
         print(
             f"dfosd: stopped; {sum(successes)} of {len(jobs)} images are done, {len(jobs) - len(successes)} left, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ class Picture:
     """Samples (H, W, C), upright: C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; uint8 or uint16."""
 
     samples: Samples
-    metadata: ImageMetadata = ImageMetadata()
+    metadata: ImageMetadata = field(default_factory=ImageMetadata)
 
     @property
     def size(self) -> tuple[int, int]:

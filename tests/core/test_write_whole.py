@@ -54,7 +54,7 @@ def test_content_reaches_the_disk_before_the_name_and_then_the_folder(
     path, fsync = tmp_path / "a.txt", os.fsync
 
     def watch(handle: int) -> None:
-        seen.append((os.path.isdir(f"/proc/self/fd/{handle}"), path.exists()))
+        seen.append((Path(f"/proc/self/fd/{handle}").is_dir(), path.exists()))
         fsync(handle)
 
     monkeypatch.setattr(files.os, "fsync", watch)

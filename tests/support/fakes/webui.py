@@ -183,7 +183,12 @@ class WebUI:
         self.kind = kind
         self.folder = folder
         self.state = SimpleNamespace(
-            **{"job": "", "job_timestamp": "", "job_no": 0, "sampling_step": 0, "sampling_steps": 0, "textinfo": None},
+            job="",
+            job_timestamp="",
+            job_no=0,
+            sampling_step=0,
+            sampling_steps=0,
+            textinfo=None,
             **dict.fromkeys(("interrupted", "skipped", "stopping_generation"), False),
             assign_current_image=lambda image: None,
         )
