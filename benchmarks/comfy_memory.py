@@ -21,10 +21,11 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from dfosd_core.lora import DfosdLora, LoraMetadata, LoraPair, save_lora
+from dfosd_core.lora.file import DfosdLora, LoraPair, save_lora
+from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.lora.names import kohya_name, ldm_unet_key, ldm_vae_key, lora_target_names
 from dfosd_core.networks.complexity import RANK, TOKENS, sd21_models
-from dfosd_core.training.diffusers_networks import layout_of
+from dfosd_core.networks.config import base_layout
 
 from .random_base import random_half
 
@@ -47,7 +48,8 @@ def write_models(models: Path) -> None:
         shape = unet.get_parameter(f"{name}.weight").shape
         up = torch.zeros(shape[0], RANK, *(1,) * (len(shape) - 2)).half()
         pairs[kohya_name(name)] = LoraPair(down=torch.randn(RANK, *shape[1:]).half(), up=up, alpha=RANK)
-    metadata = LoraMetadata(base_layout=layout_of(unet, vae, "epsilon"), timestep=273, rank=RANK, lora_alpha=RANK)
+    layout = base_layout(unet.config, vae.config, "epsilon")
+    metadata = LoraMetadata(base_layout=layout, timestep=273, rank=RANK, lora_alpha=RANK)
     lora = DfosdLora(pairs=pairs, prompt_embeds=torch.zeros(1, TOKENS, 1024), metadata=metadata)
     save_lora(models / "dfosd" / "full_lora.safetensors", lora)
 

@@ -26,6 +26,7 @@ ROOMS = (
     "tiles",
     "settings.py",
     "files.py",
+    "tensor_files.py",
     "lora",
     "host.py",
     "pipeline.py",

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..errors import ConfigError
-from ..hosts.diffusers import DiffusersHost
+from ..hosts.own import OwnHost
 from ..image_files.read import read_image
 from ..image_files.tensors import like, to_tensor
 from ..image_files.write import check_target, write_image
@@ -28,7 +28,7 @@ class LocalEngine:
         self._files = files
         self._device = device
         self._dtype = dtype
-        self._loaded: tuple[object, DiffusersHost, DfosdLora] | None = None
+        self._loaded: tuple[object, OwnHost, DfosdLora] | None = None
 
     @contextmanager
     def __call__(self, request: Request) -> Iterator[UpscaleFile]:
@@ -47,7 +47,7 @@ class LocalEngine:
         with host.lora(lora, request.settings.strength):
             yield upscale_file
 
-    def _models(self, request: Request) -> tuple[DiffusersHost, DfosdLora]:
+    def _models(self, request: Request) -> tuple[OwnHost, DfosdLora]:
         base = self._files.base(request.base)
         lora = self._files.lora(request.lora)
         if base and not lora:

@@ -15,7 +15,7 @@ import torch
 
 from ..errors import DfosdError
 from ..exit_codes import FAILED, INTERRUPTED, OK, TERMINATED
-from ..hosts.diffusers import DiffusersHost
+from ..hosts.own import OwnHost
 from ..image_files.read import read_image
 from ..image_files.tensors import like, to_tensor
 from ..image_files.write import check_target, write_image
@@ -69,7 +69,7 @@ def run_jobs(
 
 def _do(
     job: Job,
-    host: DiffusersHost,
+    host: OwnHost,
     lora: DfosdLora,
     device: torch.device,
     settings: UpscaleSettings,

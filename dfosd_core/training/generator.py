@@ -90,7 +90,7 @@ class DfosdGenerator(nn.Module):
 
         Raises ValueError where metadata's timestep, rank, lora_alpha or prediction are not this generator's.
         """
-        told = (metadata.timestep, metadata.rank, metadata.lora_alpha, metadata.prediction)
+        told = (metadata.timestep, metadata.rank, metadata.lora_alpha, metadata.rule)
         true = (self.t, self.rank, self.lora_alpha, "eps-x0")
         if told != true:
             what = "timestep, rank, lora_alpha, prediction"
@@ -105,7 +105,7 @@ class DfosdGenerator(nn.Module):
         this generator's. The base is the caller's to check (`check_base`).
         """
         metadata = lora.metadata
-        theirs = (metadata.timestep, metadata.rank, metadata.lora_alpha, metadata.prediction)
+        theirs = (metadata.timestep, metadata.rank, metadata.lora_alpha, metadata.rule)
         ours = (self.t, self.rank, self.lora_alpha, "eps-x0")
         if theirs != ours:
             what = "timestep, rank, lora_alpha, prediction"

@@ -13,13 +13,13 @@ from typing import Any, cast
 
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ConfigError
 from ..lora.names import ldm_unet_key
-from .diffusers_networks import Config, build_unet
+from ..networks.sd_configs import Config
+from ..tensor_files import TensorFileError, read_tensors
+from .base import build_unet
 from .heads import HeadKind
 from .nad import Nad
 
@@ -124,9 +124,9 @@ def _config(file: Path) -> Config:
 
 def _load(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"discriminator.base: '{file}' is damaged or no safetensors file ({error}).") from error
+        return read_tensors(file).tensors
+    except TensorFileError as error:
+        raise ConfigError(f"discriminator.base: {error}") from error
 
 
 def _ldm_name(key: str) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from modules import paths, sd_models  # pyright: ignore[reportMissingImports]
 
 from ...dfosd_core.errors import BaseModelMismatchError, LoraFormatError
+from ...dfosd_core.networks.embedded import EMBEDDED_LORA
+from ...dfosd_core.tensor_files import kind_of_file
 
 AUTOMATIC = "automatic"
-EMBEDDED = "embedded small x4"
-"""The LoRA and base that come with DFOSD."""
 
 
 def folder() -> Path:
@@ -30,7 +28,7 @@ def make_folder() -> None:
 
 def lora_names() -> list[str]:
     """Entries of the drop-downs: automatic, the embedded one, the files."""
-    return [AUTOMATIC, EMBEDDED, *_loras()]
+    return [AUTOMATIC, EMBEDDED_LORA, *_loras()]
 
 
 def base_names() -> list[str]:
@@ -64,16 +62,6 @@ def own_bases() -> list[str]:
     return list(_bases())
 
 
-def context_dim(path: Path) -> int | None:
-    """Width of the text condition of a checkpoint file, by its header alone; None where that does not tell."""
-    shape = (
-        _header(path)
-        .get("model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", {})
-        .get("shape", [])
-    )
-    return int(shape[1]) if len(shape) == 2 else None
-
-
 def _found() -> dict[str, Path]:
     try:
         files = sorted(path for path in folder().rglob("*.safetensors") if path.is_file())
@@ -83,28 +71,12 @@ def _found() -> dict[str, Path]:
 
 
 def _loras() -> dict[str, Path]:
-    return {name: path for name, path in _found().items() if not _is_checkpoint(path)}
+    return {name: path for name, path in _found().items() if kind_of_file(path) != "base model"}
 
 
 def _bases() -> dict[str, Path]:
-    return {name: path for name, path in _found().items() if _is_checkpoint(path)}
-
-
-def _is_checkpoint(path: Path) -> bool:
-    return any(key.startswith("model.diffusion_model.") for key in _header(path))
+    return {name: path for name, path in _found().items() if kind_of_file(path) == "base model"}
 
 
 def _checkpoints() -> dict[str, Path]:
     return {info.name: Path(info.filename) for info in sd_models.checkpoints_list.values()}
-
-
-def _header(path: Path) -> dict[str, Any]:
-    if path.suffix != ".safetensors":
-        return {}
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size)) if size < 100_000_000 else {}
-    except (OSError, ValueError):
-        return {}
-    return header if isinstance(header, dict) else {}

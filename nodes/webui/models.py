@@ -16,8 +16,11 @@ from modules import devices, sd_models, shared  # pyright: ignore[reportMissingI
 from ...dfosd_core.errors import BaseModelMismatchError, DfosdError
 from ...dfosd_core.host import Host
 from ...dfosd_core.hosts.own import fast_dtype, load_base, load_default
-from ...dfosd_core.lora import DfosdLora, check_base, load_lora
-from .files import AUTOMATIC, EMBEDDED, base_path, context_dim, lora_path, own_bases, own_loras
+from ...dfosd_core.lora.file import DfosdLora, load_lora
+from ...dfosd_core.lora.metadata import check_base
+from ...dfosd_core.networks.embedded import EMBEDDED_BASE, EMBEDDED_LORA
+from ...dfosd_core.tensor_files import context_dim
+from .files import AUTOMATIC, base_path, lora_path, own_bases, own_loras
 from .kind import IS_SDNEXT
 from .options import option
 
@@ -73,7 +76,7 @@ def chosen_model(choice: Choice) -> Iterator[Model]:
 
 
 def _choose(choice: Choice) -> Model:
-    if choice.lora == EMBEDDED:
+    if choice.lora == EMBEDDED_LORA:
         return _embedded()
     if choice.lora != AUTOMATIC:
         return _with_base(choice.lora, choice.base)
@@ -89,7 +92,7 @@ def _embedded() -> Model:
     device = devices.device
     _make_room(device)
     host, lora = _keep("embedded", str(device), lambda: load_default(fast_dtype(device), device))
-    return Model(host=host, lora=lora, lora_name=EMBEDDED, base_name="embedded small base", device=device)
+    return Model(host=host, lora=lora, lora_name=EMBEDDED_LORA, base_name=EMBEDDED_BASE, device=device)
 
 
 def _with_base(lora_name: str, base: str) -> Model:
@@ -164,7 +167,7 @@ def _refuse_by_header(lora: DfosdLora) -> None:
         raise BaseModelMismatchError(
             f"The LoRA wants a base with context {wanted} ({lora.metadata.base_model or 'SD 2.1-base'}), but the "
             f"chosen checkpoint '{info.name}' has {found or 'another layout'}. Put the base in models/DFOSD, or "
-            f"choose '{EMBEDDED}'."
+            f"choose '{EMBEDDED_LORA}'."
         )
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from dfosd_core.cli import upscale
 from dfosd_core.cli.upscale import like, to_tensor
-from dfosd_core.hosts.diffusers import DiffusersHost
+from dfosd_core.hosts.own import OwnHost
 from dfosd_core.image_files import write as writing
 from dfosd_core.image_files.picture import Picture
 from dfosd_core.image_files.read import read_image
@@ -111,13 +111,13 @@ def test_transparency_into_jpeg_is_refused_before_computing(
 
 def test_lora_is_merged_once_for_the_batch(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     merges: list[float] = []
-    original = DiffusersHost.lora
+    original = OwnHost.lora
 
-    def counted(self: DiffusersHost, lora: Any, strength: float) -> Any:
+    def counted(self: OwnHost, lora: Any, strength: float) -> Any:
         merges.append(strength)
         return original(self, lora, strength)
 
-    monkeypatch.setattr(DiffusersHost, "lora", counted)
+    monkeypatch.setattr(OwnHost, "lora", counted)
     for name in ("a.png", "b.png", "c.png"):
         Image.new("RGB", (4, 4), "teal").save(tmp_path / name)
     assert run(tmp_path, "--strength", "0.5")[0] == 0

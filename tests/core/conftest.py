@@ -86,5 +86,5 @@ def make_host() -> Callable[..., TinyHost]:
 @pytest.fixture(scope="session")
 def tiny_lora() -> SimpleNamespace:
     """What the pipeline reads of a DfosdLora."""
-    metadata = SimpleNamespace(timestep=399, prediction="eps-x0", base_model="tiny")
+    metadata = SimpleNamespace(timestep=399, rule="eps-x0", base_model="tiny")
     return SimpleNamespace(metadata=metadata, prompt_embeds=torch.full((1, 2, CONTEXT_DIM), 0.1))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_any_difference_makes_loras_unequal() -> None:
     assert lora == make_lora()
     assert lora != make_lora(seed=1)
     assert lora != make_lora(timestep=199)
-    assert lora != make_lora(prediction="residual")
+    assert lora != make_lora(rule="residual")
     assert lora != make_lora(dtype=torch.float32)
     assert lora != dataclasses.replace(lora, set_weights={})
 
@@ -166,11 +167,10 @@ def test_pair_without_alpha_has_factor_one(file: Path) -> None:
 def test_failed_save_leaves_the_old_file_and_no_other(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = file.read_bytes()
 
-    def full_disk(self: Path, data: bytes) -> int:
-        self.touch()
+    def full_disk(handle: int) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_lora(file, make_lora(seed=1))
     assert file.read_bytes() == before

@@ -26,7 +26,7 @@ def test_upscale_equals_the_plain_computation(
 ) -> None:
     host, image = make_host(latent_factor), torch.rand(1, 16, 32, 3)
     tiny_lora = SimpleNamespace(**vars(tiny_lora))
-    tiny_lora.metadata = SimpleNamespace(timestep=399, prediction=rule, base_model="tiny")
+    tiny_lora.metadata = SimpleNamespace(timestep=399, rule=rule, base_model="tiny")
     x_lr = functional.interpolate(
         image.permute(0, 3, 1, 2), size=(64, 128), mode="bicubic", antialias=True, align_corners=False
     ).clamp(0, 1)

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from dfosd_core.errors import ConfigError
-from dfosd_core.hosts.diffusers import fast_dtype, load_base
+from dfosd_core.hosts.own import fast_dtype, load_base
 from dfosd_core.lora import load_lora
 from dfosd_core.pipeline import UpscaleSettings
 

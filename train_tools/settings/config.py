@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dfosd_core.errors import ConfigError
+from dfosd_core.networks.embedded import EMBEDDED
 from dfosd_core.schedule import NUM_TIMESTEPS
 from dfosd_core.training.degradation import SCALE
 from dfosd_core.training.discriminators import DiscriminatorKind
@@ -20,8 +21,6 @@ Preset = Literal["heavy", "light", "camera"]
 Perceptual = Literal["none", "dists", "ea_dists"]
 Schedule = Literal["constant", "cosine"]
 Precision = Literal["no", "bf16", "fp16"]
-EMBEDDED = "embedded"
-"""`model.base` of the small base that ships."""
 
 
 def require(ok: bool, text: str) -> None:

@@ -8,8 +8,8 @@ from torch import nn
 
 from ...errors import BaseModelMismatchError
 from ...lora.names import UNET_PREFIX, kohya_name, kohya_table, ldm_unet_key, ldm_vae_table
-from ...networks.build import build_unet
 from ...networks.sd_configs import unet_config
+from ...networks.unet import build_unet
 
 ATTENTION_LEVELS = (True, True, True, False)
 """Of SD 1.x and 2.x: no transformers at the deepest level."""
