@@ -26,6 +26,7 @@ from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.lora.names import kohya_name, ldm_unet_key, ldm_vae_key, lora_target_names
 from dfosd_core.networks.complexity import RANK, TOKENS, sd21_models
 from dfosd_core.networks.config import base_layout
+from dfosd_core.tensor_files import LDM_UNET, LDM_VAE
 
 from .random_base import random_half
 
@@ -37,10 +38,10 @@ def write_models(models: Path) -> None:
     """`checkpoints/full.safetensors` with LDM names, and `dfosd/full_lora.safetensors` on all of DFOSD's layers."""
     unet, vae = sd21_models()
     unet_weights, vae_weights = random_half(unet, 0), random_half(vae, 1)
-    ldm = {f"model.diffusion_model.{ldm_unet_key(k, 2, UP_HAS_ATTENTION)}": v for k, v in unet_weights.items()}
+    ldm = {f"{LDM_UNET}{ldm_unet_key(k, 2, UP_HAS_ATTENTION)}": v for k, v in unet_weights.items()}
     for key, value in vae_weights.items():
         is_linear = ".attentions." in key and value.ndim == 2
-        ldm[f"first_stage_model.{ldm_vae_key(key, 4)}"] = value[:, :, None, None] if is_linear else value
+        ldm[f"{LDM_VAE}{ldm_vae_key(key, 4)}"] = value[:, :, None, None] if is_linear else value
     (models / "checkpoints").mkdir(parents=True)
     safetensors.torch.save_file(ldm, models / "checkpoints" / "full.safetensors")
     pairs: dict[str, LoraPair] = {}

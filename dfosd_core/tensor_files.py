@@ -20,10 +20,10 @@ from .errors import DfosdError
 
 MAX_HEADER_BYTES = 100_000_000
 """As safetensors itself has it: SDXL's header is below one megabyte."""
-BASE_PREFIXES = ("model.diffusion_model.", "first_stage_model.")
-"""Of the UNet's and the VAE's tensors in a single-file checkpoint (LDM names)."""
+LDM_UNET, LDM_VAE = "model.diffusion_model.", "first_stage_model."
+"""How the names of a UNet's and of a VAE's tensors begin in a single-file checkpoint (LDM names)."""
 _LORA_KEY = re.compile(r"(^|\.)lora_")  # kohya's `lora_unet_...`, PEFT's `....lora_A.weight`
-_CONTEXT_KEY = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+_CONTEXT_KEY = f"{LDM_UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
 Kind = Literal["base model", "LoRA", "other"]
 
@@ -103,7 +103,7 @@ def kind_of(keys: Iterable[str]) -> Kind:
     names = list(keys)
     if any(_LORA_KEY.search(name) for name in names):
         return "LoRA"
-    return "base model" if any(name.startswith(BASE_PREFIXES) for name in names) else "other"
+    return "base model" if any(name.startswith((LDM_UNET, LDM_VAE)) for name in names) else "other"
 
 
 def kind_of_file(path: Path) -> Kind:

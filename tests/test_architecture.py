@@ -182,6 +182,14 @@ HOMES = [
     ("image layout", r"permute\(0, (3, 1, 2|2, 3, 1)\)", {"dfosd_core/images.py"}),
     ("antialiased resizing", r"antialias=True", {"dfosd_core/images.py"}),
     ("LoRA names", r"['\"]lora_unet_?['\"]|replace\(['\"](down|up)_blocks", {"dfosd_core/lora/names.py"}),
+    ("names in checkpoint files", r"['\"](model\.diffusion_model|first_stage_model)\.", {"dfosd_core/tensor_files.py"}),
+    (
+        "reading tensor files",
+        r"int\.from_bytes\(.*little|safetensors\.torch\.load|mmap=",
+        {"dfosd_core/tensor_files.py"},
+    ),
+    ("names of the embedded model", r"['\"]embedded small \w+", {"dfosd_core/networks/embedded.py"}),
+    ("the equation's rules", r"['\"]residual['\"]", {"dfosd_core/one_step.py"}),
     ("tiling and blending", r"def (tiled_|blend_)\w+|enable_tiling", {"dfosd_core/tiles/grid.py"}),
 ]
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.lora import load_lora
+from dfosd_core.lora.file import load_lora
 
 from .ablations.report import write_report
 from .ablations.scores import evaluate_runs

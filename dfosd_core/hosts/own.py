@@ -25,6 +25,8 @@ from .sd_host import LayoutHost
 class OwnHost(LayoutHost):
     """A `Host` over a `Base`'s networks. Takes tensors from any device, gives float32 back on the same one."""
 
+    name = "DFOSD"
+
     def __init__(self, unet: Unet, vae: Vae, layout: BaseLayout) -> None:
         self.unet = unet
         self.vae = vae

@@ -19,23 +19,21 @@ import torch
 
 from ..errors import BaseModelMismatchError
 from ..lora.names import ldm_unet_key, ldm_vae_key
-from ..tensor_files import kind_of
+from ..tensor_files import LDM_UNET, LDM_VAE, kind_of
 from .checkpoint import Checkpoint, Part, Tensors
 from .sd_configs import Config, unet_config, vae_config
 
-UNET = "model.diffusion_model."
-VAE = "first_stage_model."
 V_BIAS = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 V_BIAS_STD = 0.09
 
 
 def read_single_file(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> Checkpoint:
     """Understand the tensors of an LDM checkpoint; raises BaseModelMismatchError when DFOSD cannot use it."""
-    unet = {key.removeprefix(UNET): value for key, value in tensors.items() if key.startswith(UNET)}
-    vae = {key.removeprefix(VAE): value for key, value in tensors.items() if key.startswith(VAE)}
+    unet = {key.removeprefix(LDM_UNET): value for key, value in tensors.items() if key.startswith(LDM_UNET)}
+    vae = {key.removeprefix(LDM_VAE): value for key, value in tensors.items() if key.startswith(LDM_VAE)}
     try:
         _refuse_what_we_cannot_run(path.name, unet, vae, kind_of(tensors) == "LoRA")
-        unet_facts, vae_facts = _unet_config(unet), _vae_config(vae)
+        unet_facts, vae_facts = unet_config_of(unet), _vae_config(vae)
     except (KeyError, IndexError) as error:
         raise BaseModelMismatchError(_damaged(path.name, f"the tensor {error} is missing")) from error
     up_has_attention = [kind.startswith("CrossAttn") for kind in unet_facts["up_block_types"]]
@@ -69,8 +67,11 @@ def _refuse_what_we_cannot_run(name: str, unet: Tensors, vae: Tensors, is_lora: 
         )
 
 
-def _unet_config(unet: Tensors) -> Config:
-    """Levels are read block by block: `input_blocks.N.0.op` ends a level, `.1.proj_in` is a transformer."""
+def unet_config_of(unet: Tensors) -> Config:
+    """The configuration of a UNet, from its tensors' LDM names and shapes; KeyError where one is missing.
+
+    Levels are read block by block: `input_blocks.N.0.op` ends a level, `.1.proj_in` is a transformer.
+    """
     widths: list[int] = []
     attention: list[bool] = []
     layers = 0

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import UnetConfig
-from .layers import Attention, Downsample, MakeNorm, Resnet, Upsample, activated, norms
+from .layers import Attention, Downsample, MakeNorm, Resnet, Upsample, activated, norms, to_map, to_sequence
 from .sd_configs import Config
 
 TRANSFORMER_EPS = 1e-6
@@ -157,14 +157,11 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """(B, C, h, w), (B, N, context_dim) -> (B, C, h, w)."""
         h = self.norm(x)
-        if isinstance(self.proj_in, nn.Conv2d):
-            h = self.proj_in(h).flatten(2).transpose(1, 2)
-        else:
-            h = self.proj_in(h.flatten(2).transpose(1, 2))
+        is_linear = isinstance(self.proj_in, nn.Linear)
+        h = self.proj_in(to_sequence(h)) if is_linear else to_sequence(self.proj_in(h))
         h = self.transformer_blocks[0](h, context)
-        if isinstance(self.proj_out, nn.Conv2d):
-            return self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:])).add_(x)
-        return self.proj_out(h).transpose(1, 2).unflatten(2, x.shape[2:]).add_(x)
+        h = to_map(self.proj_out(h), like=x) if is_linear else self.proj_out(to_map(h, like=x))
+        return h.add_(x)
 
 
 class TransformerBlock(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import VaeConfig
-from .layers import Attention, Downsample, MakeNorm, Resnet, Upsample, activated, norms
+from .layers import Attention, Downsample, MakeNorm, Resnet, Upsample, activated, norms, to_map, to_sequence
 from .sd_configs import Config
 
 EPS = 1e-6
@@ -145,5 +145,5 @@ class MapAttention(Attention):
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """(B, C, H, W) to the same."""
-        sequence = self.group_norm(x).flatten(2).transpose(1, 2)
-        return x + super().forward(sequence, sequence).transpose(1, 2).unflatten(2, x.shape[2:])
+        sequence = to_sequence(self.group_norm(x))
+        return x + to_map(super().forward(sequence, sequence), like=x)

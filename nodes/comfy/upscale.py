@@ -11,7 +11,7 @@ from torch import Tensor
 from ...dfosd_core.errors import BaseModelMismatchError, ConfigError
 from ...dfosd_core.hosts.comfy.clones import LoraClones
 from ...dfosd_core.hosts.comfy.host import ComfyHost
-from ...dfosd_core.lora import DfosdLora
+from ...dfosd_core.lora.file import DfosdLora
 from ...dfosd_core.mosaic import PREVIEW_PX, Mosaic
 from ...dfosd_core.pipeline import Progress, upscale
 from ...dfosd_core.settings import UpscaleSettings

@@ -13,7 +13,7 @@ from support.diffusers_host import DiffusersHost
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dfosd_core.lora import DfosdLora, LoraPair
+from dfosd_core.lora.file import DfosdLora, LoraPair
 from dfosd_core.lora.names import UNET_PREFIX, VAE_PREFIX, kohya_name
 
 CHECKPOINT = "random.safetensors"

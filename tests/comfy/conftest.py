@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from support.diffusers_host import DiffusersHost
 from support.tiny_models import fill, ldm_tensors, random_lora
 
-from dfosd_core.lora import DfosdLora, save_lora
+from dfosd_core.lora.file import DfosdLora, save_lora
 from dfosd_core.networks.sd_configs import unet_config, vae_config
 from dfosd_core.training.base import build_unet, build_vae, layout_of
 

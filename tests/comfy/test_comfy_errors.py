@@ -13,7 +13,7 @@ from safetensors import safe_open
 from support.diffusers_host import DiffusersHost
 from torch import Tensor
 
-from dfosd_core.lora import DfosdLora, save_lora
+from dfosd_core.lora.file import DfosdLora, save_lora
 
 
 def error_of(graph: Graph, workflow: dict[str, Any]) -> str:

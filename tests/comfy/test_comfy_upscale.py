@@ -13,7 +13,7 @@ from PIL import Image
 from support.diffusers_host import DiffusersHost
 
 from dfosd_core.hosts.own import fast_dtype, load_default
-from dfosd_core.lora import DfosdLora, save_lora
+from dfosd_core.lora.file import DfosdLora, save_lora
 from dfosd_core.pipeline import UpscaleSettings, upscale
 
 TOLERANCE = 2e-4

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dfosd_core.errors import LoraFormatError
-from dfosd_core.lora import BaseLayout, DfosdLora, LoraMetadata, LoraPair, load_lora, save_lora
+from dfosd_core.lora.file import DfosdLora, LoraPair, load_lora, save_lora
+from dfosd_core.lora.metadata import BaseLayout, LoraMetadata
 
 LAYOUT = BaseLayout(
     context_dim=12,

@@ -85,7 +85,7 @@ from dfosd_core.pipeline import upscale
 host, lora = load_default()
 torch.save(upscale(torch.load(sys.argv[1]), host, lora), sys.argv[2])
 brought = {name.partition(".")[0] for name in sys.modules if not name.startswith("_")}
-print(*sorted(brought & {"PIL", "cv2", "einops", "gradio", "matplotlib", "scipy", "skimage"}))
+print(*sorted(brought & {"PIL", "cv2", "gradio", "matplotlib", "scipy", "skimage"}))
 """
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dfosd_core.errors import BaseModelMismatchError, LoraMismatchError
-from dfosd_core.lora import DfosdLora
+from dfosd_core.lora.file import DfosdLora
 from dfosd_core.one_step import predict_z_sr
 
 TOLERANCE = 1e-5

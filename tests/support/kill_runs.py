@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import torch  # noqa: E402
 from support.training_runs import config, differences, rows, saved, write_material  # noqa: E402
 
-from dfosd_core.lora import load_lora  # noqa: E402
+from dfosd_core.lora.file import load_lora  # noqa: E402
 from train_tools import train  # noqa: E402
 from train_tools.loop import checkpoint, trainer  # noqa: E402
 from train_tools.settings.config import TrainConfig  # noqa: E402

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from test_validation import random_vgg
 
 from dfosd_core.errors import ConfigError
-from dfosd_core.lora import load_lora
+from dfosd_core.lora.file import load_lora
 from train_tools import ablation
 from train_tools.ablation import ROWS, Run, ablate, check_out, named_pairs, plan, train_all
 from train_tools.ablations.report import LABELS, plot, spread, table, values_of

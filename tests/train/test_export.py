@@ -18,8 +18,8 @@ from support.diffusers_host import DiffusersHost
 from torch import Tensor
 
 from dfosd_core.errors import BaseModelMismatchError
-from dfosd_core.lora import DfosdLora, LoraMetadata, load_lora, save_lora
-from dfosd_core.lora.file import PROMPT_KEY
+from dfosd_core.lora.file import PROMPT_KEY, DfosdLora, load_lora, save_lora
+from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.lora.names import ldm_unet_key
 from dfosd_core.networks.sd_configs import unet_config, vae_config
 from dfosd_core.training.base import build_unet, build_vae, layout_of

@@ -13,7 +13,7 @@ from support.small_networks import CONTEXT_DIM, snapshot
 from support.training_runs import config, train, trainer, write_material
 
 from dfosd_core.errors import ConfigError
-from dfosd_core.lora import load_lora, save_lora
+from dfosd_core.lora.file import load_lora, save_lora
 from train_tools.data.crops import MicroBatch
 from train_tools.loop.ema import Ema
 from train_tools.loop.learner import lr_factor

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.training_runs import config, rows, saved, train, trainer, write_material
 
-from dfosd_core.lora import load_lora
+from dfosd_core.lora.file import load_lora
 from train_tools.loop.meter import Meter, timed
 from train_tools.loop.recipe import Recipe
 from train_tools.loop.trainer import DivergedError

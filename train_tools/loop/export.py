@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dfosd_core.errors import BaseModelMismatchError
-from dfosd_core.lora import BaseLayout, LoraMetadata
+from dfosd_core.lora.metadata import BaseLayout, LoraMetadata
 from dfosd_core.networks.embedded import EMBEDDED
 from dfosd_core.networks.reading import WEIGHT_FILES
 from dfosd_core.training.degradation import SCALE

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.lora import DfosdLora, load_lora
+from dfosd_core.lora.file import DfosdLora, load_lora
 from dfosd_core.lora.metadata import check_base
 from dfosd_core.networks.embedded import DEFAULT_BASE, DEFAULT_WEIGHTS, EMBEDDED
 from dfosd_core.training.base import TrainingBase, read_training_base

@@ -14,11 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.lora import DfosdLora, save_lora
+from dfosd_core.lora.file import DfosdLora, save_lora
 
 from ..data.crops import CropDataset, MicroBatch, batches
 from ..scoring.validation import Validator
 from ..settings.config import TrainConfig, plain_config
+from ..settings.resume_policy import best_still_counts
 from .checkpoint import CHECKPOINT, State, random_states, restore_random_states, write_checkpoint
 from .export import base_sha256, lora_metadata
 from .interrupt import Interrupt
@@ -26,7 +27,6 @@ from .logbook import Logbook
 from .meter import Meter, timed
 from .networks import Networks, base_path, make_dists
 from .recipe import Recipe
-from .resume_policy import best_still_counts
 
 LAST_LORA, BEST_LORA = "last.safetensors", "best.safetensors"
 
