@@ -6,24 +6,14 @@ memory and time. Nothing here needs diffusers: inside ComfyUI and the WebUIs DFO
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .norms import ChannelAffine
-
-MakeNorm = Callable[[int], nn.Module]
-"""Channels -> the network's norm over them."""
+from .norms import MakeNorm
 
 # Above this many output values nearest upsampling in channels-last order fails on CUDA (pytorch issue 141831).
 _LARGEST_MAP = 2**31
-
-
-def norms(groups: int, eps: float, local: bool) -> MakeNorm:
-    """GroupNorms of `groups` groups or, for the embedded base, the affine maps that stand in for them."""
-    return ChannelAffine if local else lambda channels: nn.GroupNorm(groups, channels, eps)
 
 
 class Resnet(nn.Module):

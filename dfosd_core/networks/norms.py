@@ -1,4 +1,4 @@
-"""What keeps the embedded small base's sight finite: normalisation without statistics, and no self-attention.
+"""The norms of our networks: GroupNorm or, in the embedded small base, one without statistics.
 
 GroupNorm's statistics run over the whole map, so a tile is normalised differently from the image it was cut from
 and tiled output differs from untiled output. The small base was therefore trained with each GroupNorm replaced by
@@ -8,8 +8,18 @@ and tiles with enough overlap give the untiled image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+MakeNorm = Callable[[int], nn.Module]
+"""Channels -> the network's norm over them."""
+
+
+def norms(groups: int, eps: float, local: bool) -> MakeNorm:
+    """GroupNorms of `groups` groups or, for the embedded base, the affine maps that stand in for them."""
+    return ChannelAffine if local else lambda channels: nn.GroupNorm(groups, channels, eps)
 
 
 class ChannelAffine(nn.Module):

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import UnetConfig
-from .layers import Attention, Downsample, MakeNorm, Resnet, Upsample, activated, norms, to_map, to_sequence
+from .layers import Attention, Downsample, Resnet, Upsample, activated, to_map, to_sequence
+from .norms import MakeNorm, norms
 from .sd_configs import Config
 
 TRANSFORMER_EPS = 1e-6

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .config import VaeConfig
-from .layers import Attention, Downsample, MakeNorm, Resnet, Upsample, activated, norms, to_map, to_sequence
+from .layers import Attention, Downsample, Resnet, Upsample, activated, to_map, to_sequence
+from .norms import MakeNorm, norms
 from .sd_configs import Config
 
 EPS = 1e-6

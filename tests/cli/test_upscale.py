@@ -187,7 +187,7 @@ def test_our_own_mistakes_are_not_hidden(run: Run, photo: Path, monkeypatch: pyt
 def test_signal_ends_between_files_without_a_half_one(
     tmp_path: Path, model: list[str], number: signal.Signals, code: int
 ) -> None:
-    for index in range(300):
+    for index in range(1000):  # more than are done while this process waits for its turn
         Image.new("RGB", (8, 8), (index % 256, 0, 0)).save(tmp_path / f"{index:03}.png")
     command = [
         sys.executable,
@@ -215,9 +215,9 @@ def test_signal_ends_between_files_without_a_half_one(
     _, err = process.communicate(timeout=120)
     assert process.returncode == code
     assert "Traceback" not in err
-    assert "of 300 images are done" in err
+    assert "of 1000 images are done" in err
     written = names(tmp_path / "out")
-    assert 1 <= len(written) < 300
+    assert 1 <= len(written) < 1000
     for name in written:
         assert read_image(tmp_path / "out" / name).size == (32, 32)
 
