@@ -21,10 +21,12 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from dfosd_core.lora import DfosdLora, LoraMetadata, LoraPair, save_lora
+from dfosd_core.lora.file import DfosdLora, LoraPair, save_lora
+from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.lora.names import kohya_name, ldm_unet_key, ldm_vae_key, lora_target_names
 from dfosd_core.networks.complexity import RANK, TOKENS, sd21_models
-from dfosd_core.training.diffusers_networks import layout_of
+from dfosd_core.networks.config import base_layout
+from dfosd_core.tensor_files import LDM_UNET, LDM_VAE
 
 from .random_base import random_half
 
@@ -36,10 +38,10 @@ def write_models(models: Path) -> None:
     """`checkpoints/full.safetensors` with LDM names, and `dfosd/full_lora.safetensors` on all of DFOSD's layers."""
     unet, vae = sd21_models()
     unet_weights, vae_weights = random_half(unet, 0), random_half(vae, 1)
-    ldm = {f"model.diffusion_model.{ldm_unet_key(k, 2, UP_HAS_ATTENTION)}": v for k, v in unet_weights.items()}
+    ldm = {f"{LDM_UNET}{ldm_unet_key(k, 2, UP_HAS_ATTENTION)}": v for k, v in unet_weights.items()}
     for key, value in vae_weights.items():
         is_linear = ".attentions." in key and value.ndim == 2
-        ldm[f"first_stage_model.{ldm_vae_key(key, 4)}"] = value[:, :, None, None] if is_linear else value
+        ldm[f"{LDM_VAE}{ldm_vae_key(key, 4)}"] = value[:, :, None, None] if is_linear else value
     (models / "checkpoints").mkdir(parents=True)
     safetensors.torch.save_file(ldm, models / "checkpoints" / "full.safetensors")
     pairs: dict[str, LoraPair] = {}
@@ -47,7 +49,8 @@ def write_models(models: Path) -> None:
         shape = unet.get_parameter(f"{name}.weight").shape
         up = torch.zeros(shape[0], RANK, *(1,) * (len(shape) - 2)).half()
         pairs[kohya_name(name)] = LoraPair(down=torch.randn(RANK, *shape[1:]).half(), up=up, alpha=RANK)
-    metadata = LoraMetadata(base_layout=layout_of(unet, vae, "epsilon"), timestep=273, rank=RANK, lora_alpha=RANK)
+    layout = base_layout(unet.config, vae.config, "epsilon")
+    metadata = LoraMetadata(base_layout=layout, timestep=273, rank=RANK, lora_alpha=RANK)
     lora = DfosdLora(pairs=pairs, prompt_embeds=torch.zeros(1, TOKENS, 1024), metadata=metadata)
     save_lora(models / "dfosd" / "full_lora.safetensors", lora)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dfosd_core.networks.complexity import sd21_models
+from dfosd_core.networks.sd_configs import unet_config, vae_config
 
 
 def random_half(model: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -35,7 +36,7 @@ def save_part(weights: dict[str, Tensor], config: dict[str, Any], folder: Path) 
 
 def write_random_sd21(folder: Path) -> Path:
     """Write `folder`/unet and `folder`/vae (float16, 1.9 GB); return `folder`."""
-    for part, seed, model in zip(("unet", "vae"), (0, 1), sd21_models(), strict=True):
-        facts: Any = model
-        save_part(random_half(model, seed), dict(facts.config), folder / part)
+    unet, vae = sd21_models()
+    save_part(random_half(unet, 0), unet_config(), folder / "unet")
+    save_part(random_half(vae, 1), vae_config(), folder / "vae")
     return folder

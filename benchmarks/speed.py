@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from dfosd_core.hosts.diffusers import fast_dtype, load_base, load_default
-from dfosd_core.lora import load_lora
+from dfosd_core.hosts.own import fast_dtype, load_base, load_default
+from dfosd_core.lora.file import load_lora
 from dfosd_core.pipeline import UpscaleSettings, upscale_attached
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 
 from .errors import ConfigError
-from .hosts.diffusers import DiffusersHost, fast_dtype, load_base, load_default
+from .hosts.own import OwnHost, fast_dtype, load_base, load_default
 from .lora.file import DfosdLora, load_lora
 from .settings import ModelChoice
 
 
-def load_models(choice: ModelChoice, device: torch.device) -> tuple[DiffusersHost, DfosdLora]:
+def load_models(choice: ModelChoice, device: torch.device) -> tuple[OwnHost, DfosdLora]:
     """Raises DfosdError, one line, if a file is missing, broken or of the wrong kind."""
     dtype: torch.dtype = getattr(torch, choice.dtype) if choice.dtype else fast_dtype(device)
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
     if choice.base and choice.lora:
         lora = load_lora(choice.lora)
         return load_base(choice.base, dtype, device), lora

@@ -8,6 +8,7 @@ from .errors import ConfigError
 from .schedule import alpha_bar_at
 
 PREDICTION_RULES = ("eps-x0", "residual")
+"""How z_sr follows from the network's output; a LoRA's metadata names the one it was trained with."""
 
 
 def predict_z_sr(z_lr: Tensor, eps: Tensor, t: int, rule: str = "eps-x0") -> Tensor:

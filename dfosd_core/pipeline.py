@@ -82,7 +82,7 @@ def _upscale_one(
     rgb: Tensor, host: Host, lora: DfosdLora, settings: UpscaleSettings, size: tuple[int, int], run: TiledRun
 ) -> Tensor:
     """The method. (1, 3, H, W) in [0, 1] -> (1, 3, *size), not clamped. A `run` is a pass over all tiles."""
-    t, rule, prompt_embeds = lora.metadata.timestep, lora.metadata.prediction, lora.prompt_embeds
+    t, rule, prompt_embeds = lora.metadata.timestep, lora.metadata.rule, lora.prompt_embeds
     x_lr = pad_to_multiple(resize(rgb, size).clamp(0.0, 1.0), host.size_multiple_px)
     z_lr = run("encode", lambda x: host.encode(to_signed(x)), x_lr)
     eps = run("unet", lambda z: host.predict_eps(z, t, prompt_embeds), z_lr)

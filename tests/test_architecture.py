@@ -26,6 +26,7 @@ ROOMS = (
     "settings.py",
     "color_fix.py",
     "files.py",
+    "tensor_files.py",
     "lora",
     "host.py",
     "pipeline.py",
@@ -191,6 +192,14 @@ HOMES = [
     ("endings of image files", r"['\"]\.(jpe?g|webp|bmp)['\"]", {"dfosd_core/image_files/formats.py"}),
     ("Pillow's modes", r"['\"](I;16|CMYK|PA)['\"]|profileToProfile", {"dfosd_core/image_files/pil.py"}),
     ("settings from loose values", r"(UpscaleSettings|\bcls)\(\*\*\{name: value", {"dfosd_core/settings.py"}),
+    ("names in checkpoint files", r"['\"](model\.diffusion_model|first_stage_model)\.", {"dfosd_core/tensor_files.py"}),
+    (
+        "reading tensor files",
+        r"int\.from_bytes\(.*little|safetensors\.torch\.load|mmap=",
+        {"dfosd_core/tensor_files.py"},
+    ),
+    ("names of the embedded model", r"['\"]embedded small \w+", {"dfosd_core/networks/embedded.py"}),
+    ("the equation's rules", r"['\"]residual['\"]", {"dfosd_core/one_step.py"}),
     ("tiling and blending", r"def (tiled_|blend_)\w+|enable_tiling", {"dfosd_core/tiles/grid.py"}),
     ("the VAE's fall to float32", r"isfinite\(x\)", {"dfosd_core/hosts/webui/shared.py"}),
     (
@@ -214,7 +223,7 @@ def code_of(path: Path) -> str:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            node.body = [s for s in body if not _is_text(s)] or [ast.Pass()]
+            vars(node)["body"] = [s for s in body if not _is_text(s)] or [ast.Pass()]
     return ast.unparse(tree)
 
 

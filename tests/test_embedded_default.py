@@ -14,15 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 from dfosd_core import images
-from dfosd_core.hosts.diffusers import DEFAULT_WEIGHTS, DiffusersHost, load_default
-from dfosd_core.lora import DfosdLora
+from dfosd_core.hosts.own import OwnHost, load_default
+from dfosd_core.lora.file import DfosdLora
+from dfosd_core.networks.embedded import DEFAULT_WEIGHTS
 from dfosd_core.pipeline import UpscaleSettings, upscale
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def default() -> tuple[DiffusersHost, DfosdLora]:
+def default() -> tuple[OwnHost, DfosdLora]:
     return load_default()
 
 
@@ -44,9 +45,7 @@ def test_weights_stay_small() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "height", "width"), [("coffee", 300, 272), ("chelsea", 272, 320)])
-def test_automatic_tiles_equal_untiled(
-    default: tuple[DiffusersHost, DfosdLora], name: str, height: int, width: int
-) -> None:
+def test_automatic_tiles_equal_untiled(default: tuple[OwnHost, DfosdLora], name: str, height: int, width: int) -> None:
     host, lora = default
     image = photograph(name)[:, :height, :width]
     assert host.auto_tiles(4 * height, 4 * width).decode.tile > 0  # large enough to be tiled
@@ -55,7 +54,7 @@ def test_automatic_tiles_equal_untiled(
     assert (tiled - whole).abs().max() <= 2 / 255
 
 
-def test_unet_tiles_equal_the_whole_map(default: tuple[DiffusersHost, DfosdLora]) -> None:
+def test_unet_tiles_equal_the_whole_map(default: tuple[OwnHost, DfosdLora]) -> None:
     """Only where no layer sees the whole map: no statistics, and no self-attention."""
     host, lora = default
     image = photograph("coffee")[:, 100:260, 100:292]
@@ -64,7 +63,7 @@ def test_unet_tiles_equal_the_whole_map(default: tuple[DiffusersHost, DfosdLora]
     assert 0 < (tiled - whole).abs().max() < 1e-4  # sums differ in their order, so some bits do
 
 
-def test_result_is_sharper_than_bicubic_and_as_faithful(default: tuple[DiffusersHost, DfosdLora]) -> None:
+def test_result_is_sharper_than_bicubic_and_as_faithful(default: tuple[OwnHost, DfosdLora]) -> None:
     host, lora = default
     image = images.to_bchw(photograph("chelsea")[:, 40:296, 40:296])
     x_lq = images.resize(image, (64, 64)).clamp(0, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 
 from dfosd_core.lora.names import LORA_TARGETS
 from dfosd_core.networks.complexity import ArchitectureReport, sd21_models, sd21_report
+from dfosd_core.networks.vae import Vae
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,10 @@ def test_macs_equal_the_papers_merged_and_unmerged(report: ArchitectureReport) -
 class _Whole(nn.Module):
     """Encoder, UNet and decoder in one call, since thop profiles a module."""
 
-    def __init__(self, unet: nn.Module, vae: Any) -> None:
+    def __init__(self, unet: nn.Module, vae: Vae) -> None:
         super().__init__()
         self.unet, self.vae = unet, vae
 
-    # thop counts what a profiled module calls, and `encode` and `decode` are no modules: so do here what they do.
     def forward(self, x: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
         return self.vae.decode(self.unet(self.vae.encode(x), 399, prompt_embeds))
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from dfosd_core.errors import DfosdError
-from dfosd_core.hosts.diffusers import DiffusersHost, fast_dtype, load_base, load_default
-from dfosd_core.lora import DfosdLora, load_lora
+from dfosd_core.hosts.own import OwnHost, fast_dtype, load_base, load_default
+from dfosd_core.lora.file import DfosdLora, load_lora
 from dfosd_core.pipeline import UpscaleSettings
 from dfosd_core.training.dists import Dists
 
@@ -42,7 +42,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Scores]:
     return means
 
 
-def _load(args: argparse.Namespace) -> tuple[DiffusersHost, DfosdLora]:
+def _load(args: argparse.Namespace) -> tuple[OwnHost, DfosdLora]:
     if args.base is None:
         host, lora = load_default(args.dtype)
         return host, lora if args.lora is None else load_lora(args.lora)

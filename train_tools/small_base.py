@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from dfosd_core.files import write_text, write_whole
-from dfosd_core.networks.norms import NoAttention, remove_self_attention, replace_group_norms
 from dfosd_core.networks.sd_configs import NORM_KEY, SELF_ATTENTION_KEY
+from dfosd_core.training.base import NoAttention, remove_self_attention, replace_group_norms
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..networks.inspect import is_checkpoint
-
-EMBEDDED_BASE = "embedded small base"
-EMBEDDED_LORA = "embedded small x4"
+from ..networks.embedded import EMBEDDED_BASE, EMBEDDED_LORA
+from ..tensor_files import kind_of_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +49,7 @@ class ModelFiles:
 
 
 def _is_base(path: Path) -> bool:
-    if path.is_dir():
-        return (path / "unet").is_dir() and (path / "vae").is_dir()
-    return path.suffix == ".ckpt" or (path.suffix == ".safetensors" and is_checkpoint(path))
+    return kind_of_file(path) == "base model"
 
 
 def _named(embedded: str, given: Path | None, found: Iterable[Path]) -> dict[str, Path | None]:

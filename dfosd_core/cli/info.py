@@ -11,8 +11,8 @@ from ..lora.file import DfosdLora, load_lora
 from ..lora.metadata import BaseLayout, describe_layout
 from ..lora.names import UNET_PREFIX
 from ..networks.complexity import RANK, SIZE_PX, sd21_report
-from ..networks.inspect import is_checkpoint
-from ..training.diffusers_base import read_base
+from ..networks.reading import read_base
+from ..tensor_files import kind_of_file
 
 
 def describe_file(name: str) -> str:
@@ -20,7 +20,7 @@ def describe_file(name: str) -> str:
     path = Path(name)
     if not path.exists():
         raise LoraFormatError(f"There is no file or folder '{path}'.")
-    if path.is_dir() or path.suffix != ".safetensors" or is_checkpoint(path):
+    if path.suffix != ".safetensors" or kind_of_file(path) == "base model":
         base = read_base(path)
         counts = [sum(p.numel() for p in model.parameters()) for model in (base.unet, base.vae)]
         return _table(f"{path}: base model", _layout_lines(base.layout) + _base_sizes(*counts))
@@ -57,7 +57,7 @@ def _lora_lines(lora: DfosdLora) -> list[tuple[str, str]]:
         ("base model", about.base_model or "not named"),
         ("base SHA-256", about.base_model_sha256 or "not given"),
         ("timestep", str(about.timestep)),
-        ("prediction", about.prediction),
+        ("prediction", about.rule),
         ("trained for scale", f"{about.scale:g}"),
         ("rank, alpha", f"{about.rank}, {about.lora_alpha:g}"),
         ("layers", f"{len(lora.pairs)} ({in_unet} UNet, {len(lora.pairs) - in_unet} VAE)"),

@@ -1,55 +1,132 @@
-"""The host that needs torch and safetensors only: our own UNet and VAE, for programs that bring no diffusers."""
+"""The host over our own UNet and autoencoder: needs torch and safetensors only."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..lora.file import DfosdLora
-from ..networks.build import build_unet, build_vae
-from ..networks.config import layout_of_plans
-from ..networks.reading import Builders, read_networks
-from ..networks.unet import PlainUnet
-from ..networks.vae import PlainVae
-from .network_host import DEFAULT_WEIGHTS, NetworkHost, default_parts, fast_dtype
+from ..lora.merge import merged
+from ..lora.metadata import BaseLayout, check_base
+from ..lora.names import UNET_PREFIX, VAE_PREFIX
+from ..networks.embedded import DEFAULT_WEIGHTS, default_parts
+from ..networks.reading import read_base
+from ..networks.unet import Unet
+from ..networks.vae import Vae
+from ..schedule import eps_from_v
+from ..tiles.size import TileSettings, TileSize
+from .sd_host import LayoutHost
 
 
-class PlainHost(NetworkHost[PlainUnet, PlainVae]):
-    """A `Host` over our own networks, the twin of `DiffusersHost`: the same weights give the same image."""
+class OwnHost(LayoutHost):
+    """A `Host` over a `Base`'s networks. Takes tensors from any device, gives float32 back on the same one."""
 
-    def __init__(self, unet: PlainUnet, vae: PlainVae, prediction_type: str) -> None:
-        layout = layout_of_plans(unet.plan, vae.plan, prediction_type)
-        scaling, shift = vae.plan.scaling_factor, vae.plan.shift_factor
-        super().__init__(unet, vae, layout, scaling_factor=scaling, shift_factor=shift)
+    name = "DFOSD"
 
-    def _encode(self, x: Tensor) -> Tensor:
-        return self.vae.encode(x)
+    def __init__(self, unet: Unet, vae: Vae, layout: BaseLayout) -> None:
+        self.unet = unet
+        self.vae = vae
+        self.layout = layout
 
-    def _decode(self, latent: Tensor) -> Tensor:
-        return self.vae.decode(latent)
+    @property
+    def size_multiple_px(self) -> int:
+        """f where the base has group norms: the UNet fits its skips to any latent size.
 
-    def _predict(self, z: Tensor, t: int, context: Tensor) -> Tensor:
-        return self.unet(z, t, context)
+        Without them a tile can equal the whole image, if its cells fall on the UNet's grid: f times its
+        downsampling.
+        """
+        if not self.unet.config.local_norm:
+            return super().size_multiple_px
+        return self.latent_factor * 2 ** (len(self.layout.block_out_channels) - 1)
+
+    @torch.inference_mode()
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> model-space latent (B, C, H/f, W/f): the posterior's mean, so
+        deterministic.
+        """
+        config = self.vae.config
+        mean = self.vae.encode(self._placed(x)).to(x.device, torch.float32)
+        return (mean - config.shift_factor) * config.scaling_factor
+
+    @torch.inference_mode()
+    def decode(self, z: Tensor) -> Tensor:
+        """Model-space latent (B, C, h, w) -> (B, 3, h*f, w*f), about [-1, 1], not clamped."""
+        latent = z.float() / self.vae.config.scaling_factor + self.vae.config.shift_factor
+        return self.vae.decode(self._placed(latent)).to(z.device, torch.float32)
+
+    @torch.inference_mode()
+    def predict_eps(self, z: Tensor, t: int, prompt_embeds: Tensor) -> Tensor:
+        """One UNet call on (B, C, h, w) with (1, N, context_dim); a v-predicting base's output is turned
+        into eps.
+        """
+        context = self._placed(prompt_embeds).expand(z.shape[0], -1, -1)
+        output = self.unet(self._placed(z), t, context).to(z.device, torch.float32)
+        return eps_from_v(output, z.float(), t) if self.layout.prediction_type == "v_prediction" else output
+
+    @contextmanager
+    def lora(self, lora: DfosdLora, strength: float) -> Iterator[None]:
+        """Merge `lora` for the length of the `with` block; afterwards every weight is bit for bit as before.
+
+        Raises BaseModelMismatchError for a base the LoRA was not trained on, LoraMismatchError when its
+        layers do not all fit or a LoRA is merged already; then nothing was changed.
+        """
+        check_base(lora.metadata.base_layout, self.layout)
+        with merged({UNET_PREFIX: self.unet, VAE_PREFIX: self.vae}, lora, strength):
+            yield
+
+    def auto_tiles(self, height_px: int, width_px: int) -> TileSettings:
+        """Tiles for an output of this size, by what each stage needs in memory."""
+        if self.unet.config.local_norm:
+            return small_base_tiles(height_px * width_px)
+        return super().auto_tiles(height_px, width_px)
+
+    def _placed(self, x: Tensor) -> Tensor:
+        weight = self.unet.conv_in.weight
+        memory_format = torch.channels_last if x.ndim == 4 else torch.contiguous_format
+        return x.to(weight.device, weight.dtype, memory_format=memory_format)
 
 
-def load_base(path: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> PlainHost:
+def small_base_tiles(pixels: int) -> TileSettings:
+    """One tile up to a megapixel; above, tiles that keep the whole process under 2 GB in float32.
+
+    The base sees 38 px around a pixel in the encoder, 168 in the UNet and 52 in the decoder. The outer third
+    of an overlap is thrown away, so three times that makes tiles equal the whole image.
+    """
+    vae_tile = 0 if pixels <= 1024 * 1024 else 768
+    return TileSettings(encode=TileSize(vae_tile, 128), unet=TileSize(2048, 512), decode=TileSize(vae_tile, 160))
+
+
+def fast_dtype(device: torch.device | str) -> torch.dtype:
+    """The number format that is fast there: float16 on CUDA, bfloat16 on CPUs that multiply it, else float32.
+
+    Elsewhere bfloat16 is emulated and slower than float32. The x0 line and the blending are float32 everywhere.
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.float16
+    # Private, and not in every torch: where a name is missing, float32 is right and only slower.
+    native = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    has_bfloat16 = any(getattr(torch.cpu, name, lambda: False)() for name in native)
+    return torch.bfloat16 if kind == "cpu" and has_bfloat16 else torch.float32
+
+
+def load_base(path: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> OwnHost:
     """A host over a diffusers folder or a single-file checkpoint (`.safetensors`, `.ckpt`) of SD 1.x or 2.x.
 
     Raises BaseModelMismatchError when the file is missing, damaged, unsafe or no model DFOSD can use.
     """
-    return PlainHost(*read_networks(path, Builders(build_unet, build_vae), dtype, device))
+    return OwnHost(*read_base(path, dtype, device))
 
 
 def load_default(
     dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", weights: Path = DEFAULT_WEIGHTS
-) -> tuple[PlainHost, DfosdLora]:
+) -> tuple[OwnHost, DfosdLora]:
     """The embedded small base and its LoRA. Raises BaseModelMismatchError when they were left out of the
     installation.
     """
     base, lora = default_parts(weights)
     return load_base(base, dtype, device), lora
-
-
-__all__ = ["PlainHost", "fast_dtype", "load_base", "load_default"]

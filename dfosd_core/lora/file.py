@@ -8,19 +8,18 @@ Tensors: kohya names (`lora_unet_<layer>.lora_down.weight`, `.lora_up.weight`, `
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import LoraFormatError
+from ..files import write_whole
+from ..tensor_files import TensorFileError, kind_of, parse_safetensors, split_header
 from .metadata import LoraMetadata, canonical_json
 from .names import lora_tensor_name, parse_lora_key
 
@@ -102,12 +101,8 @@ def save_lora(path: Path | str, lora: DfosdLora) -> Path:
     tensors = {key: value.detach().cpu().contiguous() for key, value in lora.tensors().items()}
     blob = _with_header(safetensors.torch.save(tensors), lora.metadata.to_header())
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(blob)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_whole(path) as file:
+        file.write(blob)
     return path
 
 
@@ -168,17 +163,13 @@ def _pair(parts: Mapping[str, Tensor]) -> LoraPair:
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise LoraFormatError(f"There is no LoRA file '{path}'. Give the path of a .safetensors file.")
-    blob = path.read_bytes()
-    # safetensors' reader is fast but gives bytes no type; the header it has accepted is safe to take apart.
-    load = cast("Callable[[bytes], dict[str, Tensor]]", safetensors.torch.load)
     try:
-        tensors = load(blob)
-    except (SafetensorError, ValueError) as error:
+        # Not mapped into memory: a file that is mapped cannot be replaced on every system.
+        (tensors, metadata), data = parse_safetensors(path.read_bytes())
+    except TensorFileError as error:
         raise LoraFormatError(
-            f"'{path.name}' is damaged or not a safetensors file ({error}). Get the file again, or convert it."
+            f"'{path.name}' is damaged or not a safetensors file ({error.reason}). Get the file again, or convert it."
         ) from error
-    header, data = _split(blob)
-    metadata = cast("dict[str, str]", header.get("__metadata__", {}))
     recorded = metadata.get(HASH_KEY)
     if "dfosd.format_version" in metadata and recorded not in (None, _hash(data)):
         raise LoraFormatError(f"'{path.name}' is damaged: its tensors do not match {HASH_KEY}. Get the file again.")
@@ -188,27 +179,21 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _refuse_foreign(name: str, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     if "dfosd.format_version" in header:
         return
-    if any(key.startswith(("model.diffusion_model.", "first_stage_model.", "down_blocks.")) for key in tensors):
-        what = "a base model. Give it as the base and a DFOSD LoRA as the LoRA"
-    elif any(parse_lora_key(key) for key in tensors):
-        what = "an ordinary LoRA without DFOSD's metadata. Give a LoRA trained or converted by DFOSD"
-    else:
-        what = "some other safetensors file. Give a LoRA trained or converted by DFOSD"
-    raise LoraFormatError(f"'{name}' is not a DFOSD LoRA but {what}.")
+    found = {
+        "base model": "a base model. Give it as the base and a DFOSD LoRA as the LoRA",
+        "LoRA": "an ordinary LoRA without DFOSD's metadata. Give a LoRA trained with DFOSD",
+        "other": "some other safetensors file. Give a LoRA trained with DFOSD",
+    }
+    raise LoraFormatError(f"'{name}' is not a DFOSD LoRA but {found[kind_of(tensors)]}.")
 
 
 def _with_header(blob: bytes, metadata: Mapping[str, str]) -> bytes:
     """Put `metadata` and the data's hash in; safetensors itself writes metadata in random order."""
-    header, data = _split(blob)
+    header, data = split_header(blob)
     header["__metadata__"] = {**metadata, HASH_KEY: _hash(data)}
     text = canonical_json(header).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data
-
-
-def _split(blob: bytes) -> tuple[dict[str, Any], bytes]:
-    end = 8 + int.from_bytes(blob[:8], "little")
-    return json.loads(blob[8:end]), blob[end:]
 
 
 def _hash(data: bytes) -> str:

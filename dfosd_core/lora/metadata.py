@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from ..errors import BaseModelMismatchError, LoraFormatError
+from ..one_step import PREDICTION_RULES
 
 FORMAT_VERSION = "1"
-PREDICTIONS = ("eps-x0", "residual")
 BASE_PREDICTIONS = ("epsilon", "v_prediction")
 # Written afresh at each save from the fields below (or from the tensors), so never kept as `extra`.
 DERIVED_KEYS = (
@@ -69,7 +69,7 @@ class BaseLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraMetadata:
-    """Everything a DFOSD LoRA's header holds; field `x` is stored as `dfosd.x`."""
+    """Everything a DFOSD LoRA's header holds; field `x` is stored as `dfosd.x` where it says nothing else."""
 
     base_layout: BaseLayout
     """The base the LoRA was trained on; any other is refused."""
@@ -79,8 +79,8 @@ class LoraMetadata:
     """Rank of the LoRA (the largest, if layers differ)."""
     lora_alpha: float
     """The LoRA's alpha; a layer's delta is alpha / rank * up @ down."""
-    prediction: Literal["eps-x0", "residual"] = "eps-x0"
-    """How z_sr follows from the UNet's output: the paper's equation, or z_lr - output (PiSA-SR)."""
+    rule: str = "eps-x0"
+    """One of `PREDICTION_RULES`, stored as `dfosd.prediction`."""
     scale: float = 4.0
     """Super-resolution factor it was trained for."""
     base_model: str = ""
@@ -97,8 +97,8 @@ class LoraMetadata:
     """Further header entries kept as they are, e.g. `modelspec.title`, `modelspec.license`."""
 
     def __post_init__(self) -> None:
-        if self.prediction not in PREDICTIONS:
-            raise ValueError(f"prediction must be one of {PREDICTIONS}, got {self.prediction!r}")
+        if self.rule not in PREDICTION_RULES:
+            raise ValueError(f"prediction must be one of {PREDICTION_RULES}, got {self.rule!r}")
         if not 0 <= self.timestep < 1000:
             raise ValueError(f"timestep must be in 0..999, got {self.timestep}")
         if self.rank < 1 or self.scale <= 0:
@@ -113,7 +113,7 @@ class LoraMetadata:
             "dfosd.format_version": FORMAT_VERSION,
             "dfosd.base_layout": self.base_layout.to_json(),
             "dfosd.timestep": str(self.timestep),
-            "dfosd.prediction": self.prediction,
+            "dfosd.prediction": self.rule,
             "dfosd.scale": _number(self.scale),
             "dfosd.rank": str(self.rank),
             "dfosd.lora_alpha": _number(self.lora_alpha),
@@ -142,7 +142,7 @@ class LoraMetadata:
             return LoraMetadata(
                 base_layout=BaseLayout.from_json(header["dfosd.base_layout"]),
                 timestep=int(header["dfosd.timestep"]),
-                prediction=cast("Literal['eps-x0', 'residual']", header["dfosd.prediction"]),
+                rule=header["dfosd.prediction"],
                 scale=float(header["dfosd.scale"]),
                 rank=int(header["dfosd.rank"]),
                 lora_alpha=float(header["dfosd.lora_alpha"]),

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..lora.names import lora_target_names
-from .build import build_unet, build_vae
 from .sd_configs import unet_config, vae_config
-from .unet import PlainUnet
-from .vae import PlainVae
+from .unet import Unet, build_unet
+from .vae import Vae, build_vae
 
 RANK = 16
 SIZE_PX = 512
@@ -60,7 +59,7 @@ class ArchitectureReport:
         return self.macs_merged + self.lora_macs
 
 
-def sd21_models() -> tuple[PlainUnet, PlainVae]:
+def sd21_models() -> tuple[Unet, Vae]:
     """SD 2.1's UNet and VAE on the meta device."""
     return build_unet(unet_config(), "SD 2.1"), build_vae(vae_config(), "SD 2.1")
 

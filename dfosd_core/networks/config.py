@@ -1,4 +1,4 @@
-"""The networks that we can build in plain torch, read from diffusers configurations; all others are refused."""
+"""What our networks are made from, read from diffusers' configurations; all others than SD's layouts are refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _VAE_FIXED: Mapping[str, tuple[Any, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnetPlan:
+class UnetConfig:
     """What tells one of our UNets from another. Tuples have one entry a level, the image side first."""
 
     in_channels: int
@@ -74,10 +74,38 @@ class UnetPlan:
     self_attention: bool
     """Not in the embedded base."""
 
+    @staticmethod
+    def from_diffusers(config: Config, name: str) -> UnetConfig:
+        """Read a diffusers UNet's configuration. Raises BaseModelMismatchError, naming `name`, for another kind."""
+        _refuse_other_settings(name, config, _UNET_FIXED)
+        down = _kinds(name, config, "down_block_types", ("DownBlock2D", "CrossAttnDownBlock2D"))
+        up = _kinds(name, config, "up_block_types", ("UpBlock2D", "CrossAttnUpBlock2D"))
+        attention = tuple(kind.startswith("CrossAttn") for kind in down)
+        if attention != tuple(kind.startswith("CrossAttn") for kind in reversed(up)):
+            raise _other(name, "up_block_types", up, "attention at the same levels as on the way down")
+        if any(attention):
+            _refuse_other_settings(name, config, {"only_cross_attention": (False,)})
+        heads = config.get("attention_head_dim", 8)
+        return UnetConfig(
+            in_channels=_whole(name, config, "in_channels"),
+            out_channels=_whole(name, config, "out_channels"),
+            block_out_channels=tuple(config["block_out_channels"]),
+            layers_per_block=_whole(name, config, "layers_per_block"),
+            attention_levels=attention,
+            # Named "dim" by an old mistake of diffusers: it is the number of heads.
+            heads=(heads,) * len(down) if isinstance(heads, int) else tuple(heads),
+            context_dim=_whole(name, config, "cross_attention_dim"),
+            linear_projection=config.get("use_linear_projection", False),
+            norm_groups=config.get("norm_num_groups", 32),
+            norm_eps=config.get("norm_eps", 1e-5),
+            local_norm=config.get(NORM_KEY) == "affine",
+            self_attention=config.get(SELF_ATTENTION_KEY) != "none",
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
-class VaePlan:
-    """What tells one of our autoencoders from another."""
+class VaeConfig:
+    """What tells one of our autoencoders from another. Tuples have one entry a level, the image side first."""
 
     latent_channels: int
     block_out_channels: tuple[int, ...]
@@ -88,53 +116,25 @@ class VaePlan:
     scaling_factor: float
     shift_factor: float
 
-
-def unet_plan(config: Config, name: str) -> UnetPlan:
-    """Read a UNet's configuration. Raises BaseModelMismatchError for `name` where it asks for something else."""
-    _refuse_other_settings(name, config, _UNET_FIXED)
-    down = _kinds(name, config, "down_block_types", ("DownBlock2D", "CrossAttnDownBlock2D"))
-    up = _kinds(name, config, "up_block_types", ("UpBlock2D", "CrossAttnUpBlock2D"))
-    attention = tuple(kind.startswith("CrossAttn") for kind in down)
-    if attention != tuple(kind.startswith("CrossAttn") for kind in reversed(up)):
-        raise _other(name, "up_block_types", up, "attention at the same levels as on the way down")
-    if any(attention):
-        _refuse_other_settings(name, config, {"only_cross_attention": (False,)})
-    heads = config.get("attention_head_dim", 8)
-    return UnetPlan(
-        in_channels=_whole(name, config, "in_channels"),
-        out_channels=_whole(name, config, "out_channels"),
-        block_out_channels=tuple(config["block_out_channels"]),
-        layers_per_block=_whole(name, config, "layers_per_block"),
-        attention_levels=attention,
-        # Named "dim" by an old mistake of diffusers: it is the number of heads.
-        heads=(heads,) * len(down) if isinstance(heads, int) else tuple(heads),
-        context_dim=_whole(name, config, "cross_attention_dim"),
-        linear_projection=config.get("use_linear_projection", False),
-        norm_groups=config.get("norm_num_groups", 32),
-        norm_eps=config.get("norm_eps", 1e-5),
-        local_norm=config.get(NORM_KEY) == "affine",
-        self_attention=config.get(SELF_ATTENTION_KEY) != "none",
-    )
+    @staticmethod
+    def from_diffusers(config: Config, name: str) -> VaeConfig:
+        """Read a diffusers AutoencoderKL's configuration. Raises BaseModelMismatchError for another kind."""
+        _refuse_other_settings(name, config, _VAE_FIXED)
+        _kinds(name, config, "down_block_types", ("DownEncoderBlock2D",))
+        _kinds(name, config, "up_block_types", ("UpDecoderBlock2D",))
+        return VaeConfig(
+            latent_channels=_whole(name, config, "latent_channels"),
+            block_out_channels=tuple(config["block_out_channels"]),
+            layers_per_block=_whole(name, config, "layers_per_block"),
+            mid_attention=config.get("mid_block_add_attention", True),
+            norm_groups=config.get("norm_num_groups", 32),
+            local_norm=config.get(NORM_KEY) == "affine",
+            scaling_factor=float(config.get("scaling_factor", SD_SCALING_FACTOR)),
+            shift_factor=float(config.get("shift_factor") or 0.0),
+        )
 
 
-def vae_plan(config: Config, name: str) -> VaePlan:
-    """Read an autoencoder's configuration. Raises BaseModelMismatchError as `unet_plan` does."""
-    _refuse_other_settings(name, config, _VAE_FIXED)
-    _kinds(name, config, "down_block_types", ("DownEncoderBlock2D",))
-    _kinds(name, config, "up_block_types", ("UpDecoderBlock2D",))
-    return VaePlan(
-        latent_channels=_whole(name, config, "latent_channels"),
-        block_out_channels=tuple(config["block_out_channels"]),
-        layers_per_block=_whole(name, config, "layers_per_block"),
-        mid_attention=config.get("mid_block_add_attention", True),
-        norm_groups=config.get("norm_num_groups", 32),
-        local_norm=config.get(NORM_KEY) == "affine",
-        scaling_factor=float(config.get("scaling_factor", SD_SCALING_FACTOR)),
-        shift_factor=float(config.get("shift_factor") or 0.0),
-    )
-
-
-def layout_of_plans(unet: UnetPlan, vae: VaePlan, prediction_type: str) -> BaseLayout:
+def base_layout(unet: UnetConfig, vae: VaeConfig, prediction_type: str) -> BaseLayout:
     """What a LoRA must have been trained on to fit these networks."""
     return BaseLayout(
         context_dim=unet.context_dim,

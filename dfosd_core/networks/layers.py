@@ -1,28 +1,19 @@
 """The layers that Stable Diffusion's UNet and autoencoder share, in plain torch, under diffusers' module names.
 
 For inference: activations and sums are done in place wherever the tensor is the layer's own, which saves a map's
-memory and time. Nothing here needs diffusers; programs that only lend us torch run DFOSD with these.
+memory and time. Nothing here needs diffusers: inside ComfyUI and the WebUIs DFOSD runs with what those programs have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from .norms import ChannelAffine
-
-MakeNorm = Callable[[int], nn.Module]
-"""Channels -> the network's norm over them."""
+from .norms import MakeNorm
 
 # Above this many output values nearest upsampling in channels-last order fails on CUDA (pytorch issue 141831).
 _LARGEST_MAP = 2**31
-
-
-def norms(groups: int, eps: float, local: bool) -> MakeNorm:
-    """GroupNorms of `groups` groups or, for the embedded base, the affine maps that stand in for them."""
-    return ChannelAffine if local else lambda channels: nn.GroupNorm(groups, channels, eps)
 
 
 class Resnet(nn.Module):
@@ -93,8 +84,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """(B, N, width), (B, M, context_width) -> (B, N, width)."""
-        q, k, v = (self._by_head(y) for y in (self.to_q(x), self.to_k(context), self.to_v(context)))
-        return self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        q, k, v = (
+            rearrange(y, "b n (heads d) -> b heads n d", heads=self.heads)
+            for y in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
+        return self.to_out(rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)"))
 
-    def _by_head(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+def to_sequence(x: Tensor) -> Tensor:
+    """A map (B, C, H, W) as a sequence of its places (B, H W, C), row by row."""
+    return rearrange(x, "b c h w -> b (h w) c")
+
+
+def to_map(x: Tensor, like: Tensor) -> Tensor:
+    """The inverse: (B, H W, C) -> (B, C, H, W) of the height and width of `like`."""
+    return rearrange(x, "b (h w) c -> b c h w", h=like.shape[2])

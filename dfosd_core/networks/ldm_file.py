@@ -12,52 +12,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..errors import BaseModelMismatchError
-from ..lora.names import ldm_unet_key, ldm_vae_key, parse_lora_key
-from .build import build_unet, build_vae
+from ..lora.names import ldm_unet_key, ldm_vae_key
+from ..tensor_files import LDM_UNET, LDM_VAE, kind_of
+from .checkpoint import Checkpoint, Part, Tensors
 from .sd_configs import Config, unet_config, vae_config
 
-UNET = "model.diffusion_model."
-VAE = "first_stage_model."
 V_BIAS = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 V_BIAS_STD = 0.09
 
-Tensors = Mapping[str, Tensor]
 
-
-class SingleFile(NamedTuple):
-    """A checkpoint, understood."""
-
-    unet_config: Config
-    unet: dict[str, Tensor]
-    """The UNet's weights in diffusers names."""
-    vae_config: Config
-    vae: dict[str, Tensor]
-    """The autoencoder's weights in diffusers names."""
-    prediction_type: str
-    """`epsilon` or `v_prediction`."""
-
-
-def read_single_file(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> SingleFile:
+def read_single_file(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> Checkpoint:
     """Understand the tensors of an LDM checkpoint; raises BaseModelMismatchError when DFOSD cannot use it."""
-    unet = {key.removeprefix(UNET): value for key, value in tensors.items() if key.startswith(UNET)}
-    vae = {key.removeprefix(VAE): value for key, value in tensors.items() if key.startswith(VAE)}
+    unet = {key.removeprefix(LDM_UNET): value for key, value in tensors.items() if key.startswith(LDM_UNET)}
+    vae = {key.removeprefix(LDM_VAE): value for key, value in tensors.items() if key.startswith(LDM_VAE)}
     try:
-        _refuse_what_we_cannot_run(path.name, unet, vae, any(parse_lora_key(key) for key in tensors))
+        _refuse_what_we_cannot_run(path.name, unet, vae, kind_of(tensors) == "LoRA")
         unet_facts, vae_facts = unet_config_of(unet), _vae_config(vae)
     except (KeyError, IndexError) as error:
         raise BaseModelMismatchError(_damaged(path.name, f"the tensor {error} is missing")) from error
-    return SingleFile(
-        unet_facts,
-        _convert_unet(path.name, unet_facts, unet),
-        vae_facts,
-        _convert_vae(path.name, vae_facts, vae),
+    up_has_attention = [kind.startswith("CrossAttn") for kind in unet_facts["up_block_types"]]
+    unet_key = partial(ldm_unet_key, layers_per_block=unet_facts["layers_per_block"], up_has_attention=up_has_attention)
+    vae_key = partial(ldm_vae_key, levels=len(vae_facts["block_out_channels"]))
+    return Checkpoint(
+        path.name,
+        Part(unet_facts, partial(_pick, path.name, unet, unet_key)),
+        Part(vae_facts, partial(_pick, path.name, vae, vae_key)),
         _prediction_type(path, unet, metadata),
     )
 
@@ -121,26 +106,13 @@ def _vae_config(vae: Tensors) -> Config:
     )
 
 
-def _convert_unet(name: str, config: Config, ldm: Tensors) -> dict[str, Tensor]:
-    up_has_attention = [kind.startswith("CrossAttn") for kind in config["up_block_types"]]
-    wanted = build_unet(config, name).state_dict()
-    return _pick(name, wanted, ldm, lambda key: ldm_unet_key(key, config["layers_per_block"], up_has_attention))
-
-
-def _convert_vae(name: str, config: Config, ldm: Tensors) -> dict[str, Tensor]:
-    levels = len(config["block_out_channels"])
-    return _pick(name, build_vae(config, name).state_dict(), ldm, lambda key: ldm_vae_key(key, levels))
-
-
-def _pick(name: str, wanted: Tensors, ldm: Tensors, ldm_key: Callable[[str], str]) -> dict[str, Tensor]:
-    """The tensors `wanted`, from their LDM names; total, so that nothing stays at a random or missing
-    value.
-    """
-    missing = [ldm_key(key) for key in wanted if ldm_key(key) not in ldm]
+def _pick(name: str, ldm: Tensors, ldm_key: Callable[[str], str], expected: Tensors) -> Tensors:
+    """The tensors `expected`, from their LDM names; total, so that nothing stays at a random or missing value."""
+    missing = [ldm_key(key) for key in expected if ldm_key(key) not in ldm]
     if missing:
         raise BaseModelMismatchError(_damaged(name, f"{len(missing)} tensors are missing, first {missing[0]}"))
-    found = {key: ldm[ldm_key(key)] for key in wanted}
-    for key, value in wanted.items():
+    found = {key: ldm[ldm_key(key)] for key in expected}
+    for key, value in expected.items():
         # LDM's VAE attention is 1x1 convolutions where diffusers has linear layers: same numbers, same order.
         if found[key].shape != value.shape and found[key].squeeze().shape == value.squeeze().shape:
             found[key] = found[key].reshape(value.shape)

@@ -1,4 +1,4 @@
-"""What keeps the embedded small base's sight finite: normalisation without statistics, and no self-attention.
+"""The norms of our networks: GroupNorm or, in the embedded small base, one without statistics.
 
 GroupNorm's statistics run over the whole map, so a tile is normalised differently from the image it was cut from
 and tiled output differs from untiled output. The small base was therefore trained with each GroupNorm replaced by
@@ -8,8 +8,18 @@ and tiles with enough overlap give the untiled image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+MakeNorm = Callable[[int], nn.Module]
+"""Channels -> the network's norm over them."""
+
+
+def norms(groups: int, eps: float, local: bool) -> MakeNorm:
+    """GroupNorms of `groups` groups or, for the embedded base, the affine maps that stand in for them."""
+    return ChannelAffine if local else lambda channels: nn.GroupNorm(groups, channels, eps)
 
 
 class ChannelAffine(nn.Module):
@@ -25,31 +35,3 @@ class ChannelAffine(nn.Module):
         shape = (1, -1) + (1,) * (x.dim() - 2)
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
         return torch.addcmul(bias.view(shape), x, weight.view(shape))
-
-
-def replace_group_norms(module: nn.Module) -> int:
-    """Replace every GroupNorm below `module` by a ChannelAffine of the same state-dict names; return how many."""
-    replaced = 0
-    for name, child in module.named_children():
-        if isinstance(child, nn.GroupNorm):
-            setattr(module, name, ChannelAffine(child.num_channels))
-            replaced += 1
-        else:
-            replaced += replace_group_norms(child)
-    return replaced
-
-
-class NoAttention(nn.Module):
-    """Stands in for a self-attention that was taken out: adds nothing to its input and costs nothing."""
-
-    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
-        """A zero that fits any shape, in x's dtype."""
-        return x.new_zeros(())
-
-
-def remove_self_attention(module: nn.Module) -> int:
-    """Replace every self-attention (`attn1`) below `module` by NoAttention; return how many."""
-    blocks = [block for block in module.modules() if isinstance(getattr(block, "attn1", None), nn.Module)]
-    for block in blocks:
-        block.attn1 = NoAttention()
-    return len(blocks)

@@ -10,9 +10,9 @@ from typing import Any
 
 Config = dict[str, Any]
 NORM_KEY = "dfosd_norm"
-"""`affine`: norms without statistics (`local_norm.py`)."""
+"""`affine`: norms without statistics (`norms.py`)."""
 SELF_ATTENTION_KEY = "dfosd_self_attention"
-"""`none`: the transformers attend to the prompt only (`local_norm.py`)."""
+"""`none`: the transformers attend to the prompt only (`norms.py`)."""
 SD_SCALING_FACTOR = 0.18215
 SD2_HEAD_WIDTH = 64
 SD1_HEADS = 8

@@ -8,28 +8,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import UnetPlan
-from .layers import Attention, Downsample, MakeNorm, Resnet, Upsample, activated, norms
+from .config import UnetConfig
+from .layers import Attention, Downsample, Resnet, Upsample, activated, to_map, to_sequence
+from .norms import MakeNorm, norms
+from .sd_configs import Config
 
 TRANSFORMER_EPS = 1e-6
 LONGEST_PERIOD = 10000
 
 
-class PlainUnet(nn.Module):
+class Unet(nn.Module):
     """What a UNet of SD 1.x, SD 2.x or the embedded base predicts. For inference."""
 
-    def __init__(self, plan: UnetPlan) -> None:
+    def __init__(self, config: UnetConfig) -> None:
         super().__init__()
-        self.plan = plan
-        widths, time_width = plan.block_out_channels, 4 * plan.block_out_channels[0]
-        norm = norms(plan.norm_groups, plan.norm_eps, plan.local_norm)
-        self.conv_in = nn.Conv2d(plan.in_channels, widths[0], 3, padding=1)
+        self.config = config
+        widths, time_width = config.block_out_channels, 4 * config.block_out_channels[0]
+        norm = norms(config.norm_groups, config.norm_eps, config.local_norm)
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(widths[0], time_width)
-        self.down_blocks = nn.ModuleList(DownLevel(plan, i, norm, time_width) for i in range(len(widths)))
-        self.mid_block = Middle(plan, norm, time_width)
-        self.up_blocks = nn.ModuleList(UpLevel(plan, i, norm, time_width) for i in reversed(range(len(widths))))
+        self.down_blocks = nn.ModuleList(DownLevel(config, i, norm, time_width) for i in range(len(widths)))
+        self.mid_block = Middle(config, norm, time_width)
+        self.up_blocks = nn.ModuleList(UpLevel(config, i, norm, time_width) for i in reversed(range(len(widths))))
         self.conv_norm_out = norm(widths[0])
-        self.conv_out = nn.Conv2d(widths[0], plan.out_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
 
     def forward(self, z: Tensor, t: int, context: Tensor) -> Tensor:
         """(B, C, h, w) of any size, timestep, (B, N, context_dim) -> (B, C, h, w)."""
@@ -43,6 +45,15 @@ class PlainUnet(nn.Module):
             x = level(x, time, context, skips)
         x = activated(self.conv_norm_out, x)
         return self.conv_out(x)
+
+
+def build_unet(config: Config, name: str) -> Unet:
+    """The UNet of a diffusers configuration on the meta device: shapes and no weights.
+
+    Raises BaseModelMismatchError, naming `name`, if we have no such network.
+    """
+    with torch.device("meta"):
+        return Unet(UnetConfig.from_diffusers(config, name))
 
 
 class TimeEmbedding(nn.Module):
@@ -66,11 +77,11 @@ class TimeEmbedding(nn.Module):
 class DownLevel(nn.Module):
     """Level `i`: residual blocks, each with its transformer if the level has them, and a step to half the size."""
 
-    def __init__(self, plan: UnetPlan, i: int, norm: MakeNorm, time_width: int) -> None:
+    def __init__(self, config: UnetConfig, i: int, norm: MakeNorm, time_width: int) -> None:
         super().__init__()
-        widths, width, layers = plan.block_out_channels, plan.block_out_channels[i], plan.layers_per_block
+        widths, width, layers = config.block_out_channels, config.block_out_channels[i], config.layers_per_block
         inputs = [widths[max(i - 1, 0)], *[width] * (layers - 1)]
-        self.attentions = _transformers(plan, i, layers if plan.attention_levels[i] else 0)
+        self.attentions = _transformers(config, i, layers if config.attention_levels[i] else 0)
         self.resnets = nn.ModuleList(Resnet(n, width, norm, time_width) for n in inputs)
         is_last = i == len(widths) - 1
         self.downsamplers = nn.ModuleList() if is_last else nn.ModuleList([Downsample(width, padding=1)])
@@ -91,10 +102,10 @@ class DownLevel(nn.Module):
 class Middle(nn.Module):
     """A transformer between two residual blocks."""
 
-    def __init__(self, plan: UnetPlan, norm: MakeNorm, time_width: int) -> None:
+    def __init__(self, config: UnetConfig, norm: MakeNorm, time_width: int) -> None:
         super().__init__()
-        width = plan.block_out_channels[-1]
-        self.attentions = _transformers(plan, len(plan.block_out_channels) - 1, 1)
+        width = config.block_out_channels[-1]
+        self.attentions = _transformers(config, len(config.block_out_channels) - 1, 1)
         self.resnets = nn.ModuleList(Resnet(width, width, norm, time_width) for _ in range(2))
 
     def forward(self, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
@@ -105,12 +116,12 @@ class Middle(nn.Module):
 class UpLevel(nn.Module):
     """Level `i`: as on the way down, each residual block with a skip beside its input; then twice the size."""
 
-    def __init__(self, plan: UnetPlan, i: int, norm: MakeNorm, time_width: int) -> None:
+    def __init__(self, config: UnetConfig, i: int, norm: MakeNorm, time_width: int) -> None:
         super().__init__()
-        widths, width, layers = plan.block_out_channels, plan.block_out_channels[i], plan.layers_per_block + 1
+        widths, width, layers = config.block_out_channels, config.block_out_channels[i], config.layers_per_block + 1
         inputs = [widths[min(i + 1, len(widths) - 1)], *[width] * (layers - 1)]
         skips = [*[width] * (layers - 1), widths[max(i - 1, 0)]]
-        self.attentions = _transformers(plan, i, layers if plan.attention_levels[i] else 0)
+        self.attentions = _transformers(config, i, layers if config.attention_levels[i] else 0)
         self.resnets = nn.ModuleList(
             Resnet(n + skip, width, norm, time_width) for n, skip in zip(inputs, skips, strict=True)
         )
@@ -128,45 +139,42 @@ class UpLevel(nn.Module):
         return x
 
 
-def _transformers(plan: UnetPlan, level: int, count: int) -> nn.ModuleList:
-    return nn.ModuleList(Transformer(plan, level) for _ in range(count))
+def _transformers(config: UnetConfig, level: int, count: int) -> nn.ModuleList:
+    return nn.ModuleList(Transformer(config, level) for _ in range(count))
 
 
 class Transformer(nn.Module):
     """Self-attention, attention to the prompt and a feed-forward net over the map's places, added to the map."""
 
-    def __init__(self, plan: UnetPlan, level: int) -> None:
+    def __init__(self, config: UnetConfig, level: int) -> None:
         super().__init__()
-        width = plan.block_out_channels[level]
-        self.norm = norms(plan.norm_groups, TRANSFORMER_EPS, plan.local_norm)(width)
+        width = config.block_out_channels[level]
+        self.norm = norms(config.norm_groups, TRANSFORMER_EPS, config.local_norm)(width)
         # A linear layer in SD 2.x, in SD 1.x a 1x1 convolution: the same numbers in another shape.
-        self.proj_in = nn.Linear(width, width) if plan.linear_projection else nn.Conv2d(width, width, 1)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(plan, level)])
-        self.proj_out = nn.Linear(width, width) if plan.linear_projection else nn.Conv2d(width, width, 1)
+        self.proj_in = nn.Linear(width, width) if config.linear_projection else nn.Conv2d(width, width, 1)
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(config, level)])
+        self.proj_out = nn.Linear(width, width) if config.linear_projection else nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """(B, C, h, w), (B, N, context_dim) -> (B, C, h, w)."""
         h = self.norm(x)
-        if isinstance(self.proj_in, nn.Conv2d):
-            h = self.proj_in(h).flatten(2).transpose(1, 2)
-        else:
-            h = self.proj_in(h.flatten(2).transpose(1, 2))
+        is_linear = isinstance(self.proj_in, nn.Linear)
+        h = self.proj_in(to_sequence(h)) if is_linear else to_sequence(self.proj_in(h))
         h = self.transformer_blocks[0](h, context)
-        if isinstance(self.proj_out, nn.Conv2d):
-            return self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:])).add_(x)
-        return self.proj_out(h).transpose(1, 2).unflatten(2, x.shape[2:]).add_(x)
+        h = to_map(self.proj_out(h), like=x) if is_linear else self.proj_out(to_map(h, like=x))
+        return h.add_(x)
 
 
 class TransformerBlock(nn.Module):
     """(B, N, width), (B, M, context_dim) -> (B, N, width)."""
 
-    def __init__(self, plan: UnetPlan, level: int) -> None:
+    def __init__(self, config: UnetConfig, level: int) -> None:
         super().__init__()
-        width, heads = plan.block_out_channels[level], plan.heads[level]
+        width, heads = config.block_out_channels[level], config.heads[level]
         self.norm1 = nn.LayerNorm(width)
-        self.attn1 = Attention(width, width, heads) if plan.self_attention else None
+        self.attn1 = Attention(width, width, heads) if config.self_attention else None
         self.norm2 = nn.LayerNorm(width)
-        self.attn2 = Attention(width, plan.context_dim, heads)
+        self.attn2 = Attention(width, config.context_dim, heads)
         self.norm3 = nn.LayerNorm(width)
         self.ff = FeedForward(width)
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from .config import VaePlan
-from .layers import Attention, Downsample, MakeNorm, Resnet, Upsample, activated, norms
+from .config import VaeConfig
+from .layers import Attention, Downsample, Resnet, Upsample, activated, to_map, to_sequence
+from .norms import MakeNorm, norms
+from .sd_configs import Config
 
 EPS = 1e-6
 
 
-class PlainVae(nn.Module):
+class Vae(nn.Module):
     """Images to latents and back, without the scaling factor. For inference."""
 
-    def __init__(self, plan: VaePlan) -> None:
+    def __init__(self, config: VaeConfig) -> None:
         super().__init__()
-        self.plan = plan
-        norm = norms(plan.norm_groups, EPS, plan.local_norm)
-        moments = 2 * plan.latent_channels
-        self.encoder = Encoder(plan, norm)
-        self.decoder = Decoder(plan, norm)
+        self.config = config
+        norm = norms(config.norm_groups, EPS, config.local_norm)
+        moments = 2 * config.latent_channels
+        self.encoder = Encoder(config, norm)
+        self.decoder = Decoder(config, norm)
         self.quant_conv = nn.Conv2d(moments, moments, 1)
-        self.post_quant_conv = nn.Conv2d(plan.latent_channels, plan.latent_channels, 1)
+        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, H / f, W / f): the posterior's mean."""
@@ -32,20 +35,29 @@ class PlainVae(nn.Module):
         return self.decoder(self.post_quant_conv(z))
 
 
+def build_vae(config: Config, name: str) -> Vae:
+    """The autoencoder of a diffusers configuration on the meta device: shapes and no weights.
+
+    Raises BaseModelMismatchError, naming `name`, if we have no such network.
+    """
+    with torch.device("meta"):
+        return Vae(VaeConfig.from_diffusers(config, name))
+
+
 class Encoder(nn.Module):
     """(B, 3, H, W) -> means and log variances, (B, 2 C, H / f, W / f)."""
 
-    def __init__(self, plan: VaePlan, norm: MakeNorm) -> None:
+    def __init__(self, config: VaeConfig, norm: MakeNorm) -> None:
         super().__init__()
-        widths = plan.block_out_channels
+        widths = config.block_out_channels
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
-            DownLevel(inputs, outputs, plan.layers_per_block, norm, is_last=i == len(widths) - 1)
+            DownLevel(inputs, outputs, config.layers_per_block, norm, is_last=i == len(widths) - 1)
             for i, (inputs, outputs) in enumerate(zip((widths[0], *widths), widths, strict=False))
         )
-        self.mid_block = Middle(widths[-1], norm, plan.mid_attention)
+        self.mid_block = Middle(widths[-1], norm, config.mid_attention)
         self.conv_norm_out = norm(widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], 2 * plan.latent_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
@@ -58,13 +70,13 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """(B, C, h, w) -> (B, 3, h f, w f)."""
 
-    def __init__(self, plan: VaePlan, norm: MakeNorm) -> None:
+    def __init__(self, config: VaeConfig, norm: MakeNorm) -> None:
         super().__init__()
-        widths = plan.block_out_channels[::-1]
-        self.conv_in = nn.Conv2d(plan.latent_channels, widths[0], 3, padding=1)
-        self.mid_block = Middle(widths[0], norm, plan.mid_attention)
+        widths = config.block_out_channels[::-1]
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.mid_block = Middle(widths[0], norm, config.mid_attention)
         self.up_blocks = nn.ModuleList(
-            UpLevel(inputs, outputs, plan.layers_per_block + 1, norm, is_last=i == len(widths) - 1)
+            UpLevel(inputs, outputs, config.layers_per_block + 1, norm, is_last=i == len(widths) - 1)
             for i, (inputs, outputs) in enumerate(zip((widths[0], *widths), widths, strict=False))
         )
         self.conv_norm_out = norm(widths[-1])
@@ -134,5 +146,5 @@ class MapAttention(Attention):
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """(B, C, H, W) to the same."""
-        sequence = self.group_norm(x).flatten(2).transpose(1, 2)
-        return x + super().forward(sequence, sequence).transpose(1, 2).unflatten(2, x.shape[2:])
+        sequence = to_sequence(self.group_norm(x))
+        return x + to_map(super().forward(sequence, sequence), like=x)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..tensor_files import TensorFileError, read_tensors
 from .dists_ops import l2_pool, moments
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -103,19 +103,12 @@ class Dists(nn.Module):
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a safetensors file or of a pickle, which is read without running its code."""
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's unpickler meets random bytes with any of a dozen exceptions
+        return read_tensors(path).tensors
+    except TensorFileError as error:
         raise ConfigError(
-            f"'{path}' is damaged or no weights file ({type(error).__name__}). "
-            "DISTS reads safetensors and torchvision's .pth."
+            f"'{path}' is damaged or no weights file ({error.reason}). DISTS reads safetensors and torchvision's .pth."
         ) from error
-    if not isinstance(tensors, dict):
-        raise ConfigError(f"'{path}' holds a {type(tensors).__name__}, expected a dictionary of VGG16's weights.")
-    return cast("dict[str, Tensor]", tensors)
 
 
 def _stage(vgg: Mapping[str, Tensor], stage: int) -> nn.Sequential:

@@ -19,7 +19,7 @@ from ..one_step import predict_z_sr
 from .lora_layers import LoraLayer, inject_lora, lora_pairs, new_prompt, share_weights
 from .noise import Rng, randn
 
-IDENTITY = "timestep, rank, lora_alpha, prediction"
+IDENTITY = "timestep, rank, lora_alpha, rule"
 """What a LoRA file's metadata and a generator must agree on."""
 
 
@@ -91,7 +91,7 @@ class DfosdGenerator(nn.Module):
     def export_lora(self, metadata: LoraMetadata, dtype: torch.dtype = torch.float32) -> DfosdLora:
         """What has been trained so far as a LoRA file's content, detached and copied.
 
-        Raises ValueError where metadata's timestep, rank, lora_alpha or prediction are not this generator's.
+        Raises ValueError where metadata's timestep, rank, lora_alpha or rule are not this generator's.
         """
         said, own = _identity(metadata), self._identity()
         if said != own:
@@ -102,7 +102,7 @@ class DfosdGenerator(nn.Module):
     def load_lora(self, lora: DfosdLora) -> None:
         """Take a LoRA file's pairs and prompt as the start; the inverse of `export_lora`.
 
-        Raises ConfigError before anything changes where timestep, rank, alpha, prediction, layers or shapes are not
+        Raises ConfigError before anything changes where timestep, rank, alpha, rule, layers or shapes are not
         this generator's. The base is the caller's to check (`check_base`).
         """
         found, own = _identity(lora.metadata), self._identity()
@@ -135,4 +135,4 @@ class DfosdGenerator(nn.Module):
 
 
 def _identity(metadata: LoraMetadata) -> tuple[object, ...]:
-    return metadata.timestep, metadata.rank, metadata.lora_alpha, metadata.prediction
+    return metadata.timestep, metadata.rank, metadata.lora_alpha, metadata.rule

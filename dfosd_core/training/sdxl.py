@@ -13,13 +13,13 @@ from typing import Any, cast
 
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ConfigError
 from ..lora.names import ldm_unet_key
-from .diffusers_networks import Config, build_unet
+from ..networks.sd_configs import Config
+from ..tensor_files import LDM_UNET, TensorFileError, read_tensors
+from .base import build_unet
 from .heads import HeadKind
 from .nad import Nad
 
@@ -45,7 +45,6 @@ TIME_IDS = (1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0)
 images; the authors' choice is not public."""
 TOKENS = 77
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
-_LDM = "model.diffusion_model."
 _LDM_ADDED = {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
 
 
@@ -124,13 +123,13 @@ def _config(file: Path) -> Config:
 
 def _load(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"discriminator.base: '{file}' is damaged or no safetensors file ({error}).") from error
+        return read_tensors(file).tensors
+    except TensorFileError as error:
+        raise ConfigError(f"discriminator.base: {error}") from error
 
 
 def _ldm_name(key: str) -> str:
     for ours, theirs in _LDM_ADDED.items():
         if key.startswith(ours + "."):
-            return _LDM + theirs + key.removeprefix(ours)
-    return _LDM + ldm_unet_key(key, SDXL_UNET["layers_per_block"], ())
+            return LDM_UNET + theirs + key.removeprefix(ours)
+    return LDM_UNET + ldm_unet_key(key, SDXL_UNET["layers_per_block"], ())

@@ -7,8 +7,9 @@ from weakref import WeakValueDictionary
 import comfy.model_management as model_management  # pyright: ignore[reportMissingImports]
 
 from ...dfosd_core.hosts.own import fast_dtype, load_default
+from ...dfosd_core.networks.embedded import EMBEDDED_LORA
 
-EMBEDDED = "embedded small x4 (no model needed)"
+EMBEDDED = f"{EMBEDDED_LORA} (no model needed)"
 """Its name in the list of LoRAs. Frozen: workflows hold it."""
 NEEDED_BYTES = 2 * 2**30
 """What a tile of it takes on a graphics card, with room to spare: the host is asked to make that free."""

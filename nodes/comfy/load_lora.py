@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from ...dfosd_core.hosts.comfy.clones import with_unet_lora
 from ...dfosd_core.hosts.comfy.layout import unet_layout
-from ...dfosd_core.lora import DfosdLora, check_base
+from ...dfosd_core.lora.file import DfosdLora
+from ...dfosd_core.lora.metadata import check_base
 from .inputs import Inputs, settings_inputs
 from .lora_files import LoraFile, lora_fingerprint, lora_names
 

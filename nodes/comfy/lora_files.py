@@ -7,7 +7,7 @@ import os
 import folder_paths  # pyright: ignore[reportMissingImports]
 
 from ...dfosd_core.errors import LoraFormatError
-from ...dfosd_core.lora import DfosdLora, load_lora
+from ...dfosd_core.lora.file import DfosdLora, load_lora
 
 FOLDERS = ("dfosd", "loras")
 SUFFIX = ".safetensors"

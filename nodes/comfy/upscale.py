@@ -12,7 +12,7 @@ from ...dfosd_core.errors import BaseModelMismatchError, ConfigError
 from ...dfosd_core.host import Host
 from ...dfosd_core.hosts.comfy.clones import LoraClones
 from ...dfosd_core.hosts.comfy.host import ComfyHost, LoadedLoraHost
-from ...dfosd_core.lora import DfosdLora
+from ...dfosd_core.lora.file import DfosdLora
 from ...dfosd_core.mosaic import PREVIEW_PX, Mosaic
 from ...dfosd_core.pipeline import Progress, upscale
 from ...dfosd_core.settings import UpscaleSettings

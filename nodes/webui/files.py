@@ -8,11 +8,10 @@ from typing import NamedTuple
 from modules import paths, sd_models  # pyright: ignore[reportMissingImports]
 
 from ...dfosd_core.errors import BaseModelMismatchError, LoraFormatError
-from ...dfosd_core.hosts.webui.ldm_layers import is_checkpoint
+from ...dfosd_core.networks.embedded import EMBEDDED_LORA
+from ...dfosd_core.tensor_files import kind_of_file
 
 AUTOMATIC = "automatic"
-EMBEDDED_LORA, EMBEDDED_BASE = "embedded small x4", "embedded small base"
-"""The LoRA and base that come with DFOSD."""
 
 
 class ModelFile(NamedTuple):
@@ -64,12 +63,12 @@ def find_base(name: str) -> ModelFile:
 
 def own_loras() -> list[ModelFile]:
     """The LoRAs in DFOSD's folder."""
-    return [file for file in _found() if not is_checkpoint(file.path)]
+    return [file for file in _found() if kind_of_file(file.path) != "base model"]
 
 
 def own_bases() -> list[ModelFile]:
     """The bases in DFOSD's folder."""
-    return [file for file in _found() if is_checkpoint(file.path)]
+    return [file for file in _found() if kind_of_file(file.path) == "base model"]
 
 
 def _found() -> list[ModelFile]:

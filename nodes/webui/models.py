@@ -17,9 +17,11 @@ from ...dfosd_core.errors import BaseModelMismatchError, DfosdError
 from ...dfosd_core.host import Host
 from ...dfosd_core.hosts.own import fast_dtype, load_base, load_default
 from ...dfosd_core.hosts.webui import program
-from ...dfosd_core.hosts.webui.ldm_layers import context_dim_of
-from ...dfosd_core.lora import DfosdLora, check_base, load_lora
-from .files import AUTOMATIC, EMBEDDED_BASE, EMBEDDED_LORA, ModelFile, find_base, find_lora, own_bases, own_loras
+from ...dfosd_core.lora.file import DfosdLora, load_lora
+from ...dfosd_core.lora.metadata import check_base
+from ...dfosd_core.networks.embedded import EMBEDDED_BASE, EMBEDDED_LORA
+from ...dfosd_core.tensor_files import context_dim
+from .files import AUTOMATIC, ModelFile, find_base, find_lora, own_bases, own_loras
 from .options import option
 
 logger = logging.getLogger("dfosd")
@@ -108,7 +110,7 @@ def _with_base(file: ModelFile, base: ModelFile | None) -> Model:
     except BaseModelMismatchError as error:
         reason = str(error)
     for own in own_bases():
-        if context_dim_of(own.path) == lora.metadata.base_layout.context_dim:
+        if context_dim(own.path) == lora.metadata.base_layout.context_dim:
             try:
                 return _own_base(lora, file.name, own)
             except BaseModelMismatchError as error:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from comfy_process import ComfyProcess, Result
 from safetensors.torch import load_file, save_file
+from support.diffusers_host import DiffusersHost
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dfosd_core.hosts.diffusers import DiffusersHost
-from dfosd_core.lora import DfosdLora, LoraPair
+from dfosd_core.lora.file import DfosdLora, LoraPair
 from dfosd_core.lora.names import UNET_PREFIX, VAE_PREFIX, kohya_name
 
 CHECKPOINT = "random.safetensors"

@@ -8,11 +8,12 @@ import pytest
 from comfy_graph import CHECKPOINT, LORA, VAE_LORA, Graph, with_vae_layers
 from comfy_process import HERE, NOT_SET, PATH, ROOT, ComfyProcess
 from safetensors.torch import save_file
+from support.diffusers_host import DiffusersHost
 from support.tiny_models import fill, ldm_tensors, random_lora
 
-from dfosd_core.hosts.diffusers import DiffusersHost
-from dfosd_core.lora import DfosdLora, save_lora
-from dfosd_core.training.diffusers_networks import build_unet, build_vae, layout_of, unet_config, vae_config
+from dfosd_core.lora.file import DfosdLora, save_lora
+from dfosd_core.networks.sd_configs import unet_config, vae_config
+from dfosd_core.training.base import build_unet, build_vae, layout_of
 
 PACK = "comfyui-dfosd"
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from comfy_graph import CHECKPOINT, LORA, VAE_LORA, Graph, picture
+from support.diffusers_host import DiffusersHost
 from torch import Tensor
 
-from dfosd_core.hosts.diffusers import DiffusersHost
-from dfosd_core.lora import DfosdLora
+from dfosd_core.lora.file import DfosdLora
 from dfosd_core.pipeline import UpscaleSettings, upscale
 
 LOADER = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": CHECKPOINT}}

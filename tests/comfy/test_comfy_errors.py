@@ -10,10 +10,10 @@ import safetensors.torch
 import torch
 from comfy_graph import CHECKPOINT, LORA, Graph, picture
 from safetensors import safe_open
+from support.diffusers_host import DiffusersHost
 from torch import Tensor
 
-from dfosd_core.hosts.diffusers import DiffusersHost
-from dfosd_core.lora import DfosdLora, save_lora
+from dfosd_core.lora.file import DfosdLora, save_lora
 
 
 def error_of(graph: Graph, workflow: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from support.fakes.install import installed
 from support.fakes.networks import TinySd, tiny_sd
 from torch import Tensor
 
-from dfosd_core.lora import save_lora
+from dfosd_core.lora.file import save_lora
 
 LORA = "tiny.safetensors"
 SETTINGS = {"scale": 2.0, "color_fix": "none"}

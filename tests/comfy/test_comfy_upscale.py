@@ -10,10 +10,10 @@ import pytest
 import torch
 from comfy_graph import CHECKPOINT, EMBEDDED, LORA, VAE_LORA, Graph, picture
 from PIL import Image
+from support.diffusers_host import DiffusersHost
 
-from dfosd_core.hosts.diffusers import DiffusersHost
 from dfosd_core.hosts.own import fast_dtype, load_default
-from dfosd_core.lora import DfosdLora, save_lora
+from dfosd_core.lora.file import DfosdLora, save_lora
 from dfosd_core.pipeline import UpscaleSettings, upscale
 
 TOLERANCE = 2e-4

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dfosd_core.lora import BaseLayout, DfosdLora
+from dfosd_core.lora.file import DfosdLora
+from dfosd_core.lora.metadata import BaseLayout
 from dfosd_core.tiles.size import TileSettings, TileSize
 
 LATENT_CHANNELS = 4
@@ -96,6 +97,6 @@ def make_host() -> Callable[..., TinyHost]:
 @pytest.fixture(scope="session")
 def tiny_lora() -> DfosdLora:
     """What the pipeline reads of one."""
-    metadata = SimpleNamespace(timestep=399, prediction="eps-x0", base_model="tiny")
+    metadata = SimpleNamespace(timestep=399, rule="eps-x0", base_model="tiny")
     prompt_embeds = torch.full((1, 2, CONTEXT_DIM), 0.1)
     return cast("DfosdLora", SimpleNamespace(metadata=metadata, prompt_embeds=prompt_embeds))

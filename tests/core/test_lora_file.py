@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dfosd_core.errors import LoraFormatError
-from dfosd_core.lora import BaseLayout, DfosdLora, LoraMetadata, LoraPair, load_lora, save_lora
+from dfosd_core.lora.file import DfosdLora, LoraPair, load_lora, save_lora
+from dfosd_core.lora.metadata import BaseLayout, LoraMetadata
 
 LAYOUT = BaseLayout(
     context_dim=12,
@@ -104,7 +106,7 @@ def test_any_difference_makes_loras_unequal() -> None:
     assert lora == make_lora()
     assert lora != make_lora(seed=1)
     assert lora != make_lora(timestep=199)
-    assert lora != make_lora(prediction="residual")
+    assert lora != make_lora(rule="residual")
     assert lora != make_lora(dtype=torch.float32)
     assert lora != dataclasses.replace(lora, set_weights={})
 
@@ -167,11 +169,10 @@ def test_pair_without_alpha_has_factor_one(file: Path) -> None:
 def test_failed_save_leaves_the_old_file_and_no_other(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = file.read_bytes()
 
-    def full_disk(self: Path, data: bytes) -> int:
-        self.touch()
+    def full_disk(handle: int) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_lora(file, make_lora(seed=1))
     assert file.read_bytes() == before

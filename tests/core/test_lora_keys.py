@@ -18,7 +18,8 @@ from dfosd_core.lora.names import (
     lora_tensor_name,
     parse_lora_key,
 )
-from dfosd_core.training.diffusers_networks import build_vae, vae_config
+from dfosd_core.networks.sd_configs import vae_config
+from dfosd_core.training.base import build_vae
 
 NAME = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0"
 KOHYA = "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn1_to_out_0"

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dfosd_core.errors import BaseModelMismatchError, LoraMismatchError
-from dfosd_core.lora import BaseLayout, DfosdLora, LoraMetadata, LoraPair, check_base, merged
-from dfosd_core.lora.merge import delta_weight
+from dfosd_core.lora.file import DfosdLora, LoraPair
+from dfosd_core.lora.merge import delta_weight, merged
+from dfosd_core.lora.metadata import BaseLayout, LoraMetadata, check_base
 
 LAYOUT = BaseLayout(
     context_dim=1024,

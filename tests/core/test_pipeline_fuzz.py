@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dfosd_core.color_fix import COLOR_FIXES
-from dfosd_core.lora import DfosdLora
+from dfosd_core.lora.file import DfosdLora
 from dfosd_core.pipeline import UpscaleSettings, upscale
 
 MAX_OUTPUT_PX = 160 * 160  # keeps an example in milliseconds: the large scales meet the small images

@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from support.diffusers_host import DiffusersHost
 from support.tiny_models import ldm_tensors, random_lora, tiny_host, write_folder
 from torch import Tensor
 
 from dfosd_core.errors import BaseModelMismatchError
-from dfosd_core.hosts.diffusers import DiffusersHost, load_base, load_default
-from dfosd_core.lora import save_lora
+from dfosd_core.hosts.own import OwnHost, load_base, load_default
+from dfosd_core.lora.file import save_lora
 from dfosd_core.lora.names import ldm_unet_key, ldm_vae_key
 from dfosd_core.networks.ldm_file import V_BIAS, read_single_file
-from dfosd_core.training.diffusers_networks import build_unet, build_vae, unet_config, vae_config
+from dfosd_core.networks.sd_configs import unet_config, vae_config
+from dfosd_core.training.base import build_unet, build_vae
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +36,12 @@ def sd1_host() -> DiffusersHost:
     return tiny_host(attention_head_dim=8, use_linear_projection=False)
 
 
-def same_weights(a: DiffusersHost, b: DiffusersHost) -> bool:
+def same_weights(a: OwnHost, b: DiffusersHost) -> bool:
     pairs = [(a.unet.state_dict(), b.unet.state_dict()), (a.vae.state_dict(), b.vae.state_dict())]
     return all(x.keys() == y.keys() and all(torch.equal(x[key], y[key]) for key in x) for x, y in pairs)
 
 
-def image_of(host: DiffusersHost) -> Tensor:
+def image_of(host: OwnHost) -> Tensor:
     lora = random_lora(host)
     x = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with host.lora(lora, 1.0):
@@ -139,15 +141,16 @@ def test_full_layout_is_read_from_the_shapes_and_named_as_diffusers_names_it(lin
     tensors.update({f"first_stage_model.{key}": value for key, value in ldm_vae.items()})
     metadata = {"modelspec.prediction_type": "epsilon"}
     found = read_single_file(Path("sd.safetensors"), tensors, metadata)
-    assert found.unet_config == config
-    assert found.vae_config == vae_config()
+    assert found.unet.config == config
+    assert found.vae.config == vae_config()
+    unet_weights, vae_weights = found.unet.weights(unet.state_dict()), found.vae.weights(vae.state_dict())
     converters = pytest.importorskip("diffusers.loaders.single_file_utils")
     theirs = converters.convert_ldm_unet_checkpoint(dict(tensors), dict(unet.config))
-    assert {key: value.shape for key, value in theirs.items()} == {key: v.shape for key, v in found.unet.items()}
-    assert all(found.unet[key] is value for key, value in theirs.items())
+    assert {key: value.shape for key, value in theirs.items()} == {key: v.shape for key, v in unet_weights.items()}
+    assert all(unet_weights[key] is value for key, value in theirs.items())
     vae_only = {key: value for key, value in tensors.items() if key.startswith("first_stage_model.")}
     their_vae = converters.convert_ldm_vae_checkpoint(vae_only, dict(vae.config))
-    assert {key: value.shape for key, value in their_vae.items()} == {key: v.shape for key, v in found.vae.items()}
+    assert {key: value.shape for key, value in their_vae.items()} == {key: v.shape for key, v in vae_weights.items()}
 
 
 def bias_with_std(std: float) -> Tensor:

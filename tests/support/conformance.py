@@ -12,7 +12,7 @@ from support.fakes.networks import TinySd, tiny_sd, with_vae_pairs
 from torch import Tensor
 
 from dfosd_core.errors import BaseModelMismatchError, LoraMismatchError
-from dfosd_core.lora import DfosdLora
+from dfosd_core.lora.file import DfosdLora
 from dfosd_core.one_step import predict_z_sr
 
 TOLERANCE = 1e-5

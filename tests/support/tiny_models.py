@@ -11,10 +11,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dfosd_core.hosts.diffusers import DiffusersHost
-from dfosd_core.lora import DfosdLora, LoraMetadata, LoraPair
+from dfosd_core.lora.file import DfosdLora, LoraPair
+from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.lora.names import kohya_name, ldm_unet_key, ldm_vae_key, lora_target_names
-from dfosd_core.training.diffusers_networks import build_unet, build_vae, layout_of, unet_config, vae_config
+from dfosd_core.networks.sd_configs import unet_config, vae_config
+from dfosd_core.training.base import build_unet, build_vae, layout_of
+
+from .diffusers_host import DiffusersHost
 
 TINY_UNET = unet_config(
     block_out_channels=(64, 128), layers_per_block=1, attention_levels=(True, False), context_dim=24

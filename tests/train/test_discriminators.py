@@ -8,7 +8,7 @@ from support.small_networks import RANK, rng, small_unet
 from torch import nn
 
 from dfosd_core.errors import ConfigError
-from dfosd_core.training.diffusers_networks import build_unet
+from dfosd_core.training.base import build_unet
 from dfosd_core.training.discriminators import make_discriminator
 from dfosd_core.training.heads import Head
 from dfosd_core.training.lora_layers import LoraLayer

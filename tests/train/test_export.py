@@ -14,14 +14,15 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from diffusers.utils import convert_unet_state_dict_to_peft
 from support import small_networks
+from support.diffusers_host import DiffusersHost
 from torch import Tensor
 
 from dfosd_core.errors import BaseModelMismatchError
-from dfosd_core.hosts.diffusers import DiffusersHost
-from dfosd_core.lora import DfosdLora, LoraMetadata, load_lora, save_lora
-from dfosd_core.lora.file import PROMPT_KEY
+from dfosd_core.lora.file import PROMPT_KEY, DfosdLora, load_lora, save_lora
+from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.lora.names import ldm_unet_key
-from dfosd_core.training.diffusers_networks import build_unet, build_vae, layout_of, unet_config, vae_config
+from dfosd_core.networks.sd_configs import unet_config, vae_config
+from dfosd_core.training.base import build_unet, build_vae, layout_of
 from dfosd_core.training.generator import DfosdGenerator
 from dfosd_core.training.lora_layers import LoraLayer, inject_lora, lora_pairs
 from train_tools.loop import export

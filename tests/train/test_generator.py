@@ -8,14 +8,14 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
+from support.diffusers_host import DiffusersHost
 from support.small_networks import CONTEXT_DIM, RANK, images, rng, small_pair, small_unet, small_vae, snapshot
 from torch import nn
 
-from dfosd_core.hosts.diffusers import DiffusersHost
 from dfosd_core.lora.file import load_lora, save_lora
 from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.one_step import predict_z_sr
-from dfosd_core.training.diffusers_networks import layout_of
+from dfosd_core.training.base import layout_of
 from dfosd_core.training.generator import DfosdGenerator
 from dfosd_core.training.lora_layers import LoraLayer, inject_lora, share_weights, trainable_parameters
 

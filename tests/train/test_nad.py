@@ -7,7 +7,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from support.small_networks import CONTEXT_DIM, RANK, rng, small_pair, small_unet
 
-from dfosd_core.training.diffusers_networks import build_unet, unet_config
+from dfosd_core.networks.sd_configs import unet_config
+from dfosd_core.training.base import build_unet
 from dfosd_core.training.lora_layers import LoraLayer
 from dfosd_core.training.nad import Nad
 

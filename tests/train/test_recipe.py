@@ -155,8 +155,8 @@ def test_init_lora_gives_back_the_exported_lora(material: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("model", "text"),
     [
-        ({"rank": 2}, "has (399, 4, 4.0, 'eps-x0') (timestep, rank, lora_alpha, prediction), expected (399, 2, 4.0"),
-        ({"timestep": 199}, "has (399, 4, 4.0, 'eps-x0') (timestep, rank, lora_alpha, prediction), expected (199, 4"),
+        ({"rank": 2}, "has (399, 4, 4.0, 'eps-x0') (timestep, rank, lora_alpha, rule), expected (399, 2, 4.0"),
+        ({"timestep": 199}, "has (399, 4, 4.0, 'eps-x0') (timestep, rank, lora_alpha, rule), expected (199, 4"),
     ],
 )
 def test_init_lora_of_another_kind_is_refused(

@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from support import small_networks
+from support.diffusers_host import DiffusersHost, own_twin
 from support.tiny_models import random_lora
 from torch import Tensor
 
 from dfosd_core import images
 from dfosd_core.errors import ConfigError
-from dfosd_core.hosts.diffusers import DiffusersHost
 from dfosd_core.pipeline import upscale
-from dfosd_core.training.diffusers_networks import layout_of
+from dfosd_core.training.base import layout_of
 from dfosd_core.training.dists import VGG16_STAGES, VGG16_WIDTHS, Dists
 from train_tools import evaluate, make_pairs
 from train_tools.scoring.metrics import luma, psnr_y, ssim_y
@@ -124,7 +124,7 @@ def test_validation_is_the_mean_over_upscaled_pairs_and_leaves_no_trace(pairs: P
     expected: list[tuple[float, float, float]] = []
     for name in SIZES:
         x_hr = read_image(pairs / "HR" / name)
-        x_sr = upscale(images.to_bhwc(read_image(pairs / "LR" / name)), host, lora)
+        x_sr = upscale(images.to_bhwc(read_image(pairs / "LR" / name)), own_twin(host), lora)
         x_sr = images.to_bchw((x_sr * 255).round() / 255)
         expected.append((psnr_y(x_sr, x_hr), ssim_y(x_sr, x_hr), float(dists(x_sr, x_hr))))
     assert list(found) == ["PSNR-Y", "SSIM-Y", "DISTS"]

@@ -35,7 +35,7 @@ def test_base_from_a_file(webui: WebUI) -> None:
     base = next((webui.root / "models" / "Stable-diffusion").glob("*.safetensors")).name
     before, loaded = txt2img(webui), state(webui)
     answer, output = probed(webui, {"lora": name, "base": base})
-    assert (answer["host"], answer["base"]) == ("PlainHost", base)
+    assert (answer["host"], answer["base"]) == ("OwnHost", base)
     assert answer["weights_unchanged"]
     now = state(webui)
     assert (now["kept"], now["own_hosts"]) == (["lora", "base"], 1)
@@ -92,7 +92,7 @@ def test_base_in_our_folder_is_found_behind_a_broken_one(
         write_broken_sd21(broken)
         whole.symlink_to(next((installed[1] / "models" / "Stable-diffusion").glob("*.safetensors")).resolve())
         answer, _ = probed(bare, {})
-        assert (answer["host"], answer["base"]) == ("PlainHost", whole.name)
+        assert (answer["host"], answer["base"]) == ("OwnHost", whole.name)
         whole.unlink()
         embedded_answers(bare)
     finally:
@@ -149,7 +149,7 @@ def test_with_another_checkpoint(with_others: WebUI, name: str, words: str) -> N
 def embedded_answers(webui: WebUI) -> None:
     """To the automatic choice."""
     answer, output = probed(webui, {})
-    assert (answer["host"], answer["base"]) == ("PlainHost", "embedded small base")
+    assert (answer["host"], answer["base"]) == ("OwnHost", "embedded small base")
     assert_embedded(output)
 
 

@@ -37,7 +37,7 @@ def test_starts_without_a_complaint(webui: WebUI) -> None:
 
 def test_embedded_equals_the_standalone_host(webui: WebUI) -> None:
     answer, output = probed(webui, EMBEDDED, scale=4.0)
-    assert answer["host"] == "PlainHost"
+    assert answer["host"] == "OwnHost"
     assert_embedded(output)
 
 

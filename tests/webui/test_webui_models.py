@@ -15,7 +15,7 @@ from support.fakes.install import installed
 from support.fakes.networks import TinySd, tiny_sd
 from support.fakes.webui import WebUI
 
-from dfosd_core.lora import save_lora
+from dfosd_core.lora.file import save_lora
 
 pytest.importorskip("gradio")  # every WebUI has one
 NAMES = {"a1111": "AUTOMATIC1111", "forge": "Forge", "reforge": "reForge"}

@@ -15,8 +15,8 @@ from torch import nn
 from dfosd_core.errors import BaseModelMismatchError
 from dfosd_core.hosts.webui.ldm_layers import unet_facts, unet_layers
 from dfosd_core.lora.names import kohya_table
-from dfosd_core.networks.build import build_unet
 from dfosd_core.networks.sd_configs import unet_config
+from dfosd_core.networks.unet import build_unet
 
 ROOT = Path(__file__).parents[2]
 DOOR = ROOT / "scripts" / "dfosd_webui.py"

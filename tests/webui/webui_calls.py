@@ -18,7 +18,7 @@ from PIL import Image
 from webui_process import WebUI
 
 from dfosd_core.hosts.own import fast_dtype, load_base, load_default
-from dfosd_core.lora import load_lora
+from dfosd_core.lora.file import load_lora
 from dfosd_core.pipeline import UpscaleSettings, upscale
 
 EMBEDDED = {"lora": "embedded small x4"}

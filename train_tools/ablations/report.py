@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from dfosd_core.errors import ConfigError
 from dfosd_core.files import write_text
-from dfosd_core.hosts.diffusers import fast_dtype, load_base
+from dfosd_core.hosts.own import fast_dtype, load_base
 from dfosd_core.lora.file import load_lora
 from dfosd_core.pipeline import UpscaleSettings
 

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 
 from dfosd_core.errors import ConfigError
 from dfosd_core.files import write_text
-from dfosd_core.hosts.diffusers import fast_dtype, load_base
+from dfosd_core.hosts.own import fast_dtype, load_base
 from dfosd_core.images import to_signed
 from dfosd_core.lora.file import load_lora
 from dfosd_core.pipeline import UpscaleSettings

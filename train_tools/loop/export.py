@@ -12,9 +12,10 @@ from typing import Any, cast
 
 from dfosd_core.errors import BaseModelMismatchError
 from dfosd_core.lora.metadata import BaseLayout, LoraMetadata
-from dfosd_core.training.diffusers_base import WEIGHT_FILES
+from dfosd_core.networks.embedded import EMBEDDED
+from dfosd_core.networks.reading import WEIGHT_FILES
 
-from ..settings.config import EMBEDDED, TrainConfig
+from ..settings.config import TrainConfig
 
 EMBEDDED_NAME = "DFOSD small base"
 ROOT = Path(__file__).parents[2]

@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.hosts.diffusers import DEFAULT_BASE, DEFAULT_WEIGHTS
 from dfosd_core.lora.file import DfosdLora, load_lora
 from dfosd_core.lora.metadata import check_base
-from dfosd_core.training.diffusers_base import Base, read_base
+from dfosd_core.networks.embedded import DEFAULT_BASE, DEFAULT_WEIGHTS, EMBEDDED
+from dfosd_core.training.base import TrainingBase, read_training_base
 from dfosd_core.training.discriminators import make_discriminator
 from dfosd_core.training.dists import Dists
 from dfosd_core.training.generator import DfosdGenerator
 from dfosd_core.training.losses import PERCEPTUAL_TERMS, PerceptualLoss
 from dfosd_core.training.sdxl import read_sdxl_unet
 
-from ..settings.config import EMBEDDED, TrainConfig
+from ..settings.config import TrainConfig
 from .prompt import initial_prompt
 
 
@@ -39,8 +39,8 @@ class Networks:
         """Of convolutions and images."""
         return torch.channels_last if self.config.run.channels_last else torch.contiguous_format
 
-    def _read_base(self, path: Path) -> Base:
-        base = read_base(path, device=self.device)
+    def _read_base(self, path: Path) -> TrainingBase:
+        base = read_training_base(path, device=self.device)
         if base.layout.prediction_type != "epsilon":
             raise ConfigError(
                 f"model.base: '{path.name}' predicts {base.layout.prediction_type}, expected epsilon. "

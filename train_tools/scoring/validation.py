@@ -14,9 +14,11 @@ from torch import Tensor
 from dfosd_core import images
 from dfosd_core.errors import ConfigError
 from dfosd_core.host import Host
-from dfosd_core.hosts.diffusers import DiffusersHost
-from dfosd_core.lora import BaseLayout, DfosdLora
+from dfosd_core.hosts.own import OwnHost
+from dfosd_core.lora.file import DfosdLora
+from dfosd_core.lora.metadata import BaseLayout
 from dfosd_core.pipeline import UpscaleSettings, upscale_attached
+from dfosd_core.training.base import own_networks
 from dfosd_core.training.dists import Dists
 
 from ..settings.config import ValidationConfig
@@ -140,8 +142,8 @@ def _one_line(scores: Scores) -> str:
 class Validator:
     """Judges a LoRA in training on held-out pairs, in the number format of the base it is given.
 
-    config: its `pairs` must be set. unet, vae: the base's own modules without LoRA layers; they may share their
-    weights with a generator, since the LoRA is merged for the time of a run only and every bit comes back.
+    config: its `pairs` must be set. unet, vae: the base without LoRA layers. The host's networks share its
+    weights, and a generator may too, since the LoRA is merged for the time of a run only and every bit comes back.
     dists: None leaves DISTS out. Raises ConfigError for pairs that do not match.
     """
 
@@ -156,7 +158,7 @@ class Validator:
     ) -> None:
         assert config.pairs is not None
         self.folder, self.names = config.pairs, find_pairs(config.pairs, config.count)
-        self.host = DiffusersHost(unet, vae, layout)
+        self.host = OwnHost(*own_networks(unet, vae), layout)
         self.dists, self.out = dists, out
         plain, self._bicubic_rows = score_pairs(self.folder, self.names, {"bicubic": bicubic}, dists)
         self.bicubic = plain["bicubic"]

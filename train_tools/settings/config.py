@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dfosd_core.errors import ConfigError
+from dfosd_core.networks.embedded import EMBEDDED
 from dfosd_core.schedule import NUM_TIMESTEPS
 from dfosd_core.training.degradations import DEGRADATIONS, DegradationName
 from dfosd_core.training.discriminators import DiscriminatorKind
@@ -19,8 +20,6 @@ from dfosd_core.training.losses import PERCEPTUAL_TERMS, PerceptualName
 
 Schedule = Literal["constant", "cosine"]
 Precision = Literal["no", "bf16", "fp16"]
-EMBEDDED = "embedded"
-"""`model.base` of the small base that ships."""
 
 
 def require(ok: bool, text: str) -> None:

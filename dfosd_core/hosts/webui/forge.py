@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import BaseModelMismatchError
 from ...lora.file import DfosdLora
-from .ldm_layers import context_dim_of
+from ...tensor_files import context_dim
 from .patcher import PatcherHost, objects_of, read_layout
 from .shared import NO_CHECKPOINT
 
@@ -63,7 +63,7 @@ def _refuse_by_header(lora: DfosdLora) -> None:
     if info is None:
         raise BaseModelMismatchError(NO_CHECKPOINT)
     file, wanted = Path(info.filename), lora.metadata.base_layout.context_dim
-    found = context_dim_of(file)
+    found = context_dim(file)
     if file.suffix == ".safetensors" and found != wanted:
         raise BaseModelMismatchError(
             f"The LoRA wants a base with context {wanted} ({lora.metadata.base_model or 'SD 2.1-base'}), but the "

@@ -1,20 +1,16 @@
-"""Networks in LDM names, as the WebUIs and their files hold them: what they are, and their layers under LoRA names."""
+"""Networks in LDM names, as the WebUIs hold them: what they are, and their layers under LoRA names."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
 from ...errors import BaseModelMismatchError
 from ...lora.names import UNET_PREFIX, kohya_name, kohya_table, ldm_unet_key, ldm_vae_table
-from ...networks.build import build_unet
-from ...networks.ldm_file import UNET, unet_config_of
+from ...networks.ldm_file import unet_config_of
+from ...networks.unet import build_unet
 
-CONTEXT_KEY = f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-LARGEST_HEADER = 100_000_000
 NOT_SD = "The loaded checkpoint is no Stable Diffusion 1.x or 2.x. Choose SD 2.1-base, or the embedded model."
 
 
@@ -56,26 +52,3 @@ def unet_layers(unet: nn.Module) -> dict[str, nn.Module]:
 def vae_layers(vae: nn.Module) -> dict[str, nn.Module]:
     """kohya name -> layer, for every convolution and linear layer of an SD autoencoder with LDM names."""
     return {kohya: vae.get_submodule(name) for kohya, name in ldm_vae_table(list(vae.state_dict())).items()}
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether a safetensors file holds a UNet in LDM names; by its header alone, False where it cannot be read."""
-    return any(key.startswith(UNET) for key in _header(path))
-
-
-def context_dim_of(path: Path) -> int | None:
-    """Width of the text condition of a checkpoint file, by its header alone; None where that does not tell."""
-    shape = cast("list[int]", _header(path).get(CONTEXT_KEY, {}).get("shape", []))
-    return shape[1] if len(shape) == 2 else None
-
-
-def _header(path: Path) -> dict[str, dict[str, Any]]:
-    if path.suffix != ".safetensors":
-        return {}
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size)) if size < LARGEST_HEADER else {}
-    except (OSError, ValueError):
-        return {}
-    return cast("dict[str, dict[str, Any]]", header) if isinstance(header, dict) else {}

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from dfosd_core.lora.names import UNET_PREFIX, kohya_table, ldm_unet_key
-from dfosd_core.networks.build import build_unet
 from dfosd_core.networks.sd_configs import SD_SCALING_FACTOR
+from dfosd_core.networks.unet import build_unet
 from dfosd_core.schedule import alpha_bar_table
 
 from .networks import UNET, TinySd

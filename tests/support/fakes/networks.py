@@ -17,10 +17,12 @@ from support.tiny_models import fill, random_lora
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dfosd_core.lora import BaseLayout, DfosdLora, LoraPair
+from dfosd_core.lora.file import DfosdLora, LoraPair
+from dfosd_core.lora.metadata import BaseLayout
 from dfosd_core.lora.names import UNET_PREFIX, VAE_PREFIX, kohya_name, ldm_unet_key, ldm_vae_key
-from dfosd_core.networks.build import build_unet, build_vae
 from dfosd_core.networks.sd_configs import SD_SCALING_FACTOR, unet_config, vae_config
+from dfosd_core.networks.unet import build_unet
+from dfosd_core.networks.vae import build_vae
 from dfosd_core.schedule import alpha_bar_at
 
 ATTENTION_LEVELS = (True, False)

@@ -69,7 +69,7 @@ def state() -> dict[str, Any]:
     info = getattr(model, "sd_checkpoint_info", None)
     wanted = getattr(sd_models.model_data, "forge_loading_parameters", {}).get("checkpoint_info")
     gc.collect()
-    kind = part("dfosd_core.hosts.own").PlainHost
+    kind = part("dfosd_core.hosts.own").OwnHost
     return {
         "checkpoint": getattr(info, "name_for_extra", None),
         "chosen": getattr(wanted, "name", None) or shared.opts.data.get("sd_model_checkpoint"),

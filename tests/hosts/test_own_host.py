@@ -1,4 +1,4 @@
-"""The diffusers adapter: the conformance suite, and the image equal to a plain diffusers computation."""
+"""The host over our own networks: the conformance suite, with diffusers' networks and an unmerged LoRA as oracle."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support.conformance import HostCase, HostConformance
+from support.diffusers_host import DiffusersHost, load_default_with_diffusers, own_twin
 from support.tiny_models import random_lora, tiny_host
 from torch import Tensor, nn
 
 from dfosd_core.errors import BaseModelMismatchError
-from dfosd_core.hosts.diffusers import DiffusersHost, load_default
-from dfosd_core.lora import DfosdLora
+from dfosd_core.hosts.own import load_default
+from dfosd_core.lora.file import DfosdLora
 from dfosd_core.lora.names import kohya_name, lora_target_names
-from dfosd_core.networks.norms import replace_group_norms
 from dfosd_core.schedule import alpha_bar_at
+from dfosd_core.training.base import replace_group_norms
 
 
 def weights_hash(*networks: nn.Module) -> str:
@@ -59,24 +61,29 @@ def unmerged_eps(host: DiffusersHost, lora: DfosdLora) -> Callable[[Tensor, int,
     return predict
 
 
-def make_case(host: DiffusersHost) -> HostCase:
-    lora = random_lora(host)
+def make_case(oracle: DiffusersHost, lora: DfosdLora) -> HostCase:
+    host = own_twin(copy.deepcopy(oracle))
     return HostCase(
         host=host,
         lora=lora,
         weights=lambda: weights_hash(host.unet, host.vae),
-        merged_reference=unmerged_eps(host, lora),
+        merged_reference=unmerged_eps(oracle, lora),
     )
+
+
+def tiny_case(**changes: Any) -> HostCase:
+    oracle = tiny_host(**changes)
+    return make_case(oracle, random_lora(oracle))
 
 
 @cache
 def epsilon_case() -> HostCase:
-    return make_case(tiny_host())
+    return tiny_case()
 
 
 @cache
 def sd1_case() -> HostCase:
-    return make_case(tiny_host(attention_head_dim=8, use_linear_projection=False))
+    return tiny_case(attention_head_dim=8, use_linear_projection=False)
 
 
 @cache
@@ -89,7 +96,14 @@ def local_norm_case() -> HostCase:
         for name, parameter in host.unet.named_parameters():
             if parameter.ndim > 1 and "conv2" in name:
                 parameter.mul_(0.2)
-    return make_case(DiffusersHost(host.unet, host.vae, host.layout))
+    return make_case(host, random_lora(host))
+
+
+@cache
+def embedded_case() -> HostCase:
+    """With a LoRA of the suite's size: the one that ships was trained, not made to change a lot."""
+    oracle, _ = load_default_with_diffusers(torch.float32)
+    return make_case(oracle, random_lora(oracle))
 
 
 class TestEpsilonBase(HostConformance):
@@ -116,27 +130,35 @@ class TestLocalNormBase(HostConformance):
         return local_norm_case()
 
 
+class TestEmbeddedDefault(HostConformance):
+    """The base that ships."""
+
+    @pytest.fixture
+    def case(self) -> HostCase:
+        return embedded_case()
+
+
 def test_v_predicting_base_gives_eps() -> None:
-    case = make_case(tiny_host(prediction_type="v_prediction"))
+    case = tiny_case(prediction_type="v_prediction")
     z = torch.randn(1, 4, 8, 8)
     expected = case.merged_reference(z, 399, case.lora.prompt_embeds, 0.0)
     torch.testing.assert_close(case.host.predict_eps(z, 399, case.lora.prompt_embeds), expected, rtol=0, atol=1e-5)
 
 
 def test_scaling_and_shift_are_applied_and_taken_away() -> None:
-    plain = tiny_host()
-    plain.vae.register_to_config(shift_factor=0.3, scaling_factor=2.0)
-    host = DiffusersHost(plain.unet, plain.vae, plain.layout)
+    oracle = tiny_host()
+    oracle.vae.register_to_config(shift_factor=0.3, scaling_factor=2.0)
+    host = own_twin(oracle)
     x = torch.rand(1, 3, 16, 16) * 2 - 1
     with torch.no_grad():
-        mean = host.vae.encode(x).latent_dist.mean
-        decoded = host.vae.decode(mean).sample
+        mean = oracle.vae.encode(x).latent_dist.mean
+        decoded = oracle.vae.decode(mean).sample
     torch.testing.assert_close(host.encode(x), (mean - 0.3) * 2.0)
     torch.testing.assert_close(host.decode(host.encode(x)), decoded, rtol=0, atol=1e-5)
 
 
 def test_half_precision_host_gives_float32_near_the_full_one() -> None:
-    full, half = tiny_host(), tiny_host()
+    full, half = own_twin(tiny_host()), own_twin(tiny_host())
     half.unet.bfloat16()
     half.vae.bfloat16()
     x = torch.rand(1, 3, 16, 16) * 2 - 1
@@ -147,12 +169,21 @@ def test_half_precision_host_gives_float32_near_the_full_one() -> None:
 
 
 def test_size_step_is_f_or_with_local_norms_the_whole_grid() -> None:
-    host = tiny_host()
+    oracle = tiny_host()
+    host = own_twin(oracle)
     assert (host.latent_factor, host.size_multiple_px) == (2, 2)
-    replace_group_norms(host.unet)
-    assert DiffusersHost(host.unet, host.vae, host.layout).size_multiple_px == 4
+    replace_group_norms(oracle.unet)
+    assert own_twin(oracle).size_multiple_px == 4
 
 
 def test_missing_default_is_named(tmp_path: Path) -> None:
     with pytest.raises(BaseModelMismatchError, match=r"The embedded default is incomplete: there is no '.*small_base'"):
         load_default(weights=tmp_path)
+
+
+def test_networks_in_training_are_shared_and_not_copied() -> None:
+    oracle = tiny_host()
+    host = own_twin(oracle)
+    theirs = dict(oracle.unet.named_parameters())
+    assert all(parameter is theirs[name] for name, parameter in host.unet.named_parameters())
+    assert not any(parameter.requires_grad for parameter in theirs.values())

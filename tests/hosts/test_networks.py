@@ -1,11 +1,10 @@
-"""The host without diffusers: its networks have diffusers' names and shapes, and give diffusers' images."""
+"""Our own networks: they have diffusers' names and shapes, and give diffusers' images."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,19 @@ import safetensors.torch
 import skimage
 import torch
 from PIL import Image
-from support.conformance import HostCase, HostConformance
+from support.diffusers_host import load_default_with_diffusers, own_twin
 from support.tiny_models import ldm_tensors, random_lora, tiny_host, write_folder
-from test_diffusers_host import unmerged_eps, weights_hash
+from test_own_host import weights_hash
 from torch import Tensor, nn
 
 from dfosd_core.errors import BaseModelMismatchError
-from dfosd_core.hosts import diffusers
-from dfosd_core.hosts import own as plain
-from dfosd_core.hosts.diffusers import DEFAULT_WEIGHTS, DiffusersHost
-from dfosd_core.hosts.own import PlainHost
-from dfosd_core.networks import build as plain_models
+from dfosd_core.hosts.own import load_base, load_default
+from dfosd_core.networks.embedded import DEFAULT_BASE, DEFAULT_WEIGHTS
 from dfosd_core.networks.sd_configs import unet_config, vae_config
+from dfosd_core.networks.unet import build_unet
+from dfosd_core.networks.vae import build_vae
 from dfosd_core.pipeline import UpscaleSettings, upscale
-from dfosd_core.training import diffusers_networks as layouts
+from dfosd_core.training import base as training
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5
@@ -44,15 +42,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def plain_twin(host: DiffusersHost) -> PlainHost:
-    """The same configuration and weights (not copies of them) in our networks."""
-    unet = plain_models.build_unet(dict(host.unet.config), "unet")
-    vae = plain_models.build_vae(dict(host.vae.config), "vae")
-    unet.load_state_dict(host.unet.state_dict(), assign=True)
-    vae.load_state_dict(host.vae.state_dict(), assign=True)
-    return PlainHost(unet.eval().requires_grad_(False), vae.eval().requires_grad_(False), host.layout.prediction_type)
-
-
 def photograph(size: int) -> Tensor:
     """A square of a photograph, (1, size, size, 3) in [0, 1]."""
     with Image.open(Path(skimage.__file__).parent / "data" / "chelsea.png") as image:
@@ -60,32 +49,11 @@ def photograph(size: int) -> Tensor:
     return torch.frombuffer(bytearray(part.tobytes()), dtype=torch.uint8).view(1, size, size, 3).float() / 255
 
 
-@cache
-def plain_case() -> HostCase:
-    reference = tiny_host()
-    host = plain_twin(tiny_host())
-    lora = random_lora(reference)
-    return HostCase(
-        host=host,
-        lora=lora,
-        weights=lambda: weights_hash(host.unet, host.vae),
-        merged_reference=unmerged_eps(reference, lora),
-    )
-
-
-class TestPlainHost(HostConformance):
-    """As every host; the LoRA's reference is diffusers' network with the LoRA beside its layers."""
-
-    @pytest.fixture
-    def case(self) -> HostCase:
-        return plain_case()
-
-
 @pytest.mark.parametrize("kind", LAYOUTS)
 @pytest.mark.parametrize("size", [(16, 24), (26, 14)])  # in pixels; the latter leaves odd maps on the way
 def test_each_stage_is_diffusers(kind: str, size: tuple[int, int]) -> None:
     theirs = tiny_host(**LAYOUTS[kind])
-    ours, lora = plain_twin(tiny_host(**LAYOUTS[kind])), random_lora(theirs)
+    ours, lora = own_twin(tiny_host(**LAYOUTS[kind])), random_lora(theirs)
     x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(4)) * 2 - 1
     z = theirs.encode(x)
     torch.testing.assert_close(ours.encode(x), z, rtol=0, atol=TOLERANCE)
@@ -99,7 +67,7 @@ def test_each_stage_is_diffusers(kind: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_embedded_default_is_diffusers_bit_for_bit(dtype: torch.dtype) -> None:
-    (theirs, lora), (ours, _) = diffusers.load_default(dtype), plain.load_default(dtype)
+    (theirs, lora), (ours, _) = load_default_with_diffusers(dtype), load_default(dtype)
     image, settings = photograph(32), UpscaleSettings(strength=0.7)
     assert torch.equal(upscale(image, ours, lora, settings), upscale(image, theirs, lora, settings))
     assert ours.layout == theirs.layout
@@ -117,7 +85,7 @@ from dfosd_core.pipeline import upscale
 host, lora = load_default()
 torch.save(upscale(torch.load(sys.argv[1]), host, lora), sys.argv[2])
 brought = {name.partition(".")[0] for name in sys.modules if not name.startswith("_")}
-print(*sorted(brought & {"PIL", "cv2", "einops", "gradio", "matplotlib", "scipy", "skimage"}))
+print(*sorted(brought & {"PIL", "cv2", "gradio", "matplotlib", "scipy", "skimage"}))
 """
 
 
@@ -128,7 +96,7 @@ def test_photograph_is_upscaled_where_there_is_no_diffusers(tmp_path: Path) -> N
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == ""
-    host, lora = diffusers.load_default()
+    host, lora = load_default_with_diffusers(torch.float32)
     # Another process may have other threads, which sum in another order.
     torch.testing.assert_close(torch.load(tmp_path / "out.pt"), upscale(image, host, lora), rtol=0, atol=1e-6)
 
@@ -137,11 +105,11 @@ def test_photograph_is_upscaled_where_there_is_no_diffusers(tmp_path: Path) -> N
     "unet", [unet_config(), unet_config(context_dim=768, linear_projection=False), DEEPER], ids=["sd2", "sd1", "deeper"]
 )
 def test_unet_has_diffusers_names_and_shapes(unet: dict[str, Any]) -> None:
-    assert shapes(plain_models.build_unet(unet, "unet")) == shapes(layouts.build_unet(unet))
+    assert shapes(build_unet(unet, "unet")) == shapes(training.build_unet(unet))
 
 
 def test_vae_has_diffusers_names_and_shapes() -> None:
-    assert shapes(plain_models.build_vae(vae_config(), "vae")) == shapes(layouts.build_vae(vae_config()))
+    assert shapes(build_vae(vae_config(), "vae")) == shapes(training.build_vae(vae_config()))
 
 
 def shapes(model: nn.Module) -> dict[str, torch.Size]:
@@ -154,7 +122,7 @@ def test_folder_and_single_file_give_the_same_weights(tmp_path: Path, kind: str)
     folder = write_folder(tmp_path / "folder", source, {"prediction_type": "v_prediction"})
     file = tmp_path / "model.safetensors"
     safetensors.torch.save_file(ldm_tensors(source), file, {"modelspec.prediction_type": "v"})
-    for loaded in (plain.load_base(folder), plain.load_base(file)):
+    for loaded in (load_base(folder), load_base(file)):
         for ours, theirs in ((loaded.unet, source.unet), (loaded.vae, source.vae)):
             expected = theirs.state_dict()
             assert all(torch.equal(value, expected[key]) for key, value in ours.state_dict().items())
@@ -165,7 +133,7 @@ def test_folder_and_single_file_give_the_same_weights(tmp_path: Path, kind: str)
 
 def test_weights_loaded_in_inference_mode_can_be_merged_outside_of_it() -> None:
     with torch.inference_mode():
-        host, lora = plain.load_default()
+        host, lora = load_default()
     before = weights_hash(host.unet, host.vae)
     with host.lora(lora, 1.0):
         assert weights_hash(host.unet, host.vae) != before
@@ -193,7 +161,7 @@ def test_other_layouts_are_refused_in_one_line(tmp_path: Path, part: str, change
     file = folder / part / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(BaseModelMismatchError, match=message) as error:
-        plain.load_base(folder)
+        load_base(folder)
     assert str(error.value).startswith("'folder' is ")
     assert str(error.value).endswith("Give SD 2.1-base.")
     assert "\n" not in str(error.value)
@@ -201,5 +169,5 @@ def test_other_layouts_are_refused_in_one_line(tmp_path: Path, part: str, change
 
 def test_missing_default_is_named(tmp_path: Path) -> None:
     with pytest.raises(BaseModelMismatchError, match="The embedded default is incomplete: there is no '.*small_base'"):
-        plain.load_default(weights=tmp_path)
-    assert (DEFAULT_WEIGHTS / diffusers.DEFAULT_BASE).is_dir()
+        load_default(weights=tmp_path)
+    assert (DEFAULT_WEIGHTS / DEFAULT_BASE).is_dir()

@@ -1,0 +1,133 @@
+"""Files of tensors: reading them without running code, and telling from a header alone what kind of file one is.
+
+A safetensors file is eight bytes of header length (little-endian), a JSON header of shapes and text, and the data.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .errors import DfosdError
+
+MAX_HEADER_BYTES = 100_000_000
+"""As safetensors itself has it: SDXL's header is below one megabyte."""
+LDM_UNET, LDM_VAE = "model.diffusion_model.", "first_stage_model."
+"""How the names of a UNet's and of a VAE's tensors begin in a single-file checkpoint (LDM names)."""
+_LORA_KEY = re.compile(r"(^|\.)lora_")  # kohya's `lora_unet_...`, PEFT's `....lora_A.weight`
+_CONTEXT_KEY = f"{LDM_UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+
+Kind = Literal["base model", "LoRA", "other"]
+
+
+class TensorFileError(DfosdError):
+    """No tensors could be read. Callers raise their own kind of error from it."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """What the library that reads the format found wrong, in a few words."""
+
+
+class TensorFile(NamedTuple):
+    """What a file holds."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    """The `str -> str` entry of a safetensors header; empty for a pickle."""
+
+
+def read_tensors(path: Path) -> TensorFile:
+    """The tensors of a `.safetensors` file, mapped into memory, or of a pickle, read without running its code.
+
+    A pickle may hold them in a dictionary under `state_dict`. Raises TensorFileError, one line, for all else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            load = cast("Callable[[Path], dict[str, Tensor]]", safetensors.torch.load_file)
+            return TensorFile(load(path), _metadata(read_header(path)))
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except pickle.UnpicklingError as error:
+        raise TensorFileError(
+            f"'{path.name}' holds more than tensors, which could run code when opened, so it was not. "
+            "Convert it to .safetensors with a tool you trust.",
+            type(error).__name__,
+        ) from error
+    except Exception as error:  # torch's unpickler meets random bytes with any of a dozen exceptions
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TensorFileError(f"'{path.name}' is damaged or no model file ({reason}). Get it again.", reason) from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    return TensorFile({key: value for key, value in cast("Any", state).items() if isinstance(value, Tensor)}, {})
+
+
+def parse_safetensors(blob: bytes) -> tuple[TensorFile, bytes]:
+    """The content of a safetensors file read as `blob`, and its data. Raises TensorFileError for other bytes."""
+    # safetensors' reader is fast but gives bytes no type; the header it has accepted is safe to take apart.
+    load = cast("Callable[[bytes], dict[str, Tensor]]", safetensors.torch.load)
+    try:
+        tensors = load(blob)
+    except (safetensors.SafetensorError, ValueError) as error:
+        reason = str(error)
+        raise TensorFileError(f"The bytes are damaged or no safetensors file ({reason}).", reason) from error
+    header, data = split_header(blob)
+    return TensorFile(tensors, _metadata(header)), data
+
+
+def split_header(blob: bytes) -> tuple[dict[str, Any], bytes]:
+    """Header and data of a whole safetensors file."""
+    end = 8 + int.from_bytes(blob[:8], "little")
+    return json.loads(blob[8:end]), blob[end:]
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """A safetensors file's header: name -> {dtype, shape, data_offsets}; empty for any other file."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size)) if size <= MAX_HEADER_BYTES else {}
+    except (OSError, ValueError, RecursionError):
+        return {}  # what reads the tensors says what is wrong
+    return cast("dict[str, Any]", header) if isinstance(header, dict) else {}
+
+
+def kind_of(keys: Iterable[str]) -> Kind:
+    """What tensors of these names are; a LoRA may have DFOSD's metadata or not."""
+    names = list(keys)
+    if any(_LORA_KEY.search(name) for name in names):
+        return "LoRA"
+    return "base model" if any(name.startswith((LDM_UNET, LDM_VAE)) for name in names) else "other"
+
+
+def kind_of_file(path: Path) -> Kind:
+    """What a file or folder is, by its names alone. A `.ckpt` counts as a base model, a folder with its parts too."""
+    if path.is_dir():
+        return "base model" if (path / "unet").is_dir() and (path / "vae").is_dir() else "other"
+    if path.suffix == ".ckpt":
+        return "base model"
+    return kind_of(read_header(path)) if path.suffix == ".safetensors" else "other"
+
+
+def context_dim(path: Path) -> int | None:
+    """Width of the text condition of a single-file checkpoint, by its header; None where that does not tell."""
+    if path.suffix != ".safetensors":
+        return None
+    entry: Mapping[str, Any] = read_header(path).get(_CONTEXT_KEY, {})
+    shape: list[int] = entry.get("shape", [])
+    return int(shape[1]) if len(shape) == 2 else None
+
+
+def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
+    return cast("dict[str, str]", header.get("__metadata__") or {})
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
