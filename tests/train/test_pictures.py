@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -53,8 +54,8 @@ def test_picture_file_is_what_was_drawn(tmp_path: Path) -> None:
 def test_failed_save_leaves_the_old_picture_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_picture(to_picture(plain(0.2)), tmp_path / "a.png")
 
-    def half(self: Image.Image, path: Path, **_: object) -> None:
-        path.write_bytes(b"half")
+    def half(self: Image.Image, file: BinaryIO, **_: object) -> None:
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", half)
