@@ -151,6 +151,7 @@ class Transformer(nn.Module):
         width = config.block_out_channels[level]
         self.norm = norms(config.norm_groups, TRANSFORMER_EPS, config.local_norm)(width)
         # A linear layer in SD 2.x, in SD 1.x a 1x1 convolution: the same numbers in another shape.
+        self.is_linear = config.linear_projection
         self.proj_in = nn.Linear(width, width) if config.linear_projection else nn.Conv2d(width, width, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(config, level)])
         self.proj_out = nn.Linear(width, width) if config.linear_projection else nn.Conv2d(width, width, 1)
@@ -158,10 +159,9 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """(B, C, h, w), (B, N, context_dim) -> (B, C, h, w)."""
         h = self.norm(x)
-        is_linear = isinstance(self.proj_in, nn.Linear)
-        h = self.proj_in(to_sequence(h)) if is_linear else to_sequence(self.proj_in(h))
+        h = self.proj_in(to_sequence(h)) if self.is_linear else to_sequence(self.proj_in(h))
         h = self.transformer_blocks[0](h, context)
-        h = to_map(self.proj_out(h), like=x) if is_linear else self.proj_out(to_map(h, like=x))
+        h = to_map(self.proj_out(h), like=x) if self.is_linear else self.proj_out(to_map(h, like=x))
         return h.add_(x)
 
 
