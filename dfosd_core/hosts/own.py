@@ -17,7 +17,6 @@ from ..networks.embedded import DEFAULT_WEIGHTS, default_parts
 from ..networks.reading import read_base
 from ..networks.unet import Unet
 from ..networks.vae import Vae
-from ..schedule import eps_from_v
 from ..tiles.size import TileSettings, TileSize
 from .sd_host import LayoutHost
 
@@ -65,7 +64,7 @@ class OwnHost(LayoutHost):
         """
         context = self._placed(prompt_embeds).expand(z.shape[0], -1, -1)
         output = self.unet(self._placed(z), t, context).to(z.device, torch.float32)
-        return eps_from_v(output, z.float(), t) if self.layout.prediction_type == "v_prediction" else output
+        return self._eps_of(output, z, t)
 
     @contextmanager
     def lora(self, lora: DfosdLora, strength: float) -> Iterator[None]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from ..lora.metadata import BaseLayout
+from ..schedule import eps_from_v
 from ..tiles.size import TileSettings, TileSize
 
 
@@ -25,6 +28,10 @@ class LayoutHost:
     def size_multiple_px(self) -> int:
         """f: the UNet fits its skips to any latent size, the autoencoder would crop what is no multiple."""
         return self.latent_factor
+
+    def _eps_of(self, output: Tensor, z: Tensor, t: int) -> Tensor:
+        """eps from what the UNet predicts for `z`, in float32."""
+        return eps_from_v(output, z.float(), t) if self.layout.prediction_type == "v_prediction" else output
 
     def auto_tiles(self, height_px: int, width_px: int) -> TileSettings:
         """Stable Diffusion's tiles; see `tiled_run` for too little memory."""

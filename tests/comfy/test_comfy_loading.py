@@ -12,7 +12,7 @@ from comfy_process import HERE, ROOT, ComfyProcess
 from dfosd_core.color_fix import fix_color
 
 FOLDER_NAMES = ("comfyui-dfosd", "DFOSD", "x.y")
-HOSTS_OWN = {"torch", "numpy", "PIL", "safetensors", "comfy", "folder_paths"}
+HOSTS_OWN = {"torch", "numpy", "PIL", "safetensors", "einops", "comfy", "folder_paths"}
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from ...errors import LoraMismatchError
 from ...lora.file import DfosdLora
 from ...lora.hooks import hooked
 from ...lora.metadata import BaseLayout, check_base
-from ...schedule import eps_from_v
 from ..sd_host import LayoutHost
 from .ldm_layers import unet_layers, vae_layers
 
@@ -80,7 +79,7 @@ class CheckpointHost(LayoutHost, ABC):
     def predict_eps(self, z: Tensor, t: int, prompt_embeds: Tensor) -> Tensor:
         """One UNet call on (B, C, h, w) with (1, N, context_dim)."""
         output = self._predict(z, t, prompt_embeds).to(z.device, torch.float32)
-        return eps_from_v(output, z.float(), t) if self.layout.prediction_type == "v_prediction" else output
+        return self._eps_of(output, z, t)
 
     @contextmanager
     def lora(self, lora: DfosdLora, strength: float) -> Iterator[None]:
