@@ -45,23 +45,15 @@ class PerceptualTerm(NamedTuple):
     """Build it from the file of VGG16's convolutions, with these in the given dtype. None: no term."""
 
 
-def _no_term(_vgg: Path | None, _dtype: torch.dtype) -> None:
-    return None
-
-
 def _dists(vgg: Path | None, dtype: torch.dtype) -> Dists:
     assert vgg is not None, "the configuration was checked"
     return Dists.from_files(vgg, dtype=dtype)
 
 
-def _ea_dists(vgg: Path | None, dtype: torch.dtype) -> EaDists:
-    return EaDists(_dists(vgg, dtype))
-
-
 PERCEPTUAL_TERMS = {
-    "none": PerceptualTerm("none", needs_vgg=False, make=_no_term),
+    "none": PerceptualTerm("none", needs_vgg=False, make=lambda _vgg, _dtype: None),
     "dists": PerceptualTerm("DISTS", needs_vgg=True, make=_dists),
-    "ea_dists": PerceptualTerm("EA-DISTS", needs_vgg=True, make=_ea_dists),
+    "ea_dists": PerceptualTerm("EA-DISTS", needs_vgg=True, make=lambda vgg, dtype: EaDists(_dists(vgg, dtype))),
 }
 """What `loss.perceptual` chooses from, and the ablation's rows: a new term is a file here and a line in this list."""
 if typing.TYPE_CHECKING:
