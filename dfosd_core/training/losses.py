@@ -41,7 +41,7 @@ class PerceptualTerm(NamedTuple):
     """In tables and plots."""
     needs_vgg: bool
     """Whether it is made of VGG16's convolutions, which the user has to provide."""
-    make: Callable[[Path | None, torch.dtype], nn.Module | None]
+    make: Callable[[Path | None, torch.dtype], nn.Module] | None
     """Build it from the file of VGG16's convolutions, with these in the given dtype. None: no term."""
 
 
@@ -50,10 +50,14 @@ def _dists(vgg: Path | None, dtype: torch.dtype) -> Dists:
     return Dists.from_files(vgg, dtype=dtype)
 
 
+def _ea_dists(vgg: Path | None, dtype: torch.dtype) -> EaDists:
+    return EaDists(_dists(vgg, dtype))
+
+
 PERCEPTUAL_TERMS = {
-    "none": PerceptualTerm("none", needs_vgg=False, make=lambda _vgg, _dtype: None),
+    "none": PerceptualTerm("none", needs_vgg=False, make=None),
     "dists": PerceptualTerm("DISTS", needs_vgg=True, make=_dists),
-    "ea_dists": PerceptualTerm("EA-DISTS", needs_vgg=True, make=lambda vgg, dtype: EaDists(_dists(vgg, dtype))),
+    "ea_dists": PerceptualTerm("EA-DISTS", needs_vgg=True, make=_ea_dists),
 }
 """What `loss.perceptual` chooses from, and the ablation's rows: a new term is a file here and a line in this list."""
 if typing.TYPE_CHECKING:

@@ -100,10 +100,7 @@ class _MicroBatches(Dataset[MicroBatch | ConfigError]):
 
 
 def batches(dataset: CropDataset, sampler: MicroBatchSampler, workers: int) -> Iterator[list[MicroBatch]]:
-    """The micro-batches of each of the sampler's steps, prepared ahead by `workers` processes.
-
-    Raises ConfigError, one line, for what cannot be read.
-    """
+    """The sampler's micro-batches step by step, made ahead by `workers`. Raises ConfigError for what cannot be read."""
     loader = DataLoader(
         _MicroBatches(dataset),
         batch_size=None,  # the sampler's items are whole micro-batches

@@ -92,10 +92,7 @@ def prepare_source(folder: Path, source: str, out: Path, settings: CropSettings)
 
 
 def likeness(pixels: Pixels) -> int:
-    """128 bits that stay nearly the same when a picture is resized or compressed again.
-
-    Whether it gets brighter to the right and downwards, on a grid of 8x8.
-    """
+    """128 bits that resizing or compression hardly change: is it brighter to the right, and downwards, on 8x8 cells?"""
     grey = Image.fromarray(pixels).convert("L")
     right = np.diff(np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16), axis=1) > 1
     down = np.diff(np.asarray(grey.resize((8, 9), Image.Resampling.BOX), dtype=np.int16), axis=0) > 1

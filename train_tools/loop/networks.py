@@ -111,12 +111,12 @@ class Networks:
 
     def _make_perceptual(self) -> PerceptualLoss | None:
         loss = self.config.loss
-        if loss.lambda_2 == 0:
+        make = PERCEPTUAL_TERMS[loss.perceptual].make
+        if make is None or loss.lambda_2 == 0:
             return None
         # Not float16: the squares in DISTS' pooling overflow it.
         dtype = torch.bfloat16 if self.config.run.precision == "bf16" else torch.float32
-        term = PERCEPTUAL_TERMS[loss.perceptual].make(loss.vgg, dtype)
-        return None if term is None else term.to(self.device)
+        return make(loss.vgg, dtype).to(self.device)
 
 
 def base_path(config: TrainConfig) -> Path:

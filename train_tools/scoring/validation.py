@@ -1,7 +1,4 @@
-"""From pairs to scores, through `pipeline.upscale` with the default settings: during training and in `evaluate`.
-
-Metrics are the field's: on the Y channel of YCbCr (ITU-R BT.601, 16..235), of [0, 1] tensors.
-"""
+"""From pairs to scores, through `pipeline.upscale` with the default settings: during training and in `evaluate`."""
 
 from __future__ import annotations
 
@@ -134,7 +131,7 @@ def score(image: Tensor, reference: Tensor, dists: Dists | None) -> Scores:
 
 
 def luma(image: Tensor) -> Tensor:
-    """Y (B, 1, H, W) in [0, 1] of RGB (B, 3, H, W) in [0, 1], as MATLAB's rgb2ycbcr has it."""
+    """Y (ITU-R BT.601, 16..235 over 255) (B, 1, H, W) of RGB (B, 3, H, W) in [0, 1], as MATLAB's rgb2ycbcr has it."""
     weights = image.new_tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1)
     return ((image * weights).sum(1, keepdim=True) + 16) / 255
 
