@@ -60,8 +60,8 @@ def main() -> None:
     warm = times[1:] or times
     print(
         f"{args.size}x{args.size} -> {args.size * 4}x{args.size * 4}, {str(dtype)[6:]}, "
-        f"{torch.get_num_threads()} threads, "
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}: warm median "
+        f"{torch.get_num_threads()} threads, {platform.processor() or platform.machine()}, "
+        f"torch {torch.__version__}: warm median "
         f"{statistics.median(warm):.2f} s (min {min(warm):.2f}, max {max(warm):.2f}), first {times[0]:.2f} s, "
         f"peak {peak_mib():.0f} MiB"
     )

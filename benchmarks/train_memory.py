@@ -21,20 +21,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dfosd_core.training.lora_layers import LoraLayer
-from train_tools.data.crops import CropDataset, MicroBatch, batches
-from train_tools.loop.networks import Networks
 from train_tools.loop.recipe import Recipe
 from train_tools.settings.config import DataConfig, LossConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 
 from .random_base import write_random_sd21
 from .speed import peak_mib
-
-PHOTOS = Path(__file__).parents[1] / "examples" / "photos" / "train"
+from .train_speed import PHOTOS, build, some_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +76,11 @@ def main() -> None:
             Case(**vars(args), base=base, checkpointing=on, gradients=place / f"{on}.safetensors")
             for on in (False, True)
         ]
-        found = [_in_own_process(case) for case in cases]
+        found: list[Measured] = []
+        for case in cases:
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                found.append(pool.submit(measure, case).result())
         print(_table(cases, found))
-
-
-def _in_own_process(case: Case) -> Measured:
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(measure, case).result()
 
 
 def measure(case: Case) -> Measured:
@@ -98,18 +92,16 @@ def measure(case: Case) -> Measured:
         optim=OptimConfig(steps=1, clip=0.0),
         run=RunConfig(precision=case.precision, gradient_checkpointing=case.checkpointing),
     )
-    accelerator = Accelerator(cpu=case.device == "cpu", mixed_precision="no")
-    networks = Networks(config, accelerator.device)
-    recipe = Recipe(config, networks, accelerator)
+    recipe, crops = build(config, case.device)
     for learner in recipe.learners().values():
         _start_off_zero(learner.network)
     gradients = _kept_gradients(recipe)
-    batch = _one_batch(config)
-    rest = _start_peak(accelerator.device)
+    batch = next(some_batches(config, crops, 1))
+    rest = _start_peak(recipe.device)
     began, began_cpu = time.perf_counter(), time.process_time()
     values = recipe.train_step(0, batch)
     numbers = {name: float(value) for name, value in values.items()}  # waits for the device
-    seconds, cpu_seconds, peak = time.perf_counter() - began, time.process_time() - began_cpu, _peak(accelerator.device)
+    seconds, cpu_seconds, peak = time.perf_counter() - began, time.process_time() - began_cpu, _peak(recipe.device)
     save_file(gradients, case.gradients)
     return Measured(seconds, cpu_seconds, rest, peak, numbers)
 
@@ -139,12 +131,6 @@ def _kept_gradients(recipe: Recipe) -> dict[str, Tensor]:
     return kept
 
 
-def _one_batch(config: TrainConfig) -> list[MicroBatch]:
-    data = config.data
-    crops = CropDataset.open(data, config.run.seed)
-    return next(batches(crops, first_step=0, steps=1, batch_size=1, rank=0, world=1, micro_batch=1, workers=0))
-
-
 def _start_peak(device: torch.device) -> float:
     """Forget the peak so far; return the memory now, MiB."""
     if device.type == "cuda":
@@ -169,11 +155,8 @@ def _table(cases: list[Case], found: list[Measured]) -> str:
         "|---" * (6 + len(found[0].values)) + "|",
     ]
     for case, row in zip(cases, found, strict=True):
-        numbers = [
-            f"{row.seconds:.1f}",
-            f"{row.cpu_seconds:.1f}",
-            *(f"{v:.0f}" for v in (row.rest_mib, row.peak_mib, row.peak_mib - row.rest_mib)),
-        ]
+        numbers = [f"{seconds:.1f}" for seconds in (row.seconds, row.cpu_seconds)]
+        numbers += [f"{mib:.0f}" for mib in (row.rest_mib, row.peak_mib, row.peak_mib - row.rest_mib)]
         numbers += [f"{value:.6g}" for value in row.values.values()]
         lines.append(f"| {'on' if case.checkpointing else 'off'} | " + " | ".join(numbers) + " |")
     return "\n".join([*lines, "", _comparison(cases, found)])

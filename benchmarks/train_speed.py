@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 
-from train_tools.data.crops import CropDataset, MicroBatch, batches
+from train_tools.data.crops import CropDataset, MicroBatch, MicroBatchSampler, batches
 from train_tools.loop.logbook import timed
 from train_tools.loop.networks import Networks
 from train_tools.loop.recipe import Recipe
@@ -32,6 +32,7 @@ from train_tools.settings.config import TrainConfig
 from train_tools.settings.config_file import load_config
 
 ROOT = Path(__file__).parents[1]
+PHOTOS = ROOT / "examples" / "photos" / "train"
 CONFIG = ROOT / "train_tools" / "configs" / "small_cpu.yaml"
 WARM_UP = 3
 
@@ -61,11 +62,11 @@ class Variant:
 
     def run(self, steps: int) -> None:
         """Warm up, then measure `steps` steps on new batches."""
-        began, measured = cpu_seconds(), list[Step]()
+        began, measured = time.process_time(), list[Step]()
         for waited, batch in timed(some_batches(self.config, self.crops, WARM_UP + steps)):
             wall = time.perf_counter()
             self.recipe.train_step(0, batch)
-            now = cpu_seconds()
+            now = time.process_time()
             measured.append(Step(waited + time.perf_counter() - wall, waited, now - began))
             began = now
         self.steps += measured[WARM_UP:]
@@ -79,26 +80,20 @@ class Variant:
         return f"| {numbers} | {layout} | {self.workers} | {1 / wall:.2f} | {wall:.3f} | {cpu:.3f} | {waited:.1%} |"
 
 
-def cpu_seconds() -> float:
-    """Of this process, without its workers."""
-    used = os.times()
-    return used.user + used.system
-
-
-def small_config(precision: Any, channels_last: bool, workers: int) -> TrainConfig:
+def small_config(precision: Any = "bf16", channels_last: bool = True, workers: int = 0) -> TrainConfig:
     """`small_cpu.yaml` with both networks at work from the first step."""
     config = load_config(CONFIG)
     return replace(
         config,
-        data=replace(config.data, photos=ROOT / "examples" / "photos" / "train", workers=workers),
+        data=replace(config.data, photos=PHOTOS, workers=workers),
         discriminator=replace(config.discriminator, from_step=0, warmup_steps=0),
         run=replace(config.run, precision=precision, channels_last=channels_last),
     )
 
 
-def build(config: TrainConfig) -> tuple[Recipe, CropDataset]:
+def build(config: TrainConfig, device: str = "cpu") -> tuple[Recipe, CropDataset]:
     """What moves the networks, and the crops."""
-    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
     networks = Networks(config, accelerator.device)
     return Recipe(config, networks, accelerator), CropDataset.open(config.data, config.run.seed)
 
@@ -106,31 +101,23 @@ def build(config: TrainConfig) -> tuple[Recipe, CropDataset]:
 def some_batches(config: TrainConfig, crops: CropDataset, steps: int) -> Iterator[list[MicroBatch]]:
     """The first `steps` steps' batches."""
     data = config.data
-    return batches(
-        crops,
-        first_step=0,
-        steps=steps,
-        batch_size=data.batch_size,
-        rank=0,
-        world=1,
-        micro_batch=data.micro_batch,
-        workers=data.workers,
-    )
+    sampler = MicroBatchSampler(steps=steps, batch_size=data.batch_size, micro_batch=data.micro_batch)
+    return batches(crops, sampler, data.workers)
 
 
 def stages(steps: int) -> list[str]:
     """Where a step of the small configuration goes: a Markdown table of CPU seconds."""
-    config = small_config("bf16", True, 0)
+    config = small_config()
     recipe, crops = build(config)
+    batch = next(some_batches(config, crops, 1))
     spent: dict[str, float] = {}
-    ready = list(some_batches(config, crops, 1))
     for _ in range(WARM_UP):
-        recipe.train_step(0, ready[0])
+        recipe.train_step(0, batch)
     with measured_parts(recipe, spent):
-        began = cpu_seconds()
+        began = time.process_time()
         for _ in range(steps):
-            recipe.train_step(0, ready[0])
-        whole = cpu_seconds() - began
+            recipe.train_step(0, batch)
+        whole = time.process_time() - began
     spent["the rest (losses, noise, reports)"] = whole - sum(spent.values())
     rows = [f"| {name} | {s / steps:.3f} | {s / whole:.0%} |" for name, s in spent.items()]
     return ["| stage of a step | CPU s | share |", "|---|---|---|", *rows, f"| all | {whole / steps:.3f} | |"]
@@ -163,9 +150,9 @@ def measured_parts(recipe: Recipe, spent: dict[str, float]) -> Iterator[None]:
 
 def _measured(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:
     def measured(*args: Any, **options: Any) -> Any:
-        began = cpu_seconds()
+        began = time.process_time()
         result = function(*args, **options)
-        spent[name] = spent.get(name, 0.0) + cpu_seconds() - began
+        spent[name] = spent.get(name, 0.0) + time.process_time() - began
         return result
 
     return measured
@@ -173,25 +160,24 @@ def _measured(function: Callable[..., Any], name: str, spent: dict[str, float]) 
 
 def operators(steps: int) -> str:
     """The most expensive operators, as torch's profiler has them."""
-    config = small_config("bf16", True, 0)
+    config = small_config()
     recipe, crops = build(config)
-    ready = next(some_batches(config, crops, 1))
-    recipe.train_step(0, ready)
+    batch = next(some_batches(config, crops, 1))
+    recipe.train_step(0, batch)
     with torch.profiler.profile() as profile:
         for _ in range(steps):
-            recipe.train_step(0, ready)
+            recipe.train_step(0, batch)
     return profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40)
 
 
 def data_alone(steps: int) -> float:
     """CPU seconds that one process needs for a step's crops."""
-    config = small_config("bf16", True, 0)
-    crops = CropDataset.open(config.data, config.run.seed)
-    spent: list[float] = []
-    began = cpu_seconds()
+    config = small_config()
+    crops, spent = CropDataset.open(config.data, config.run.seed), list[float]()
+    began = time.process_time()
     for _ in some_batches(config, crops, WARM_UP + steps):
-        spent.append(cpu_seconds() - began)
-        began = cpu_seconds()
+        spent.append(time.process_time() - began)
+        began = time.process_time()
     return statistics.median(spent[WARM_UP:])
 
 
@@ -208,14 +194,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     variants = [
         Variant(precision, channels_last, workers)
-        for precision, channels_last, workers in (
-            ("no", False, 0),
-            ("no", True, 0),
-            ("bf16", False, 0),
-            ("bf16", True, 0),
-            ("bf16", True, 1),
-            ("bf16", True, 2),
-        )
+        for precision in ("no", "bf16")
+        for channels_last in (False, True)
+        for workers in ((0, 1, 2) if precision == "bf16" and channels_last else (0,))
     ]
     for _ in range(args.rounds):
         for variant in variants:

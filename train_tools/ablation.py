@@ -21,7 +21,7 @@ from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.files import write_text
 
 from .ablations.report import write_report
-from .ablations.runs import ROWS, list_runs, threads_each, train_all
+from .ablations.runs import ROWS, list_runs, train_all
 from .ablations.scores import evaluate_runs
 from .settings.config import TrainConfig
 from .settings.config_file import dump_config, load_config
@@ -58,8 +58,7 @@ def ablate(args: argparse.Namespace) -> None:
     runs = list_runs(config, args.out, args.rows, args.seeds, args.start_steps, args.start_set)
     if not args.report:
         train_all(runs, args.config, args.set, args.jobs)
-        folders = [(run.row, run.seed, run.out) for run in runs]
-        evaluate_runs(folders, pairs, config, args.out / "results.json", args.jobs, threads_each(args.jobs))
+        evaluate_runs(runs, pairs, config, args.out / "results.json", args.jobs)
     print(write_report(args.out, pairs, config))
 
 

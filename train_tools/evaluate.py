@@ -35,7 +35,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Scores]:
     settings = UpscaleSettings(color_fix=args.color_fix or UpscaleSettings().color_fix)
     with host.lora(lora, settings.strength):
         methods: dict[str, Method] = {"bicubic": bicubic, "DFOSD": restored_by(host, lora, settings)}
-        methods |= {other: _read_from(args.pairs / other) for other in _others(args.pairs)}
+        others = sorted(p for p in args.pairs.iterdir() if p.is_dir() and p.name not in ("LR", "HR"))
+        methods |= {other.name: _read_from(other) for other in others}
         means, rows = score_pairs(args.pairs, names, methods, dists, _report)
     if args.sheet:
         save_picture(contact_sheet(rows, ("LR (nearest)", *methods, "HR")), args.sheet)
@@ -47,10 +48,6 @@ def _load(args: argparse.Namespace) -> tuple[OwnHost, DfosdLora]:
         host, lora = load_default(args.dtype)
         return host, lora if args.lora is None else load_lora(args.lora)
     return load_base(args.base, args.dtype), load_lora(args.lora)
-
-
-def _others(pairs: Path) -> list[str]:
-    return sorted(p.name for p in pairs.iterdir() if p.is_dir() and p.name not in ("LR", "HR"))
 
 
 def _read_from(folder: Path) -> Method:

@@ -3,8 +3,7 @@
     python -m train_tools.make_pairs PHOTOS PAIRS [--preset camera] [--size 512] [--seed 0]
 
 Writes PAIRS/HR/NAME.png and PAIRS/LR/NAME.png, smaller by the degradation's scale. Photographs are first reduced to
-twice the size.
-Keep these photographs out of training.
+twice the size. Keep them out of training.
 """
 
 from __future__ import annotations
@@ -40,10 +39,7 @@ def central_crop(path: Path, size: int, multiple: int) -> Tensor:
 
 
 def make_pairs(photos: Path, pairs: Path, preset: str = "camera", size: int = 512, seed: int = 0) -> list[str]:
-    """Write a pair of each photograph; return the names.
-
-    Raises ConfigError where there is none, and for two that differ in their suffix only: one name, one pair.
-    """
+    """Write a pair of each photograph; return the names. Raises ConfigError for none, and for two of one stem."""
     paths = sorted(p for p in photos.glob("*") if is_image_name(p))
     if not paths:
         raise ConfigError(f"No photographs in '{photos}': expected files ending in {', '.join(READABLE_SUFFIXES)}.")

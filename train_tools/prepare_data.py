@@ -52,11 +52,14 @@ def prepare(photos: Path, out: Path, settings: CropSettings, workers: int = 2) -
     known = {name: known[name] for name in sources if name in known and known[name].stamp == stamp(photos / name)}
     _write_journal(out, settings, known)
     while missing := _missing(sources, known, out):
-        for result in _prepare_all(photos, missing, out, settings, workers):
-            known[result.source] = result
+        fresh = _results(photos, missing, out, settings, workers)
+        with (out / JOURNAL).open("a", encoding="utf-8", buffering=1) as journal:  # a line reaches the system at once
+            for result in tqdm(fresh, total=len(missing), unit="file"):
+                journal.write(json.dumps(asdict(result)) + "\n")
+                known[result.source] = result
     results = drop_doubles([known[name] for name in sources])
     rows = [row for result in results for row in result.rows]
-    write_text(out / INDEX, "".join(f"{row.to_json()}\n" for row in rows))
+    write_text(out / INDEX, "".join(f"{json.dumps(asdict(row), ensure_ascii=False)}\n" for row in rows))
     write_text(out / REPORT, report(results, settings))
     listed = {Path(row.file).name for row in rows}
     for path in (out / CROPS).iterdir():  # only now: till here the old index needed them
@@ -159,7 +162,6 @@ def _read_journal(out: Path, settings: CropSettings) -> dict[str, SourceResult]:
         first, *lines = (out / JOURNAL).read_text(encoding="utf-8").splitlines() or [""]
     except FileNotFoundError:
         return {}
-    known: dict[str, SourceResult] = {}
     try:
         before = json.loads(first)
         results = [json.loads(line) for line in lines[:-1]]
@@ -167,26 +169,12 @@ def _read_journal(out: Path, settings: CropSettings) -> dict[str, SourceResult]:
         raise ConfigError(f"'{out / JOURNAL}' is damaged. Delete '{out}' and start afresh.") from error
     if before != asdict(settings):
         raise ConfigError(f"'{out}' was made with other settings ({before}). Give these, or another folder.")
-    for values in results:
-        known[values["source"]] = SourceResult.from_json(values)
-    return known
+    return {values["source"]: SourceResult.from_plain(values) for values in results}
 
 
 def _write_journal(out: Path, settings: CropSettings, known: dict[str, SourceResult]) -> None:
-    lines = [asdict(settings), *(result.to_json() for result in known.values())]
+    lines = [asdict(settings), *(asdict(result) for result in known.values())]
     write_text(out / JOURNAL, "".join(f"{json.dumps(line)}\n" for line in lines))
-
-
-def _prepare_all(
-    photos: Path, names: Sequence[str], out: Path, settings: CropSettings, workers: int
-) -> Iterator[SourceResult]:
-    """Work on the sources; each result is in the journal before the next one is waited for."""
-    with (out / JOURNAL).open("a", encoding="utf-8") as journal, tqdm(total=len(names), unit="file") as bar:
-        for result in _results(photos, names, out, settings, workers):
-            journal.write(json.dumps(result.to_json()) + "\n")
-            journal.flush()
-            bar.update()
-            yield result
 
 
 def _results(
@@ -205,9 +193,8 @@ def _results(
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    result = future.result()
+                    yield future.result()
                     del running[future]
-                    yield result
     except BrokenProcessPool as error:
         raise ConfigError(
             f"A worker process died, most likely for lack of memory, at one of {', '.join(sorted(running.values()))}. "

@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from dfosd_core.files import write_text, write_whole
-from dfosd_core.networks.sd_configs import NORM_KEY, SELF_ATTENTION_KEY
-from dfosd_core.training.base import NoAttention, remove_self_attention, replace_group_norms
+from dfosd_core.training.base import config_of, remove_self_attention, replace_group_norms
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -83,10 +82,8 @@ def channels_last(network: ModuleT) -> ModuleT:
 def save_part(module: nn.Module, folder: Path) -> None:
     """Write config.json and float16 weights of a VAE or UNet into `folder`, the way diffusers lays them out."""
     folder.mkdir(parents=True, exist_ok=True)
-    config: dict[str, Any] = {k: v for k, v in dict(cast("Any", module).config).items() if k[0] != "_"}
-    config |= {"_class_name": type(module).__name__, NORM_KEY: "affine"}
-    if any(isinstance(layer, NoAttention) for layer in module.modules()):
-        config[SELF_ATTENTION_KEY] = "none"
+    config = {name: value for name, value in config_of(cast("Any", module)).items() if name[0] != "_"}
+    config["_class_name"] = type(module).__name__
     weights = {name: value.to(torch.float16).contiguous() for name, value in module.state_dict().items()}
     with write_whole(folder / "diffusion_pytorch_model.safetensors") as file:
         file.write(save(weights, metadata={"format": "pt"}))

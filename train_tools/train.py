@@ -34,16 +34,7 @@ from .settings.config_file import dump_config, load_config
 from .settings.resume_policy import check_resume
 
 CONFIG_FILE = "config.yaml"
-OUTPUTS = (
-    LAST_LORA,
-    BEST_LORA,
-    CHECKPOINT,
-    CONFIG_FILE,
-    "metrics.jsonl",
-    "loss.png",
-    "validation.png",
-    "tensorboard",
-)
+OUTPUTS = (LAST_LORA, BEST_LORA, CHECKPOINT, CONFIG_FILE, "metrics.jsonl", "loss.png", "validation.png", "tensorboard")
 
 
 def make_accelerator() -> Accelerator:

@@ -26,7 +26,7 @@ from dfosd_core.training.dists import Dists
 
 from .data.photos import PhotoCrops
 from .loop.learner import lr_factor
-from .scoring.metrics import psnr
+from .scoring.validation import psnr
 from .small_base import (
     CONTEXT_DIM,
     LATENT_CHANNELS,
@@ -56,11 +56,7 @@ def chroma_l1(a: Tensor, b: Tensor) -> Tensor:
 
 
 def fit(
-    stage: str,
-    module: nn.Module,
-    loss: Callable[[int], Tensor],
-    report: Callable[[], str],
-    args: argparse.Namespace,
+    stage: str, module: nn.Module, loss: Callable[[int], Tensor], report: Callable[[], str], args: argparse.Namespace
 ) -> None:
     """Minimise `loss(step)` over `module` with AdamW, resuming from and saving to `args.out`/`stage`.pt."""
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=args.lr, betas=(0.9, 0.99))

@@ -87,12 +87,11 @@ class NoAttention(nn.Module):
         return x.new_zeros(())
 
 
-def remove_self_attention(module: nn.Module) -> int:
-    """Replace every self-attention (`attn1`) below `module` by NoAttention; return how many."""
-    blocks = [block for block in module.modules() if isinstance(getattr(block, "attn1", None), nn.Module)]
-    for block in blocks:
-        block.attn1 = NoAttention()
-    return len(blocks)
+def remove_self_attention(module: nn.Module) -> None:
+    """Replace every self-attention (`attn1`) below `module` by NoAttention."""
+    for block in list(module.modules()):
+        if isinstance(getattr(block, "attn1", None), nn.Module):
+            block.attn1 = NoAttention()
 
 
 def replace_group_norms(module: nn.Module) -> int:

@@ -26,8 +26,6 @@ CHANNELS = [3, *VGG16_WIDTHS]
 """Channels of the compared maps: the image itself, then the last ReLU of each stage. 1475 in all."""
 EPSILON = 1e-6
 """The constants c1 = c2 of equations (5) and (6) of the DISTS paper."""
-
-
 ALPHA_BETA = Path(__file__).with_name("dists_alpha_beta.safetensors")
 """The official alpha and beta, as the package dists-pytorch 0.1 has them (MIT)."""
 
@@ -91,12 +89,9 @@ class Dists(nn.Module):
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
         """Return DISTS of two batches (B, 1|3, H, W) in [0, 1] as a scalar: 0 for equal images."""
-        return self.compare(self.features(image), self.features(reference))
-
-    def compare(self, maps: list[Tensor], reference: list[Tensor]) -> Tensor:
-        """Return DISTS of two results of `features` as a scalar, the batch's mean."""
-        score = maps[0].new_zeros((), dtype=torch.float32)
-        for x, y, alpha, beta in zip(maps, reference, self.alpha, self.beta, strict=True):
+        score = image.new_zeros((), dtype=torch.float32)
+        maps = self.features(image), self.features(reference)
+        for x, y, alpha, beta in zip(*maps, self.alpha, self.beta, strict=True):
             luminance, structure = _similarity(x, y)
             score = score + (luminance * alpha.to(x.device) + structure * beta.to(x.device)).sum(1).mean()
         return 1 - score

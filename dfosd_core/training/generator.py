@@ -62,11 +62,9 @@ class DfosdGenerator(nn.Module):
         rng: a sample of the posterior (training); None: its mean (evaluation).
         """
         posterior = cast("Any", self.vae).encode(x).latent_dist
-        if rng is None:
-            latent = posterior.mean.float()
-        else:
-            mean, std = posterior.mean.float(), posterior.std.float()
-            latent = mean + std * randn(rng, mean.shape, mean.device)
+        latent = posterior.mean.float()
+        if rng is not None:
+            latent = latent + posterior.std.float() * randn(rng, latent.shape, latent.device)
         return (latent - self._shift_factor) * self._scaling_factor
 
     def decode(self, z: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ median ratio to ours:
     bfloat16    0.395 0.418  0.444 0.466 (x1.11)   0.410 0.429 (x1.03)
     none        0.844 0.935  0.877 0.948 (x1.02)   0.897 0.962 (x1.03)
 
-From the same matrices the losses of a first step are equal. Some 15 of 168 gradients are not, because peft calls the
-base layer first and so their parts are summed in another order (by up to 2e-7 of the largest value, in bfloat16 6e-3).
+From the same matrices the losses of a first step are equal. Some 15 of 168 gradients are not (by up to 2e-7 of the
+largest value, in bfloat16 6e-3), probably from another order of summation: peft calls the base layer first.
 """
 
 from __future__ import annotations
@@ -92,10 +92,7 @@ def lora_pairs(unet: nn.Module, dtype: torch.dtype) -> dict[str, LoraPair]:
 
 
 def share_weights(module: ModuleT) -> ModuleT:
-    """Copy `module` but not its weights: the layers are the copy's own to wrap, the tensors are shared.
-
-    So two networks on one frozen base hold that base in memory once, also after `.to(device)`.
-    """
+    """Copy the layers, to wrap, and share the tensors: two networks on one base hold it once, also after `.to`."""
     tensors = [*module.parameters(), *module.buffers()]
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 

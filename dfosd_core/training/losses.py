@@ -41,12 +41,8 @@ class PerceptualTerm(NamedTuple):
     """In tables and plots."""
     needs_vgg: bool
     """Whether it is made of VGG16's convolutions, which the user has to provide."""
-    make: Callable[[Path | None, torch.dtype], nn.Module | None]
+    make: Callable[[Path | None, torch.dtype], nn.Module] | None
     """Build it from the file of VGG16's convolutions, with these in the given dtype. None: no term."""
-
-
-def _no_term(_vgg: Path | None, _dtype: torch.dtype) -> None:
-    return None
 
 
 def _dists(vgg: Path | None, dtype: torch.dtype) -> Dists:
@@ -59,7 +55,7 @@ def _ea_dists(vgg: Path | None, dtype: torch.dtype) -> EaDists:
 
 
 PERCEPTUAL_TERMS = {
-    "none": PerceptualTerm("none", needs_vgg=False, make=_no_term),
+    "none": PerceptualTerm("none", needs_vgg=False, make=None),
     "dists": PerceptualTerm("DISTS", needs_vgg=True, make=_dists),
     "ea_dists": PerceptualTerm("EA-DISTS", needs_vgg=True, make=_ea_dists),
 }

@@ -10,10 +10,7 @@ from torch import Tensor
 
 
 class SampleNoise:
-    """One random generator for each sample of a batch, drawn from in turn.
-
-    Draws happen on the CPU, so that every device sees the same numbers.
-    """
+    """One random generator for each sample of a batch, on the CPU, so that every device sees the same numbers."""
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
         self._generators = list(generators)

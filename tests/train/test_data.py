@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dfosd_core.errors import ConfigError
 from dfosd_core.image_files.formats import READABLE_SUFFIXES
-from train_tools.data.crops import CropDataset, batches
+from train_tools.data.crops import CropDataset, MicroBatchSampler, batches
 from train_tools.data.photos import PixelCache, photo_paths
 from train_tools.settings.config import DataConfig
 
@@ -35,7 +35,7 @@ def opened(photos: Path, seed: int = 0) -> CropDataset:
 def samples(dataset: CropDataset, rank: int = 0, world: int = 1, micro: int = BATCH, workers: int = 0) -> list[Tensor]:
     """x_lr and x_hr of each sample, in order."""
     run = {"first_step": 0, "steps": STEPS, "batch_size": BATCH}
-    steps = batches(dataset, **run, rank=rank, world=world, micro_batch=micro, workers=workers)
+    steps = batches(dataset, MicroBatchSampler(**run, rank=rank, world=world, micro_batch=micro), workers)
     parts = [part for step in steps for part in step]
     return [torch.stack(pair) for part in parts for pair in zip(part.x_lr, part.x_hr, strict=True)]
 

@@ -17,7 +17,7 @@ from dfosd_core.lora.file import load_lora, save_lora
 from train_tools.data.crops import MicroBatch
 from train_tools.loop.ema import Ema
 from train_tools.loop.learner import lr_factor
-from train_tools.loop.prompt import initial_prompt
+from train_tools.loop.networks import initial_prompt
 from train_tools.loop.trainer import Trainer
 
 

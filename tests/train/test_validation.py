@@ -24,9 +24,18 @@ from dfosd_core.pipeline import upscale
 from dfosd_core.training.base import layout_of
 from dfosd_core.training.dists import VGG16_STAGES, VGG16_WIDTHS, Dists
 from train_tools import evaluate, make_pairs
-from train_tools.scoring.metrics import luma, psnr_y, ssim_y
 from train_tools.scoring.pictures import read_image
-from train_tools.scoring.validation import Validator, bicubic, evenly, find_pairs, read_pair, score
+from train_tools.scoring.validation import (
+    Validator,
+    bicubic,
+    evenly,
+    find_pairs,
+    luma,
+    psnr_y,
+    read_pair,
+    score,
+    ssim_y,
+)
 from train_tools.settings.config import ValidationConfig
 
 SIZES = {"a.png": (8, 12), "b.png": (12, 8), "c.png": (10, 10)}

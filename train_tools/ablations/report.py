@@ -31,6 +31,8 @@ PICTURE_CELL_PX = 192
 
 Results = dict[str, Any]
 """What `scores.evaluate_runs` writes."""
+Curves = dict[str, list[tuple[Sequence[int], Sequence[float]]]]
+"""row -> steps and the discriminator's losses, for each seed."""
 
 
 def write_report(out: Path, pairs: Mapping[str, Path], config: TrainConfig) -> str:
@@ -93,19 +95,19 @@ def _difference(results: Results, row: str, above: str | None, pairs: str, metri
     return spread([ours[seed] - theirs[seed] for seed in ours if seed in theirs], metric, sign="+")
 
 
-def discriminator_curves(out: Path, results: Results) -> dict[str, list[tuple[list[int], list[float]]]]:
-    """row -> the discriminator's loss over steps, a curve for each seed."""
-    curves: dict[str, list[tuple[list[int], list[float]]]] = {}
+def discriminator_curves(out: Path, results: Results) -> Curves:
+    """The rows that have a discriminator."""
+    curves: Curves = {}
     for run in results["runs"]:
         log = read_log(out / f"seed{run['seed']}" / run["row"] / "metrics.jsonl")
         points = [(row["step"], row["loss/discriminator"]) for row in log if "loss/discriminator" in row]
         if points:
             steps, values = zip(*points, strict=True)
-            curves.setdefault(run["row"], []).append((list(steps), list(values)))
+            curves.setdefault(run["row"], []).append((steps, values))
     return curves
 
 
-def plot(results: Results, curves: Mapping[str, Sequence[tuple[Sequence[int], Sequence[float]]]]) -> Figure:
+def plot(results: Results, curves: Curves) -> Figure:
     """PSNR-Y against DISTS (or SSIM-Y), a point for each seed; then the discriminators' losses over steps."""
     names = list(results["bicubic"])
     count = len(names) + bool(curves)
@@ -140,9 +142,7 @@ def _draw_points(axes: Any, results: Results, pairs: str) -> None:
     axes.legend(fontsize=8)
 
 
-def _draw_curves(
-    axes: Any, curves: Mapping[str, Sequence[tuple[Sequence[int], Sequence[float]]]], rows: Sequence[str]
-) -> None:
+def _draw_curves(axes: Any, curves: Curves, rows: Sequence[str]) -> None:
     for row, seeds in curves.items():
         for i, (steps, values) in enumerate(seeds):
             colour, label = f"C{rows.index(row)}", LABELS[row] if i == 0 else None

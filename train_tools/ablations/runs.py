@@ -69,17 +69,15 @@ def list_runs(
     start_settings: Sequence[str] = (),
 ) -> list[AblationRun]:
     """All runs: the starts, then the rows, seed by seed. `start_settings` are the starts' alone."""
-    starts: list[AblationRun] = []
-    runs: list[AblationRun] = []
+    starts, runs = list[AblationRun](), list[AblationRun]()
     for seed in seeds:
-        folder = out / f"seed{seed}"
-        own = (f"optim.steps={start_steps}", f"run.seed={seed + START_SEED}", f"run.out={folder / START}")
-        starts.append(
-            AblationRun(START, seed, folder / START, start_steps, (*ROWS["mse"].settings(), *start_settings, *own))
-        )
+        start = out / f"seed{seed}" / START
+        own = (*start_settings, f"optim.steps={start_steps}", f"run.seed={seed + START_SEED}", f"run.out={start}")
+        starts.append(AblationRun(START, seed, start, start_steps, (*ROWS["mse"].settings(), *own)))
         for row in rows:
-            own = (f"model.init_lora={folder / START / LAST_LORA}", f"run.seed={seed}", f"run.out={folder / row}")
-            runs.append(AblationRun(row, seed, folder / row, config.optim.steps, (*ROWS[row].settings(), *own)))
+            place = start.with_name(row)
+            own = (f"model.init_lora={start / LAST_LORA}", f"run.seed={seed}", f"run.out={place}")
+            runs.append(AblationRun(row, seed, place, config.optim.steps, (*ROWS[row].settings(), *own)))
     return starts + runs
 
 

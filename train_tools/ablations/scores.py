@@ -1,7 +1,4 @@
-"""Scores of finished runs: held-out pairs through `pipeline.upscale`, and the discriminator's loss on such pairs.
-
-A run's scores are kept in its folder (scores.json), so nothing is computed twice.
-"""
+"""Scores of runs on held-out pairs, and their discriminators' losses; kept in scores.json, not computed twice."""
 
 from __future__ import annotations
 
@@ -31,43 +28,38 @@ from ..loop.trainer import LAST_LORA
 from ..scoring.validation import Scores, bicubic, find_pairs, read_pair, restored_by, score_pairs
 from ..settings.config import TrainConfig
 from ..settings.config_file import load_config
+from .runs import AblationRun, threads_each
 
 DRAWS = 2
 """Times a pair is noised for the discriminator."""
 HELD_OUT = 2**40
 """First sample index of held-out noise: no run of any length has drawn it in training."""
-Folder = tuple[str, int, Path]
-"""Row, seed, folder of a run."""
 
 
 def evaluate_runs(
-    runs: Sequence[Folder], pairs: Mapping[str, Path], config: TrainConfig, results: Path, jobs: int, threads: int
+    runs: Sequence[AblationRun], pairs: Mapping[str, Path], config: TrainConfig, results: Path, jobs: int
 ) -> None:
     """Score bicubic and every run on every set of pairs, `jobs` at a time, and write `results` (JSON)."""
     score = partial(score_run, pairs=pairs, config=config)
-    folders = [None, *(folder for _, _, folder in runs)]
+    folders = [None, *(run.out for run in runs)]
     if jobs == 1:
         scored = [score(folder) for folder in folders]
     else:
         context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in a broken state
+        threads = threads_each(jobs)
         with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
             scored = list(pool.map(score, folders))
-    rows = [{"row": row, "seed": seed, "scores": own} for (row, seed, _), own in zip(runs, scored[1:], strict=True)]
+    rows = [{"row": run.row, "seed": run.seed, "scores": own} for run, own in zip(runs, scored[1:], strict=True)]
     content = {"steps": config.optim.steps, "dtype": str(fast_dtype("cpu")), "bicubic": scored[0], "runs": rows}
     write_text(results, json.dumps(content, indent=2) + "\n")
 
 
 def score_run(run: Path | None, pairs: Mapping[str, Path], config: TrainConfig) -> dict[str, Scores]:
-    """By name of the pairs: all metrics of a run's last LoRA with default settings, and `L_D` where it has a
-    discriminator. None: bicubic's.
-    """
+    """By name of the pairs: all metrics of a run's last LoRA, and `L_D` of its discriminator. None: bicubic's."""
     if run is None:
-        dists = make_dists(config, torch.float32)
-        methods = {"bicubic": bicubic}
-        return {
-            name: score_pairs(folder, find_pairs(folder), methods, dists)[0]["bicubic"]
-            for name, folder in pairs.items()
-        }
+        dists, plain = make_dists(config, torch.float32), {"bicubic": bicubic}
+        scored = {name: score_pairs(folder, find_pairs(folder), plain, dists)[0] for name, folder in pairs.items()}
+        return {name: methods["bicubic"] for name, methods in scored.items()}
     kept = run / "scores.json"
     known: dict[str, Scores] = json.loads(kept.read_text()) if kept.exists() else {}
     for folder in pairs.values():

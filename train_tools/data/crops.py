@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -65,21 +65,22 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
 class MicroBatchSampler(Sampler[list[int]]):
     """Which samples one process takes in which order: its contiguous share of each step's batch, in micro-batches."""
 
-    first_step: int
     steps: int
     """Steps of the whole run: the last one is steps - 1."""
     batch_size: int
     """A multiple of world."""
-    rank: int
-    world: int
     micro_batch: int
+    first_step: int = 0
+    rank: int = 0
+    world: int = 1
 
     def step(self, step: int) -> Iterator[list[int]]:
         """The micro-batches of one step; the last one may be smaller."""
-        share = self.batch_size // self.world
-        first = step * self.batch_size + self.rank * share
-        for start in range(first, first + share, self.micro_batch):
-            yield list(range(start, min(start + self.micro_batch, first + share)))
+        count = self.batch_size // self.world
+        first = step * self.batch_size + self.rank * count
+        share = range(first, first + count)
+        for start in range(0, count, self.micro_batch):
+            yield list(share[start : start + self.micro_batch])
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first_step, self.steps):
@@ -98,35 +99,18 @@ class _MicroBatches(Dataset[MicroBatch | ConfigError]):
         return MicroBatch(indices, torch.stack(x_lr), torch.stack(x_hr))
 
 
-def batches(
-    dataset: CropDataset,
-    *,
-    first_step: int,
-    steps: int,
-    batch_size: int,
-    rank: int,
-    world: int,
-    micro_batch: int,
-    workers: int,
-) -> Iterator[list[MicroBatch]]:
-    """The micro-batches of each step from first_step to steps - 1 for process `rank` of `world`.
-
-    workers processes prepare them ahead. Raises ConfigError, one line, for what cannot be read.
-    """
-    sampler = MicroBatchSampler(
-        first_step=first_step, steps=steps, batch_size=batch_size, rank=rank, world=world, micro_batch=micro_batch
-    )
+def batches(dataset: CropDataset, sampler: MicroBatchSampler, workers: int) -> Iterator[list[MicroBatch]]:
+    """The sampler's micro-batches step by step, made ahead by `workers`. Raises ConfigError for what cannot be read."""
     loader = DataLoader(
         _MicroBatches(dataset),
         batch_size=None,  # the sampler's items are whole micro-batches
         sampler=sampler,
         num_workers=workers,
-        collate_fn=cast("Any", _unchanged),
         worker_init_fn=_ignore_interrupts if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
     ready = iter(loader)
-    for step in range(first_step, steps):
+    for step in range(sampler.first_step, sampler.steps):
         yield [_next(ready) for _ in sampler.step(step)]
 
 
@@ -142,10 +126,6 @@ def _next(ready: Iterator[MicroBatch | ConfigError]) -> MicroBatch:
         ) from error
     if isinstance(batch, ConfigError):
         raise batch
-    return batch
-
-
-def _unchanged(batch: MicroBatch | ConfigError) -> MicroBatch | ConfigError:
     return batch
 
 

@@ -53,15 +53,12 @@ class PhotoFolder:
     def cut(self, rng: np.random.Generator) -> Pixels:
         """Return a random crop (size, size, 3)."""
         level = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.levels) - 1)
-        return random_window(self._pixels(level), self.size, rng)
-
-    def _pixels(self, level: int) -> Pixels:
         pixels = self.cache.get(level)
         if pixels is None:
             photo, factor = self.levels[level]
             pixels = reduce_pixels(read_pixels(self.paths[photo]), factor)
             self.cache.put(level, pixels)
-        return pixels
+        return random_window(pixels, self.size, rng)
 
 
 class PixelCache:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +53,11 @@ class SourceResult:
     """Why there is no crop of it: `kind: detail`. Empty if there are some."""
     rows: list[IndexRow] = field(default_factory=list[IndexRow])
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> SourceResult:
-        """The inverse. Raises KeyError or TypeError for anything else."""
-        rows: list[Any] = [IndexRow(**(row | {"box": tuple(row["box"])})) for row in values["rows"]]
-        fields: dict[str, Any] = values | {"stamp": tuple(values["stamp"]), "rows": rows}
-        return cls(**fields)
+    def from_plain(cls, values: Any) -> SourceResult:
+        """The inverse of `asdict`, after JSON. Raises ValueError, KeyError or TypeError for anything else."""
+        rows = [IndexRow.from_plain(row) for row in values["rows"]]
+        return cls(**(values | {"stamp": tuple(values["stamp"]), "rows": rows}))
 
 
 def stamp(path: Path) -> tuple[int, int]:
@@ -92,15 +87,12 @@ def prepare_source(folder: Path, source: str, out: Path, settings: CropSettings)
     pixels = np.ascontiguousarray(picture.without_alpha().with_three_colors().to_8_bit().samples, dtype=np.uint8)
     facts["likeness"] = f"{likeness(pixels):032x}"
     crops, dropped = _choose_crops(pixels, settings)
-    rows = [_write(out, source, digest, number, *crop) for number, crop in enumerate(crops)]
+    rows = [_write(out, source, digest, number, crop) for number, crop in enumerate(crops)]
     return SourceResult(**facts, dropped=dropped, rows=rows)
 
 
 def likeness(pixels: Pixels) -> int:
-    """128 bits that stay nearly the same when a picture is resized or compressed again.
-
-    Whether it gets brighter to the right and downwards, on a grid of 8x8.
-    """
+    """128 bits that resizing or compression hardly change: is it brighter to the right, and downwards, on 8x8 cells?"""
     grey = Image.fromarray(pixels).convert("L")
     right = np.diff(np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16), axis=1) > 1
     down = np.diff(np.asarray(grey.resize((8, 9), Image.Resampling.BOX), dtype=np.int16), axis=0) > 1
@@ -162,27 +154,13 @@ def _boxes(height: int, width: int, size: int) -> list[tuple[int, int, int, int]
     return [(left, top, left + across, top + down) for top in starts(height) for left in starts(width)]
 
 
-def _write(
-    out: Path,
-    source: str,
-    digest: str,
-    number: int,
-    pixels: Pixels,
-    box: tuple[int, int, int, int],
-    scale: float,
-    sharp: float,
-) -> IndexRow:
+def _write(out: Path, source: str, digest: str, number: int, crop: Crop) -> IndexRow:
+    pixels, box, scale, sharp = crop
     # Named after name and content of the source: a changed file's crops never overwrite those the index still lists.
     key = hashlib.sha256(f"{source}\0{digest}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
     file = f"{CROPS}/{key}-{number:03}.webp"
     with write_whole(out / file) as target:
         # method and quality are the encoder's effort: a third of the default's time, 1 % larger.
         Image.fromarray(pixels).save(target, "WEBP", lossless=True, method=1, quality=30)
-    return IndexRow(
-        file=file,
-        source=source,
-        scale=scale,
-        box=box,
-        sharpness=sharp,
-        sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
-    )
+    sha256 = hashlib.sha256(pixels.tobytes()).hexdigest()
+    return IndexRow(file=file, source=source, scale=scale, box=box, sharpness=sharp, sha256=sha256)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import subprocess
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from dfosd_core.errors import BaseModelMismatchError
 from dfosd_core.lora.metadata import BaseLayout, LoraMetadata
@@ -41,17 +40,12 @@ def lora_metadata(config: TrainConfig, layout: BaseLayout, step: int, base_sha25
 
 def portable_config(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain JSON values, every path reduced to its last name."""
-    facts = cast("dict[str, Any]", _plain(asdict(config)))
+    facts: dict[str, Any] = {
+        section: {name: value.name if isinstance(value, Path) else value for name, value in values.items()}
+        for section, values in asdict(config).items()
+    }
     facts["model"]["base"] = Path(config.model.base).name
     return facts
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in cast("Mapping[str, Any]", value).items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in cast("list[Any]", value)]
-    return value.name if isinstance(value, Path) else value
 
 
 def base_sha256(path: Path | str) -> str:
@@ -71,10 +65,7 @@ def base_sha256(path: Path | str) -> str:
 
 @functools.cache
 def git_commit() -> str:
-    """The commit of this checkout, `-dirty` where files differ from it; empty outside one.
-
-    Asked once: what counts is the code this process started with.
-    """
+    """The commit of this checkout as the process started, `-dirty` where files differ from it; empty outside one."""
     if not (ROOT / ".git").exists():  # installed: a repository further up would be somebody else's
         return ""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

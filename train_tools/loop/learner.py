@@ -29,9 +29,7 @@ def lr_factor(step: int, first_step: int, *, steps: int, warmup_steps: int, sche
 
 
 class Learner:
-    """AdamW on the trainable parameters of `network`, whose gradients are summed over micro-batches and averaged
-    over processes.
-    """
+    """AdamW on a network's trainable parameters; gradients are summed over micro-batches, averaged over processes."""
 
     def __init__(
         self,
@@ -64,8 +62,7 @@ class Learner:
         """Clip, update, and forget the gradients. Return their norm before clipping."""
         self.set_lr(step)
         self.scaler.unscale_(self.optimizer)
-        limit = self.optim.clip or math.inf
-        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.optim.clip or math.inf)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

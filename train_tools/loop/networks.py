@@ -1,4 +1,4 @@
-"""The networks of a TrainConfig: base, generator, discriminator, perceptual loss."""
+"""The networks of a TrainConfig: base, generator with the start of its prompt, discriminator, perceptual loss."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.lora.file import DfosdLora, load_lora
@@ -16,11 +17,14 @@ from dfosd_core.training.base import TrainingBase, read_training_base
 from dfosd_core.training.discriminators import make_discriminator
 from dfosd_core.training.dists import Dists
 from dfosd_core.training.generator import DfosdGenerator
+from dfosd_core.training.lora_layers import new_prompt
 from dfosd_core.training.losses import PERCEPTUAL_TERMS, PerceptualLoss
 from dfosd_core.training.sdxl import read_sdxl_unet
 
 from ..settings.config import TrainConfig
-from .prompt import initial_prompt
+
+PROMPT_FILE = "prompt_embeds.safetensors"
+PROMPT_KEY = "prompt_embeds"
 
 
 class Networks:
@@ -107,12 +111,12 @@ class Networks:
 
     def _make_perceptual(self) -> PerceptualLoss | None:
         loss = self.config.loss
-        if loss.lambda_2 == 0:
+        make = PERCEPTUAL_TERMS[loss.perceptual].make
+        if make is None or loss.lambda_2 == 0:
             return None
         # Not float16: the squares in DISTS' pooling overflow it.
         dtype = torch.bfloat16 if self.config.run.precision == "bf16" else torch.float32
-        term = PERCEPTUAL_TERMS[loss.perceptual].make(loss.vgg, dtype)
-        return None if term is None else term.to(self.device)
+        return make(loss.vgg, dtype).to(self.device)
 
 
 def base_path(config: TrainConfig) -> Path:
@@ -131,3 +135,39 @@ def _start(path: Path) -> DfosdLora:
         return load_lora(path)
     except DfosdError as error:
         raise ConfigError(f"model.init_lora: {error}") from error
+
+
+def initial_prompt(base: Path, tokens: int, context_dim: int, rng: torch.Generator) -> Tensor:
+    """The start of the learnable prompt embedding (1, N, context_dim), float32.
+
+    In this order: the base's text encoder's output for "", the embedding saved beside the base, N(0, 0.02^2) of
+    `tokens` tokens. Raises ConfigError where there is an encoder and no transformers, or a width does not fit.
+    """
+    if (base / "text_encoder").is_dir() and (base / "tokenizer").is_dir():
+        prompt = _encode_nothing(base)
+    elif (base / PROMPT_FILE).is_file():
+        prompt = load_file(base / PROMPT_FILE)[PROMPT_KEY].float()
+    else:
+        prompt = new_prompt(tokens, context_dim, rng)
+    if prompt.ndim != 3 or prompt.shape[0::2] != (1, context_dim):
+        raise ConfigError(
+            f"The prompt embedding beside '{base.name}' is {tuple(prompt.shape)}, expected (1, N, {context_dim}). "
+            "Its text encoder is another model's: get the base again."
+        )
+    return prompt
+
+
+def _encode_nothing(base: Path) -> Tensor:
+    try:
+        import transformers  # optional, slow to import, and needed for this alone
+    except ImportError as error:
+        raise ConfigError(
+            f"'{base.name}' has a text encoder, from which the prompt starts, but transformers is not installed. "
+            "Install it (pip install transformers), or remove text_encoder/ to start from noise."
+        ) from error
+    library = cast("Any", transformers)
+    tokenizer = library.CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
+    encoder = library.CLIPTextModel.from_pretrained(base / "text_encoder", local_files_only=True)
+    tokens = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
+    with torch.no_grad():
+        return encoder(tokens.input_ids).last_hidden_state.float()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import NoReturn, cast
 
 import torch
@@ -16,13 +18,12 @@ from tqdm import tqdm
 from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.lora.file import DfosdLora, save_lora
 
-from ..data.crops import CropDataset, MicroBatch, batches
+from ..data.crops import CropDataset, MicroBatch, MicroBatchSampler, batches
 from ..scoring.validation import Validator
 from ..settings.config import TrainConfig, plain_config
 from ..settings.resume_policy import best_still_counts
 from .checkpoint import CHECKPOINT, State, random_states, restore_random_states, write_checkpoint
 from .export import base_sha256, lora_metadata
-from .interrupt import Interrupt
 from .logbook import Logbook, Meter, timed
 from .networks import Networks, base_path, make_dists
 from .recipe import Recipe
@@ -64,11 +65,12 @@ class Trainer:
     def fit(self) -> int | None:
         """Train to the last step. Return the signal that stopped the run before it, None without one."""
         steps, stopping = self.config.optim.steps, False
-        with Interrupt() as interrupt, self._bar() as bar:
+        bar = tqdm(total=steps, initial=self.step, disable=not self.is_main, unit="step", dynamic_ncols=True)
+        with noted_signals() as signals, bar:
             for waited_s, micro_batches in timed(self.batches()):
                 began = time.perf_counter()
                 values = self.recipe.train_step(self.step, micro_batches)
-                report, stopping = self._share(values, stopping=interrupt.signal is not None)
+                report, stopping = self._share(values, stopping=bool(signals))
                 self.step += 1
                 step_s = waited_s + time.perf_counter() - began
                 self.meter.add(report | {"time/data_s": waited_s, "time/step_s": step_s})
@@ -78,21 +80,20 @@ class Trainer:
                     break
         if self.logbook:
             self.logbook.close()
-        return interrupt.signal if stopping and self.step < steps else None
+        return signals[0] if stopping and self.step < steps else None
 
     def batches(self) -> Iterator[list[MicroBatch]]:
         """This process's micro-batches of each step that is left."""
         data, accelerator = self.config.data, self.accelerator
-        return batches(
-            self.crops,
-            first_step=self.step,
+        sampler = MicroBatchSampler(
             steps=self.config.optim.steps,
             batch_size=data.batch_size,
+            micro_batch=data.micro_batch,
+            first_step=self.step,
             rank=accelerator.process_index,
             world=accelerator.num_processes,
-            micro_batch=data.micro_batch,
-            workers=data.workers,
         )
+        return batches(self.crops, sampler, data.workers)
 
     def lora(self) -> DfosdLora:
         """What a user would get now, averaged where the run averages."""
@@ -111,20 +112,12 @@ class Trainer:
         if validating or last or stopping or self.step % run.checkpoint_every == 0:
             self._save()
 
-    def _bar(self) -> tqdm[NoReturn]:
-        total = self.config.optim.steps
-        return tqdm(total=total, initial=self.step, disable=not self.is_main, unit="step", dynamic_ncols=True)
-
     def _share(self, values: dict[str, Tensor], stopping: bool) -> tuple[dict[str, float], bool]:
-        """The means over all processes, fetched at once, and whether any process is to stop.
-
-        So all stop after the same step. Raises DivergedError where a value is not finite.
-        """
+        """The means over all processes, and whether any is to stop: so all do. Raises DivergedError if not finite."""
         request = torch.tensor(float(stopping), device=self.accelerator.device)
         stacked = torch.stack([*(value.float() for value in values.values()), request])
-        *means, requests = cast(
-            "Tensor", self.accelerator.reduce(stacked, "mean")
-        ).tolist()  # the step's one wait for the device
+        reduced = cast("Tensor", self.accelerator.reduce(stacked, "mean"))
+        *means, requests = reduced.tolist()  # the step's one wait for the device
         shared = dict(zip(values, means, strict=True))
         self._refuse_divergence(shared)
         return shared, requests > 0
@@ -200,6 +193,31 @@ class Trainer:
         self.best = state["best"] if best_still_counts(state["config"], self.config) else None
         self.saved_step = self.step
         restore_random_states(state["random"])
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Inside the `with` block the first SIGINT or SIGTERM is noted in the list; a second one acts as ever.
+
+    So it is a request that the run follows after its step, not an exception in the middle of one.
+    """
+    noted: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        noted.append(number)
+        restore()
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        restore()
 
 
 def _refuse(config: TrainConfig, accelerator: Accelerator) -> None:

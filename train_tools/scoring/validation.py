@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
+from torch.nn import functional as F
 
 from dfosd_core import images
 from dfosd_core.errors import ConfigError
@@ -22,7 +24,6 @@ from dfosd_core.training.base import own_networks
 from dfosd_core.training.dists import Dists
 
 from ..settings.config import ValidationConfig
-from .metrics import psnr_y, ssim_y
 from .pictures import SheetRow, contact_sheet, read_image, save_picture, to_tensor
 
 FORMATS: dict[str, Callable[[float], str]] = {
@@ -32,19 +33,19 @@ FORMATS: dict[str, Callable[[float], str]] = {
 }
 """The metrics, in the order of tables, and how each is printed."""
 SHEET_ROWS = 8
-SCALE = int(UpscaleSettings().scale)
-"""Of the pairs: what `pipeline.upscale` does with the default settings."""
 
 Scores = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A degraded image and what it was made from, both (1, 3, H, W) in [0, 1]; x_hr is SCALE times as large."""
+    """A degraded image and what it was made from, both (1, 3, H, W) in [0, 1]."""
 
     name: str
     x_lq: Tensor
     x_hr: Tensor
+    scale: int
+    """How many times larger x_hr is."""
 
 
 Method = Callable[[Pair], Tensor]
@@ -69,14 +70,15 @@ def evenly(items: Sequence[str], count: int) -> list[str]:
 
 def read_pair(folder: Path, name: str) -> Pair:
     """Read one pair. Raises ConfigError where the sizes do not go together."""
-    pair = Pair(name=name, x_lq=read_image(folder / "LR" / name), x_hr=read_image(folder / "HR" / name))
-    small, large = pair.x_lq.shape[-2:], pair.x_hr.shape[-2:]
-    if any(SCALE * a != b for a, b in zip(small, large, strict=True)):
+    x_lq, x_hr = (read_image(folder / side / name) for side in ("LR", "HR"))
+    small, large = x_lq.shape[-2:], x_hr.shape[-2:]
+    scale = max(1, round(large[0] / small[0]))
+    if any(scale * a != b for a, b in zip(small, large, strict=True)):
         raise ConfigError(
-            f"'{folder / 'HR' / name}' is {large[1]}x{large[0]}, expected {SCALE} times the size of the one in LR/, "
+            f"'{folder / 'HR' / name}' is {large[1]}x{large[0]}, expected {scale} times the size of the one in LR/, "
             f"{small[1]}x{small[0]}. Crop HR, or make the pairs again with train_tools.make_pairs."
         )
-    return pair
+    return Pair(name=name, x_lq=x_lq, x_hr=x_hr, scale=scale)
 
 
 def bicubic(pair: Pair) -> Tensor:
@@ -85,8 +87,10 @@ def bicubic(pair: Pair) -> Tensor:
 
 
 def restored_by(host: Host, lora: DfosdLora, settings: UpscaleSettings) -> Method:
-    """`pipeline.upscale` as a method, for a host that has the LoRA on."""
-    return lambda pair: images.to_bchw(upscale_attached(images.to_bhwc(pair.x_lq), host, lora, settings))
+    """`pipeline.upscale` by the pair's scale as a method, for a host that has the LoRA on."""
+    return lambda pair: images.to_bchw(
+        upscale_attached(images.to_bhwc(pair.x_lq), host, lora, replace(settings, scale=pair.scale))
+    )
 
 
 def score_pairs(
@@ -104,7 +108,7 @@ def score_pairs(
     shown, rows = evenly(names, SHEET_ROWS), list[SheetRow]()
     for name in names:
         pair = read_pair(folder, name)
-        results = {method: _round_to_8_bit(make(pair)) for method, make in methods.items()}
+        results = {method: (make(pair).clamp(0, 1) * 255).round() / 255 for method, make in methods.items()}
         found = {method: score(image, pair.x_hr, dists) for method, image in results.items()}
         for method in methods:
             scores[method].append(found[method])
@@ -126,13 +130,40 @@ def score(image: Tensor, reference: Tensor, dists: Dists | None) -> Scores:
     return scores
 
 
+def luma(image: Tensor) -> Tensor:
+    """Y (ITU-R BT.601, 16..235 over 255) (B, 1, H, W) of RGB (B, 3, H, W) in [0, 1], as MATLAB's rgb2ycbcr has it."""
+    weights = image.new_tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1)
+    return ((image * weights).sum(1, keepdim=True) + 16) / 255
+
+
+def psnr(image: Tensor, reference: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB; infinite for equal images."""
+    mse = float((image.double() - reference.double()).square().mean())
+    return math.inf if mse == 0 else -10 * math.log10(mse)
+
+
+def psnr_y(image: Tensor, reference: Tensor) -> float:
+    """PSNR of the Y channels in dB."""
+    return psnr(luma(image), luma(reference))
+
+
+def ssim_y(image: Tensor, reference: Tensor) -> float:
+    """SSIM of the Y channels (Wang et al. 2004): 11x11 Gaussian window of sigma 1.5, no padding."""
+    x, y = luma(image).double() * 255, luma(reference).double() * 255
+    taps = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
+    window = torch.outer(taps, taps)[None, None] / taps.sum() ** 2
+    mu_x, mu_y = F.conv2d(x, window), F.conv2d(y, window)
+    var_x = F.conv2d(x * x, window) - mu_x**2
+    var_y = F.conv2d(y * y, window) - mu_y**2
+    covariance = F.conv2d(x * y, window) - mu_x * mu_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    score = (2 * mu_x * mu_y + c1) * (2 * covariance + c2) / ((mu_x**2 + mu_y**2 + c1) * (var_x + var_y + c2))
+    return float(score.mean())
+
+
 def mean(scores: Sequence[Scores]) -> Scores:
     """The mean of each metric."""
     return {metric: float(np.mean([one[metric] for one in scores])) for metric in scores[0]}
-
-
-def _round_to_8_bit(x: Tensor) -> Tensor:
-    return (x.clamp(0, 1) * 255).round() / 255
 
 
 def _one_line(scores: Scores) -> str:
@@ -172,14 +203,14 @@ class Validator:
         with self.host.lora(lora, settings.strength):
             method = restored_by(self.host, lora, settings)
             scores, rows = score_pairs(self.folder, self.names, {"DFOSD": method}, self.dists)
-        joined = [_insert(row, plain) for row, plain in zip(rows, self._bicubic_rows, strict=True)]
+        joined = [  # bicubic's column put into a row LR | DFOSD | HR
+            SheetRow(
+                images=[row.images[0], plain.images[1], *row.images[1:]],
+                captions=[row.captions[0], plain.captions[1], *row.captions[1:]],
+            )
+            for row, plain in zip(rows, self._bicubic_rows, strict=True)
+        ]
         sheet = contact_sheet(joined, ("LR (nearest)", "bicubic", f"DFOSD, step {step}", "HR"))
         save_picture(sheet, self.out / "validation.png")
         self.sheet = to_tensor(sheet)[0]
         return scores["DFOSD"]
-
-
-def _insert(row: SheetRow, plain: SheetRow) -> SheetRow:
-    """Put bicubic's column into a row LR | DFOSD | HR."""
-    joined_images = [row.images[0], plain.images[1], *row.images[1:]]
-    return SheetRow(images=joined_images, captions=[row.captions[0], plain.captions[1], *row.captions[1:]])

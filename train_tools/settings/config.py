@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from dfosd_core.errors import ConfigError
 from dfosd_core.networks.embedded import EMBEDDED
@@ -22,56 +22,60 @@ Schedule = Literal["constant", "cosine"]
 Precision = Literal["no", "bf16", "fp16"]
 
 
+class Range(NamedTuple):
+    """The numbers that a setting takes, least <= number < limit, and what an error calls them."""
+
+    words: str
+    least: float
+    limit: float = math.inf
+
+
+Count = Annotated[int, Range("1 or more", 1)]
+CountOrZero = Annotated[int, Range("0 or more", 0)]
+Positive = Annotated[float, Range("more than 0", math.ulp(0))]
+PositiveOrZero = Annotated[float, Range("0 or more", 0)]
+Fraction = Annotated[float, Range("0 to below 1", 0, 1)]
+Timestep = Annotated[int, Range(f"0 to {NUM_TIMESTEPS - 1}", 0, NUM_TIMESTEPS)]
+Seed = Annotated[int, Range("0 to 2^63 - 1", 0, 2**63)]
+
+
 def require(ok: bool, text: str) -> None:
     """Raise ConfigError(text) unless ok."""
     if not ok:
         raise ConfigError(text)
 
 
-def require_at_least(name: str, value: float, least: float) -> None:
-    """Raise ConfigError unless value is a finite number of `least` or more."""
-    require(math.isfinite(value) and value >= least, f"{name}: expected {least:g} or more, found {value}.")
+class Section:
+    """A section of the file, NAMEConfig for `name`. Raises ConfigError for a number outside its type's Range."""
 
-
-def require_above(name: str, value: float, least: float) -> None:
-    """Raise ConfigError unless value is a finite number above `least`."""
-    require(math.isfinite(value) and value > least, f"{name}: expected more than {least:g}, found {value}.")
-
-
-def require_fraction(name: str, value: float) -> None:
-    """Raise ConfigError unless 0 <= value < 1."""
-    require(0 <= value < 1, f"{name}: expected 0 to below 1, found {value}.")
+    def __post_init__(self) -> None:
+        section = type(self).__name__.removesuffix("Config").lower()
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            for words, least, limit in getattr(hint, "__metadata__", ()):
+                value = getattr(self, name)
+                require(least <= value < limit, f"{section}.{name}: expected {words}, found {value}.")
 
 
 @dataclass(kw_only=True)
-class ModelConfig:
+class ModelConfig(Section):
     """The generator: base, LoRA, prompt."""
 
     base: str = EMBEDDED
     """`embedded`, or the path of an SD 2.1-base: a diffusers folder or a single checkpoint file."""
     init_lora: Path | None = None
     """A DFOSD LoRA to start from, of the same rank and base; none: a fresh one."""
-    rank: int = 16
+    rank: Count = 16
     """Rank of the generator's LoRA (paper: 16)."""
-    lora_alpha: float = 16.0
+    lora_alpha: Positive = 16.0
     """Alpha of the generator's LoRA (paper: 16)."""
-    timestep: int = 399
+    timestep: Timestep = 399
     """T_L, the timestep given to the UNet."""
-    prompt_tokens: int = 77
+    prompt_tokens: Count = 77
     """Length of the prompt embedding where none is at hand to start from (no text encoder beside the base)."""
-
-    def __post_init__(self) -> None:
-        require_at_least("model.rank", self.rank, 1)
-        require_above("model.lora_alpha", self.lora_alpha, 0)
-        require_at_least("model.prompt_tokens", self.prompt_tokens, 1)
-        require(
-            0 <= self.timestep < NUM_TIMESTEPS,
-            f"model.timestep: expected 0 to {NUM_TIMESTEPS - 1}, found {self.timestep}.",
-        )
 
 
 @dataclass(kw_only=True)
-class DataConfig:
+class DataConfig(Section):
     """Photographs, crops, degradation, batches."""
 
     photos: Path = Path("photos")
@@ -80,14 +84,15 @@ class DataConfig:
     """Edge of the square crops in pixels; a multiple of 4."""
     presets: list[DegradationName] = field(default_factory=lambda: ["heavy"])
     """Degradations, drawn with equal chances for each crop (Real-ESRGAN's `heavy`, `light`, or a mild `camera`)."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Crops an optimiser step sees, over all processes and accumulated micro-batches."""
-    micro_batch: int = 8
+    micro_batch: Count = 8
     """Crops a process takes through the networks at once; gradients of several accumulate to its share of the batch."""
-    workers: int = 2
+    workers: CountOrZero = 2
     """Processes that prepare crops beside each training process; 0: none, it prepares them itself."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(bool(self.presets), f"data.presets: expected at least one of {', '.join(DEGRADATIONS)}, found none.")
         scales = {name: DEGRADATIONS[name].scale for name in self.presets}
         require(
@@ -98,9 +103,6 @@ class DataConfig:
             self.crop >= 4 * self.scale and self.crop % self.scale == 0,
             f"data.crop: expected a multiple of {self.scale}, at least {4 * self.scale}, found {self.crop}.",
         )
-        require_at_least("data.batch_size", self.batch_size, 1)
-        require_at_least("data.micro_batch", self.micro_batch, 1)
-        require_at_least("data.workers", self.workers, 0)
 
     @property
     def scale(self) -> int:
@@ -109,28 +111,23 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
-class LossConfig:
+class LossConfig(Section):
     """L_gen = MSE + lambda_2 perceptual + lambda_1 adversarial (arXiv 2410.04224, section 3.4)."""
 
     perceptual: PerceptualName = "ea_dists"
     """The perceptual term: none, DISTS, or edge-aware DISTS (the paper)."""
     vgg: Path | None = None
     """VGG16's convolutions for DISTS (torchvision's `vgg16-397923af.pth` or safetensors); not part of the project."""
-    lambda_1: float = 5e-3
+    lambda_1: PositiveOrZero = 5e-3
     """Weight of the adversarial term."""
-    lambda_2: float = 1.0
+    lambda_2: PositiveOrZero = 1.0
     """Weight of the perceptual term."""
-    perceptual_from: int = 0
+    perceptual_from: CountOrZero = 0
     """Step at which the perceptual term joins; before it MSE stands alone."""
-
-    def __post_init__(self) -> None:
-        require_at_least("loss.lambda_1", self.lambda_1, 0)
-        require_at_least("loss.lambda_2", self.lambda_2, 0)
-        require_at_least("loss.perceptual_from", self.perceptual_from, 0)
 
 
 @dataclass(kw_only=True)
-class DiscriminatorConfig:
+class DiscriminatorConfig(Section):
     """The network that learns to tell restored latents from real ones."""
 
     kind: DiscriminatorKind = "nad"
@@ -139,11 +136,11 @@ class DiscriminatorConfig:
     """SDXL 1.0-base (diffusers folder or checkpoint file) for kind `sdxl`."""
     head: HeadKind = "pointwise"
     """MLP on the mid block: `pointwise` 1x1 convolutions; `conv` CODiff's two 4x4; `strided` DMD2's 4x4 grid."""
-    rank: int = 16
+    rank: Count = 16
     """Rank of the discriminator's LoRA (paper: 16)."""
-    lora_alpha: float = 16.0
+    lora_alpha: Positive = 16.0
     """Alpha of the discriminator's LoRA (paper: 16)."""
-    lr: float = 5e-5
+    lr: Positive = 5e-5
     """Peak learning rate of the discriminator (paper: 5e-5)."""
     from_step: int = 0
     """Step at which the adversarial term joins the generator's loss."""
@@ -155,9 +152,7 @@ class DiscriminatorConfig:
     """Largest such timestep, included (paper: all of the schedule)."""
 
     def __post_init__(self) -> None:
-        require_at_least("discriminator.rank", self.rank, 1)
-        require_above("discriminator.lora_alpha", self.lora_alpha, 0)
-        require_above("discriminator.lr", self.lr, 0)
+        super().__post_init__()
         found = f"{self.t_noise_min} and {self.t_noise_max}"
         require(
             0 <= self.t_noise_min <= self.t_noise_max < NUM_TIMESTEPS,
@@ -171,67 +166,57 @@ class DiscriminatorConfig:
 
 
 @dataclass(kw_only=True)
-class OptimConfig:
+class OptimConfig(Section):
     """AdamW for both networks."""
 
-    steps: int = 100_000
+    steps: Count = 100_000
     """Optimiser steps in all."""
-    lr: float = 5e-5
+    lr: Positive = 5e-5
     """Peak learning rate of the generator (paper: 5e-5)."""
     schedule: Schedule = "constant"
     """After the warm-up: constant, or a cosine down to a hundredth of the peak at the last step."""
     warmup_steps: int = 0
     """Steps of a linear warm-up of each learning rate, from the network's own first step on."""
-    beta_1: float = 0.9
+    beta_1: Fraction = 0.9
     """AdamW's first beta."""
-    beta_2: float = 0.999
+    beta_2: Fraction = 0.999
     """AdamW's second beta."""
-    weight_decay: float = 1e-2
+    weight_decay: PositiveOrZero = 1e-2
     """AdamW's weight decay."""
-    clip: float = 1.0
+    clip: PositiveOrZero = 1.0
     """Largest gradient norm, of each network by itself; 0: no clipping."""
-    ema: float = 0.0
+    ema: Fraction = 0.0
     """Decay of the averaged generator that is then validated and exported; 0: none."""
 
     def __post_init__(self) -> None:
-        require_at_least("optim.steps", self.steps, 1)
-        require_above("optim.lr", self.lr, 0)
+        super().__post_init__()
         require(
             0 <= self.warmup_steps < self.steps,
             f"optim.warmup_steps: expected 0 to below optim.steps ({self.steps}), found {self.warmup_steps}.",
         )
-        require_fraction("optim.beta_1", self.beta_1)
-        require_fraction("optim.beta_2", self.beta_2)
-        require_at_least("optim.weight_decay", self.weight_decay, 0)
-        require_at_least("optim.clip", self.clip, 0)
-        require_fraction("optim.ema", self.ema)
 
 
 @dataclass(kw_only=True)
-class ValidationConfig:
+class ValidationConfig(Section):
     """Held-out pairs that go through `pipeline.upscale` now and then."""
 
     pairs: Path | None = None
     """A folder with `LR/` and `HR/` of the same file names; `make_pairs` makes one. None: no validation."""
-    every: int = 1000
+    every: Count = 1000
     """Steps between validations; the last step is always validated."""
-    count: int = 16
+    count: Count = 16
     """At most this many pairs, evenly chosen."""
     best_by: Literal["DISTS", "PSNR-Y", "SSIM-Y"] = "DISTS"
     """The metric by which the best LoRA is kept (DISTS needs loss.vgg)."""
 
-    def __post_init__(self) -> None:
-        require_at_least("validation.every", self.every, 1)
-        require_at_least("validation.count", self.count, 1)
-
 
 @dataclass(kw_only=True)
-class RunConfig:
+class RunConfig(Section):
     """Where, how long between saves, with what numbers."""
 
     out: Path = Path("runs/dfosd")
     """Folder for checkpoint, logs, pictures and LoRAs."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything that is drawn."""
     precision: Precision = "bf16"
     """Autocast of UNet, VAE and VGG; latent arithmetic, losses and logits stay float32."""
@@ -239,15 +224,10 @@ class RunConfig:
     """Compute activations of the UNets again in the backward pass: less memory, more time."""
     channels_last: bool = True
     """Convolutions with their channels last: faster on CPUs and recent GPUs."""
-    checkpoint_every: int = 500
+    checkpoint_every: Count = 500
     """Steps between checkpoints; besides, one at Ctrl-C and at the end."""
-    log_every: int = 10
+    log_every: Count = 10
     """Steps between log lines, each the mean of its steps."""
-
-    def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**63, f"run.seed: expected 0 to 2^63 - 1, found {self.seed}.")
-        require_at_least("run.checkpoint_every", self.checkpoint_every, 1)
-        require_at_least("run.log_every", self.log_every, 1)
 
 
 @dataclass(kw_only=True)

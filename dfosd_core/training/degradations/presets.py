@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .real_esrgan import RealEsrgan, Round
 
 HEAVY = RealEsrgan(
@@ -34,28 +36,21 @@ HEAVY = RealEsrgan(
 """Real-ESRGAN x4plus, as OSEDiff, PiSA-SR and HYPIR have it."""
 
 LIGHT = RealEsrgan(
-    first=Round(
-        blur_probability=1.0,
+    first=replace(
+        HEAVY.first,
         blur_sigma=(0.2, 1.5),
-        sinc_probability=0.1,
-        resize_probabilities=(0.2, 0.7, 0.1),
         resize=(0.5, 1.5),
-        gaussian_probability=0.5,
         gaussian_sigma=(1, 15),
         poisson_scale=(0.05, 2.0),
-        grey_noise_probability=0.4,
         jpeg_quality=(60, 95),
     ),
-    second=Round(
+    second=replace(
+        HEAVY.second,
         blur_probability=0.5,
         blur_sigma=(0.2, 1.0),
-        sinc_probability=0.1,
-        resize_probabilities=(0.3, 0.4, 0.3),
         resize=(0.6, 1.2),
-        gaussian_probability=0.5,
         gaussian_sigma=(1, 12),
         poisson_scale=(0.05, 1.0),
-        grey_noise_probability=0.4,
         jpeg_quality=(60, 100),
     ),
     final_sinc_probability=0.5,
