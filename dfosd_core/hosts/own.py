@@ -35,8 +35,7 @@ class OwnHost(LayoutHost):
     def size_multiple_px(self) -> int:
         """f where the base has group norms: the UNet fits its skips to any latent size.
 
-        Without them a tile can equal the whole image, if its cells fall on the UNet's grid: f times its
-        downsampling.
+        Without them a tile can equal the whole image, if its cells fall on the UNet's grid: f times its downsampling.
         """
         if not self.unet.config.local_norm:
             return super().size_multiple_px
@@ -44,9 +43,7 @@ class OwnHost(LayoutHost):
 
     @torch.inference_mode()
     def encode(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> model-space latent (B, C, H/f, W/f): the posterior's mean, so
-        deterministic.
-        """
+        """(B, 3, H, W) in [-1, 1] -> model-space latent (B, C, H/f, W/f): the posterior's mean, so deterministic."""
         config = self.vae.config
         mean = self.vae.encode(self._placed(x)).to(x.device, torch.float32)
         return (mean - config.shift_factor) * config.scaling_factor
@@ -59,9 +56,7 @@ class OwnHost(LayoutHost):
 
     @torch.inference_mode()
     def predict_eps(self, z: Tensor, t: int, prompt_embeds: Tensor) -> Tensor:
-        """One UNet call on (B, C, h, w) with (1, N, context_dim); a v-predicting base's output is turned
-        into eps.
-        """
+        """One UNet call on (B, C, h, w) with (1, N, context_dim); a v-predicting base's output is turned into eps."""
         context = self._placed(prompt_embeds).expand(z.shape[0], -1, -1)
         output = self.unet(self._placed(z), t, context).to(z.device, torch.float32)
         return self._eps_of(output, z, t)
@@ -124,8 +119,6 @@ def load_base(path: Path | str, dtype: torch.dtype = torch.float32, device: torc
 def load_default(
     dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", weights: Path = DEFAULT_WEIGHTS
 ) -> tuple[OwnHost, DfosdLora]:
-    """The embedded small base and its LoRA. Raises BaseModelMismatchError when they were left out of the
-    installation.
-    """
+    """The embedded small base and its LoRA. Raises BaseModelMismatchError when the installation lacks them."""
     base, lora = default_parts(weights)
     return load_base(base, dtype, device), lora

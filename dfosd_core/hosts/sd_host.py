@@ -39,8 +39,6 @@ class LayoutHost:
 
 
 def stable_diffusion_tiles(pixels: int) -> TileSettings:
-    """Below 1.5K the whole UNet call costs less than tiles and has no seams; the VAE's memory is the
-    larger.
-    """
+    """Below 1.5K the whole UNet call costs less than tiles and has no seams; the VAE's memory is the larger."""
     unet = TileSize(0, 0) if pixels <= 1536 * 1536 else TileSize(768, 192)
     return TileSettings(encode=TileSize(1024, 128), unet=unet, decode=TileSize(768, 128))

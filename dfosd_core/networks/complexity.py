@@ -1,5 +1,4 @@
-"""The method's size, counted on SD 2.1's layout without weights: the figures by which the paper's model is
-known.
+"""The method's size, counted on SD 2.1's layout without weights: the figures by which the paper's model is known.
 
 The paper counts with thop 0.1.1, and so do we, by its rules: a convolution or linear layer costs its
 multiplications (no bias), a LayerNorm four operations a value, all else nothing; parameters count in those
@@ -27,9 +26,7 @@ TOKENS = 77
 
 @dataclass(frozen=True, kw_only=True)
 class ArchitectureReport:
-    """What `dfosd info --architecture sd21` shows. MACs are for one image of `SIZE_PX` and `TOKENS` text
-    tokens.
-    """
+    """What `dfosd info --architecture sd21` shows. MACs are for one image of `SIZE_PX` and `TOKENS` text tokens."""
 
     lora_layers: int
     """Layers with a LoRA."""
@@ -89,9 +86,7 @@ def sd21_report() -> ArchitectureReport:
 def _count(
     network: nn.Module, run: Callable[[], object], lora_layers: list[nn.Module] | None = None
 ) -> tuple[int, int]:
-    """MACs of `network` while `run` runs it, and those that unmerged LoRA pairs on `lora_layers` would
-    add.
-    """
+    """MACs of `network` while `run` runs it, and those that unmerged LoRA pairs on `lora_layers` would add."""
     own = added = 0
     with_lora = set(lora_layers or [])
 

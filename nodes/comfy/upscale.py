@@ -80,13 +80,7 @@ model's MODEL and VAE and a DFOSD LoRA for it, at full quality."
 
     @classmethod
     def VALIDATE_INPUTS(  # noqa: N802
-        cls,
-        long_edge: int,
-        short_edge: int,
-        unet_tile: int,
-        unet_overlap: int,
-        vae_tile: int,
-        vae_overlap: int,
+        cls, long_edge: int, short_edge: int, unet_tile: int, unet_overlap: int, vae_tile: int, vae_overlap: int
     ) -> bool | str:
         """What no widget's limits say: settings that contradict each other."""
         try:
