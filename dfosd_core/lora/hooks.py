@@ -29,9 +29,9 @@ def hooked(layers: Mapping[str, nn.Module], lora: DfosdLora, strength: float) ->
     check_fit(lora, {place: parameter.shape for place, parameter in found.items() if parameter is not None})
     # In this order, as hooks run: a pair on a replaced weight was trained on top of it.
     hooks = [
-        *((name, _Replacement(value, strength)) for name, value in lora.set_weights.items()),
-        *((name, _OtherBias(value, strength)) for name, value in lora.set_biases.items()),
-        *((name, _Addition(pair, strength)) for name, pair in lora.pairs.items()),
+        *((name, _OtherWeight(strength, value)) for name, value in lora.set_weights.items()),
+        *((name, _OtherBias(strength, value)) for name, value in lora.set_biases.items()),
+        *((name, _Addition(strength, pair)) for name, pair in lora.pairs.items()),
     ]
     with ExitStack() as stack:
         for name, hook in hooks if strength != 0 else ():
@@ -40,10 +40,10 @@ def hooked(layers: Mapping[str, nn.Module], lora: DfosdLora, strength: float) ->
 
 
 class _Hook:
-    """Tensors that follow the layer's input to its device and number format."""
+    """Tensors that follow the layer's input to its device and number format, and how much they count."""
 
-    def __init__(self, *tensors: Tensor) -> None:
-        self._tensors = tensors
+    def __init__(self, strength: float, *tensors: Tensor) -> None:
+        self._strength, self._tensors = strength, tensors
 
     def like(self, x: Tensor) -> tuple[Tensor, ...]:
         """On the device and in the format of `x`; kept there, as the next tile comes from there, too."""
@@ -55,8 +55,8 @@ class _Hook:
 class _Addition(_Hook):
     """output + strength * alpha / rank * up(down(input))."""
 
-    def __init__(self, pair: LoraPair, strength: float) -> None:
-        super().__init__(pair.down, pair.up.float() * (strength * pair.alpha / pair.rank))
+    def __init__(self, strength: float, pair: LoraPair) -> None:
+        super().__init__(strength, pair.down, pair.up.float() * (strength * pair.alpha / pair.rank))
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         down, up = self.like(inputs[0])
@@ -68,12 +68,8 @@ class _Addition(_Hook):
         return output + added.to(output.dtype)
 
 
-class _Replacement(_Hook):
+class _OtherWeight(_Hook):
     """The output that the mixed weight (1 - strength) * own + strength * value gives."""
-
-    def __init__(self, value: Tensor, strength: float) -> None:
-        super().__init__(value)
-        self._strength = strength
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         (value,) = self.like(inputs[0])
@@ -86,10 +82,6 @@ class _Replacement(_Hook):
 
 class _OtherBias(_Hook):
     """The output that the mixed bias (1 - strength) * own + strength * value gives."""
-
-    def __init__(self, value: Tensor, strength: float) -> None:
-        super().__init__(value)
-        self._strength = strength
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         (value,) = self.like(output)
