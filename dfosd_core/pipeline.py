@@ -14,17 +14,7 @@ from torch import Tensor
 from .color_fix import fix_color
 from .errors import BaseModelMismatchError, ImageFileError
 from .host import Host
-from .images import (
-    crop,
-    join_alpha,
-    pad_to_multiple,
-    resize,
-    split_alpha,
-    to_bchw,
-    to_bhwc,
-    to_signed,
-    to_unit,
-)
+from .images import crop, join_alpha, pad_to_multiple, resize, split_alpha, to_bchw, to_bhwc, to_signed, to_unit
 from .one_step import predict_z_sr
 from .settings import UpscaleSettings
 from .tiles.run import MIN_TILE_PX, Progress, ProgressCallback, Stage, TiledRun
@@ -58,11 +48,7 @@ def upscale(
 
 @torch.no_grad()
 def upscale_attached(
-    image: Tensor,
-    host: Host,
-    lora: DfosdLora,
-    settings: UpscaleSettings,
-    progress: ProgressCallback | None = None,
+    image: Tensor, host: Host, lora: DfosdLora, settings: UpscaleSettings, progress: ProgressCallback | None = None
 ) -> Tensor:
     """As `upscale`, for a host that has the LoRA on already: many files under one `with host.lora(...)`."""
     _check(image, host, lora)
@@ -92,11 +78,7 @@ def _upscale_one(
 
 
 def _plan(
-    host: Host,
-    settings: UpscaleSettings,
-    size: tuple[int, int],
-    images: int,
-    progress: ProgressCallback | None,
+    host: Host, settings: UpscaleSettings, size: tuple[int, int], images: int, progress: ProgressCallback | None
 ) -> TiledRun:
     """The three stages, their tiles turned from pixels of the output into latents."""
     f, multiple = host.layout.latent_factor, host.size_multiple_px
@@ -109,12 +91,7 @@ def _plan(
     ]
     height, width = (-(-edge // multiple) * multiple // f for edge in size)
     return TiledRun(
-        stages,
-        (height, width),
-        align=multiple // f,
-        minimum=MIN_TILE_PX // f,
-        images=images,
-        progress=progress,
+        stages, (height, width), align=multiple // f, minimum=MIN_TILE_PX // f, images=images, progress=progress
     )
 
 

@@ -29,12 +29,7 @@ class UpscaleSettings:
 
     scale: float = field(
         default=4.0,
-        metadata={
-            "min": MIN_SCALE,
-            "max": MAX_SCALE,
-            "step": 0.25,
-            "help": "How many times larger it becomes.",
-        },
+        metadata={"min": MIN_SCALE, "max": MAX_SCALE, "step": 0.25, "help": "How many times larger it becomes."},
     )
     long_edge: int | None = field(
         default=None, metadata={**_EDGE, "help": "Longer edge of the output in pixels, instead of a scale."}
@@ -43,20 +38,16 @@ class UpscaleSettings:
         default=None, metadata={**_EDGE, "help": "Shorter edge of the output in pixels, instead of a scale."}
     )
     unet_tile: int | None = field(
-        default=None,
-        metadata={**_TILE, "help": "Largest UNet tile in output pixels; 0: no tiles. Default: automatic."},
+        default=None, metadata={**_TILE, "help": "Largest UNet tile in output pixels; 0: no tiles. Default: automatic."}
     )
     unet_overlap: int | None = field(
-        default=None,
-        metadata={**_TILE, "help": "Least overlap of UNet tiles in output pixels. Default: automatic."},
+        default=None, metadata={**_TILE, "help": "Least overlap of UNet tiles in output pixels. Default: automatic."}
     )
     vae_tile: int | None = field(
-        default=None,
-        metadata={**_TILE, "help": "Largest VAE tile in output pixels; 0: no tiles. Default: automatic."},
+        default=None, metadata={**_TILE, "help": "Largest VAE tile in output pixels; 0: no tiles. Default: automatic."}
     )
     vae_overlap: int | None = field(
-        default=None,
-        metadata={**_TILE, "help": "Least overlap of VAE tiles in output pixels. Default: automatic."},
+        default=None, metadata={**_TILE, "help": "Least overlap of VAE tiles in output pixels. Default: automatic."}
     )
     color_fix: str = field(
         default="wavelet",
@@ -67,12 +58,7 @@ class UpscaleSettings:
     )
     strength: float = field(
         default=1.0,
-        metadata={
-            "min": 0.0,
-            "max": 2.0,
-            "step": 0.05,
-            "help": "LoRA strength: 1 as trained, 0 the plain base.",
-        },
+        metadata={"min": 0.0, "max": 2.0, "step": 0.05, "help": "LoRA strength: 1 as trained, 0 the plain base."},
     )
 
     @classmethod

@@ -62,7 +62,7 @@ def _lora_lines(lora: DfosdLora) -> list[tuple[str, str]]:
         ("rank, alpha", f"{about.rank}, {about.lora_alpha:g}"),
         ("layers", f"{len(lora.pairs)} ({in_unet} UNet, {len(lora.pairs) - in_unet} VAE)"),
         ("parameters", f"{parameters:,}"),
-        ("replaced weights", str(len(lora.set_weights) + len(lora.bias_diffs))),
+        ("replaced weights", str(len(lora.set_weights) + len(lora.set_biases))),
         ("prompt", f"{lora.prompt_embeds.shape[1]} tokens of {lora.prompt_embeds.shape[2]}"),
         (
             "training",

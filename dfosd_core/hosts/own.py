@@ -35,68 +35,51 @@ class OwnHost(LayoutHost):
     def size_multiple_px(self) -> int:
         """f where the base has group norms: the UNet fits its skips to any latent size.
 
-        Without them a tile can equal the whole image, if its cells fall on the UNet's grid: f times its
-        downsampling.
+        Without them a tile can equal the whole image, if its cells fall on the UNet's grid: f times its downsampling.
         """
         if not self.unet.config.local_norm:
             return super().size_multiple_px
-        return self.latent_factor * 2 ** (len(self.layout.block_out_channels) - 1)
+        return self.layout.latent_factor * 2 ** (len(self.layout.block_out_channels) - 1)
 
     @torch.inference_mode()
     def encode(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> model-space latent (B, C, H/f, W/f): the posterior's mean, so
-        deterministic.
-        """
         config = self.vae.config
         mean = self.vae.encode(self._placed(x)).to(x.device, torch.float32)
         return (mean - config.shift_factor) * config.scaling_factor
 
     @torch.inference_mode()
     def decode(self, z: Tensor) -> Tensor:
-        """Model-space latent (B, C, h, w) -> (B, 3, h*f, w*f), about [-1, 1], not clamped."""
         latent = z.float() / self.vae.config.scaling_factor + self.vae.config.shift_factor
         return self.vae.decode(self._placed(latent)).to(z.device, torch.float32)
 
     @torch.inference_mode()
     def predict_eps(self, z: Tensor, t: int, prompt_embeds: Tensor) -> Tensor:
-        """One UNet call on (B, C, h, w) with (1, N, context_dim); a v-predicting base's output is turned
-        into eps.
-        """
         context = self._placed(prompt_embeds).expand(z.shape[0], -1, -1)
         output = self.unet(self._placed(z), t, context).to(z.device, torch.float32)
         return self._eps_of(output, z, t)
 
     @contextmanager
     def lora(self, lora: DfosdLora, strength: float) -> Iterator[None]:
-        """Merge `lora` for the length of the `with` block; afterwards every weight is bit for bit as before.
-
-        Raises BaseModelMismatchError for a base the LoRA was not trained on, LoraMismatchError when its
-        layers do not all fit or a LoRA is merged already; then nothing was changed.
-        """
+        """By merging it into the weights."""
         check_base(lora.metadata.base_layout, self.layout)
         with merged({UNET_PREFIX: self.unet, VAE_PREFIX: self.vae}, lora, strength):
             yield
 
     def auto_tiles(self, height_px: int, width_px: int) -> TileSettings:
-        """Tiles for an output of this size, by what each stage needs in memory."""
-        if self.unet.config.local_norm:
-            return small_base_tiles(height_px * width_px)
-        return super().auto_tiles(height_px, width_px)
+        """Of the embedded base one tile up to a megapixel; above, the whole process stays under 2 GB in float32.
+
+        The base sees 38 px around a pixel in the encoder, 168 in the UNet and 52 in the decoder. The outer third of an
+        overlap is thrown away, so three times that makes tiles equal the whole image.
+        """
+        if not self.unet.config.local_norm:
+            return super().auto_tiles(height_px, width_px)
+        vae_tile = 0 if height_px * width_px <= 1024 * 1024 else 768
+        return TileSettings(encode=TileSize(vae_tile, 128), unet=TileSize(2048, 512), decode=TileSize(vae_tile, 160))
 
     def _placed(self, x: Tensor) -> Tensor:
         weight = self.unet.conv_in.weight
         memory_format = torch.channels_last if x.ndim == 4 else torch.contiguous_format
         return x.to(weight.device, weight.dtype, memory_format=memory_format)
-
-
-def small_base_tiles(pixels: int) -> TileSettings:
-    """One tile up to a megapixel; above, tiles that keep the whole process under 2 GB in float32.
-
-    The base sees 38 px around a pixel in the encoder, 168 in the UNet and 52 in the decoder. The outer third
-    of an overlap is thrown away, so three times that makes tiles equal the whole image.
-    """
-    vae_tile = 0 if pixels <= 1024 * 1024 else 768
-    return TileSettings(encode=TileSize(vae_tile, 128), unet=TileSize(2048, 512), decode=TileSize(vae_tile, 160))
 
 
 def fast_dtype(device: torch.device | str) -> torch.dtype:
@@ -124,8 +107,6 @@ def load_base(path: Path | str, dtype: torch.dtype = torch.float32, device: torc
 def load_default(
     dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", weights: Path = DEFAULT_WEIGHTS
 ) -> tuple[OwnHost, DfosdLora]:
-    """The embedded small base and its LoRA. Raises BaseModelMismatchError when they were left out of the
-    installation.
-    """
+    """The embedded small base and its LoRA. Raises BaseModelMismatchError when the installation lacks them."""
     base, lora = default_parts(weights)
     return load_base(base, dtype, device), lora

@@ -15,32 +15,18 @@ class LayoutHost:
     layout: BaseLayout
 
     @property
-    def context_dim(self) -> int:
-        """Width of the prompt embedding."""
-        return self.layout.context_dim
-
-    @property
-    def latent_factor(self) -> int:
-        """Pixels per latent cell along one side."""
-        return self.layout.latent_factor
-
-    @property
     def size_multiple_px(self) -> int:
         """f: the UNet fits its skips to any latent size, the autoencoder would crop what is no multiple."""
-        return self.latent_factor
+        return self.layout.latent_factor
 
     def _eps_of(self, output: Tensor, z: Tensor, t: int) -> Tensor:
         """eps from what the UNet predicts for `z`, in float32."""
         return eps_from_v(output, z.float(), t) if self.layout.prediction_type == "v_prediction" else output
 
     def auto_tiles(self, height_px: int, width_px: int) -> TileSettings:
-        """Stable Diffusion's tiles; see `tiled_run` for too little memory."""
-        return stable_diffusion_tiles(height_px * width_px)
+        """Below 1.5K the whole UNet call costs less than tiles and has no seams; the VAE's memory is the larger.
 
-
-def stable_diffusion_tiles(pixels: int) -> TileSettings:
-    """Below 1.5K the whole UNet call costs less than tiles and has no seams; the VAE's memory is the
-    larger.
-    """
-    unet = TileSize(0, 0) if pixels <= 1536 * 1536 else TileSize(768, 192)
-    return TileSettings(encode=TileSize(1024, 128), unet=unet, decode=TileSize(768, 128))
+        See `tiles/run.py` for too little memory.
+        """
+        unet = TileSize(0, 0) if height_px * width_px <= 1536 * 1536 else TileSize(768, 192)
+        return TileSettings(encode=TileSize(1024, 128), unet=unet, decode=TileSize(768, 128))

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageFileError
+from .formats import FORMATS
 from .metadata import read_metadata
 from .picture import Picture, turn_upright
 from .pil import from_pil
@@ -25,7 +26,7 @@ MAX_PIXELS = 100_000_000
 """Larger inputs are refused: a small file can claim any size, and x4 of this is 1.6 gigapixels."""
 T = TypeVar("T")
 # GIF is read so that an animation can be named as one.
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+_FORMATS = (*dict.fromkeys(FORMATS.values()), "GIF")
 
 
 def read_image(path: Path) -> Picture:

@@ -1,8 +1,8 @@
 """A DFOSD LoRA in memory and on disk: one safetensors file that other programs read as an ordinary LoRA.
 
 Tensors: kohya names (`lora_unet_<layer>.lora_down.weight`, `.lora_up.weight`, `.alpha`), `.set_weight` and
-`.diff_b` where a base's own weight or bias is replaced, and `dfosd.prompt_embeds`. The header is
-`LoraMetadata`. Same content, same bytes; `load_lora(save_lora(x)) == x`.
+`.set_bias` where a base's own weight or bias is replaced, and `dfosd.prompt_embeds`. The header is `LoraMetadata`.
+Same content, same bytes; `load_lora(save_lora(x)) == x`.
 """
 
 from __future__ import annotations
@@ -48,12 +48,15 @@ class LoraPair:
         """The inner size of the product."""
         return self.down.shape[0]
 
+    def tensors(self, layer: str) -> dict[str, Tensor]:
+        """The tensors that a file holds for `layer`, under their names there."""
+        parts = {"down": self.down, "up": self.up, "alpha": torch.tensor(self.alpha)}
+        return {lora_tensor_name(layer, part): value for part, value in parts.items()}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DfosdLora:
-    """Everything a DFOSD LoRA file holds. Layers carry kohya names: `lora_unet_...`,
-    `lora_vae_encoder_...`.
-    """
+    """Everything a DFOSD LoRA file holds. Layers carry kohya names: `lora_unet_...`, `lora_vae_encoder_...`."""
 
     pairs: Mapping[str, LoraPair]
     """kohya layer name -> its pair."""
@@ -63,8 +66,8 @@ class DfosdLora:
     """What it was trained on and how it is used."""
     set_weights: Mapping[str, Tensor] = field(default_factory=lambda: cast("dict[str, Tensor]", {}))
     """kohya layer name -> weight that takes the base's place (peers train `conv_in` in full)."""
-    bias_diffs: Mapping[str, Tensor] = field(default_factory=lambda: cast("dict[str, Tensor]", {}))
-    """kohya layer name -> added to the base's bias."""
+    set_biases: Mapping[str, Tensor] = field(default_factory=lambda: cast("dict[str, Tensor]", {}))
+    """kohya layer name -> bias that takes the base's place."""
 
     def __post_init__(self) -> None:
         expected = self.metadata.base_layout.context_dim
@@ -87,12 +90,9 @@ class DfosdLora:
         """All tensors under their names in the file."""
         tensors = {PROMPT_KEY: self.prompt_embeds}
         for layer, pair in self.pairs.items():
-            tensors[lora_tensor_name(layer, "down")] = pair.down
-            tensors[lora_tensor_name(layer, "up")] = pair.up
-            tensors[lora_tensor_name(layer, "alpha")] = torch.tensor(pair.alpha)
-        tensors.update({lora_tensor_name(layer, "set_weight"): value for layer, value in self.set_weights.items()})
-        tensors.update({lora_tensor_name(layer, "diff_b"): value for layer, value in self.bias_diffs.items()})
-        return tensors
+            tensors |= pair.tensors(layer)
+        tensors |= {lora_tensor_name(layer, "set_weight"): value for layer, value in self.set_weights.items()}
+        return tensors | {lora_tensor_name(layer, "set_bias"): value for layer, value in self.set_biases.items()}
 
 
 def save_lora(path: Path | str, lora: DfosdLora) -> Path:
@@ -125,16 +125,14 @@ def load_lora(path: Path | str) -> DfosdLora:
             prompt_embeds=prompt_embeds,
             metadata=metadata,
             set_weights={layer: parts["set_weight"] for layer, parts in layers.items() if "set_weight" in parts},
-            bias_diffs={layer: parts["diff_b"] for layer, parts in layers.items() if "diff_b" in parts},
+            set_biases={layer: parts["set_bias"] for layer, parts in layers.items() if "set_bias" in parts},
         )
     except (KeyError, ValueError) as error:
         raise LoraFormatError(f"'{path.name}' is incomplete: {error}. Get the file again.") from error
 
 
 def group_layers(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str, Tensor]]:
-    """kohya layer name -> part -> tensor, from kohya or PEFT names; `name` is for the error of an unknown or
-    double name.
-    """
+    """kohya layer name -> part -> tensor, from kohya or PEFT names; an unknown or double name's error names `name`."""
     layers: dict[str, dict[str, Tensor]] = {}
     unknown: list[str] = []
     for key, value in tensors.items():

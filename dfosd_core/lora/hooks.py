@@ -1,7 +1,7 @@
 """A LoRA that acts through forward hooks: no weight is written, so there is none to put back.
 
 For networks that belong to another program, in whatever format it stores their weights. Costs two small products a
-layer and call; `weights.merged` is faster where the weights are our own.
+layer and call; `merge.merged` is faster where the weights are our own.
 """
 
 from __future__ import annotations
@@ -25,34 +25,25 @@ def hooked(layers: Mapping[str, nn.Module], lora: DfosdLora, strength: float) ->
     layers: kohya name -> convolution or linear layer, for every layer there is. Raises LoraMismatchError, having
     changed nothing, when not all of the LoRA has a place. Strength 0 does nothing at all.
     """
-    check_fit(lora, _shapes(layers))
+    found = {(name, kind): getattr(layer, kind, None) for name, layer in layers.items() for kind in ("weight", "bias")}
+    check_fit(lora, {place: parameter.shape for place, parameter in found.items() if parameter is not None})
+    # In this order, as hooks run: a pair on a replaced weight was trained on top of it.
+    hooks = [
+        *((name, _OtherWeight(strength, value)) for name, value in lora.set_weights.items()),
+        *((name, _OtherBias(strength, value)) for name, value in lora.set_biases.items()),
+        *((name, _Addition(strength, pair)) for name, pair in lora.pairs.items()),
+    ]
     with ExitStack() as stack:
-        if strength != 0:
-            # In this order, as hooks run: a pair on a replaced weight was trained on top of it.
-            for name, value in lora.set_weights.items():
-                _attach(stack, layers[name], _Replacement(value, strength))
-            for name, value in lora.bias_diffs.items():
-                _attach(stack, layers[name], _Shift(value, strength))
-            for name, pair in lora.pairs.items():
-                _attach(stack, layers[name], _Addition(pair, strength))
+        for name, hook in hooks if strength != 0 else ():
+            stack.callback(layers[name].register_forward_hook(hook).remove)
         yield
 
 
-def _shapes(layers: Mapping[str, nn.Module]) -> dict[tuple[str, str], torch.Size]:
-    found: dict[tuple[str, str], torch.Size] = {}
-    for name, layer in layers.items():
-        for kind in ("weight", "bias"):
-            parameter = cast("Tensor | None", getattr(layer, kind, None))
-            if parameter is not None:
-                found[name, kind] = parameter.shape
-    return found
-
-
 class _Hook:
-    """Tensors that follow the layer's input to its device and number format."""
+    """Tensors that follow the layer's input to its device and number format, and how much they count."""
 
-    def __init__(self, *tensors: Tensor) -> None:
-        self._tensors = tensors
+    def __init__(self, strength: float, *tensors: Tensor) -> None:
+        self._strength, self._tensors = strength, tensors
 
     def like(self, x: Tensor) -> tuple[Tensor, ...]:
         """On the device and in the format of `x`; kept there, as the next tile comes from there, too."""
@@ -64,8 +55,8 @@ class _Hook:
 class _Addition(_Hook):
     """output + strength * alpha / rank * up(down(input))."""
 
-    def __init__(self, pair: LoraPair, strength: float) -> None:
-        super().__init__(pair.down, pair.up.float() * (strength * pair.alpha / pair.rank))
+    def __init__(self, strength: float, pair: LoraPair) -> None:
+        super().__init__(strength, pair.down, pair.up.float() * (strength * pair.alpha / pair.rank))
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         down, up = self.like(inputs[0])
@@ -77,12 +68,8 @@ class _Addition(_Hook):
         return output + added.to(output.dtype)
 
 
-class _Replacement(_Hook):
+class _OtherWeight(_Hook):
     """The output that the mixed weight (1 - strength) * own + strength * value gives."""
-
-    def __init__(self, value: Tensor, strength: float) -> None:
-        super().__init__(value)
-        self._strength = strength
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         (value,) = self.like(inputs[0])
@@ -93,15 +80,13 @@ class _Replacement(_Hook):
         return torch.lerp(output, other, self._strength)
 
 
-class _Shift(_Hook):
-    """output + strength * value, one value a channel."""
-
-    def __init__(self, value: Tensor, strength: float) -> None:
-        super().__init__(value.float() * strength)
+class _OtherBias(_Hook):
+    """The output that the mixed bias (1 - strength) * own + strength * value gives."""
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         (value,) = self.like(output)
-        return output + _on_channels(value, output)
+        own = cast("Tensor", layer.bias).to(output)
+        return output + _on_channels(self._strength * (value - own), output)
 
 
 def _product(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
@@ -116,8 +101,3 @@ def _product(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
 
 def _on_channels(values: Tensor, output: Tensor) -> Tensor:
     return values.reshape(-1, 1, 1) if output.ndim == 4 else values
-
-
-def _attach(stack: ExitStack, layer: nn.Module, hook: _Addition | _Replacement | _Shift) -> None:
-    handle = layer.register_forward_hook(hook)
-    stack.callback(handle.remove)

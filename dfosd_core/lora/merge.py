@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import LoraMismatchError
 from .file import DfosdLora, LoraPair
-from .names import UNET_PREFIX, VAE_PREFIX, kohya_table
+from .names import kohya_table
 
 _merged_now: WeakSet[nn.Module] = WeakSet()
 
@@ -26,30 +25,14 @@ def delta_weight(pair: LoraPair, strength: float, shape: torch.Size) -> Tensor:
     return (product * (strength * pair.alpha / pair.rank)).reshape(shape)
 
 
-class _Change(NamedTuple):
-    """One parameter to change: by a pair, or towards a replacement tensor."""
-
-    parameter: nn.Parameter
-    source: LoraPair | Tensor
-    relative: bool
-    """For a tensor: added (`diff_b`) instead of put in the parameter's place (`set_weight`)."""
-
-    def target(self, strength: float) -> Tensor:
-        weight = self.parameter.detach().float()
-        if isinstance(self.source, LoraPair):
-            return weight + delta_weight(self.source, strength, weight.shape).to(weight.device)
-        other = self.source.to(weight.device, torch.float32)
-        return weight + strength * other if self.relative else torch.lerp(weight, other, strength)
-
-
 @contextmanager
 def merged(networks: Mapping[str, nn.Module], lora: DfosdLora, strength: float) -> Iterator[None]:
     """Add `lora`, times `strength`, to the weights of `networks` inside the `with` block.
 
-    networks: the UNet under `UNET_PREFIX` and, where the LoRA has layers there, the VAE under `VAE_PREFIX`,
-    with diffusers' module names. Afterwards (success, error or interruption) every weight is bit for bit as
-    before. Strength 0 changes nothing at all. Raises LoraMismatchError before the first change when a layer
-    has no place or a wrong shape, and when a LoRA is already merged into one of the networks.
+    networks: the UNet under `UNET_PREFIX` and, where the LoRA has layers there, the VAE under `VAE_PREFIX`, with
+    diffusers' module names. Afterwards (success, error or interruption) every weight is bit for bit as before. Strength
+    0 changes nothing at all. Raises LoraMismatchError before the first change when a layer has no place or a wrong
+    shape, and when a LoRA is already merged into one of the networks.
     """
     changes = _plan(networks, lora)
     if any(network in _merged_now for network in networks.values()):
@@ -59,16 +42,22 @@ def merged(networks: Mapping[str, nn.Module], lora: DfosdLora, strength: float) 
     _merged_now.update(networks.values())
     backup: list[tuple[nn.Parameter, Tensor]] = []
     try:
-        for change in changes if strength != 0 else ():
+        for parameter, source in changes if strength != 0 else ():
             # The copy lies in main memory, so that a graphics card holds the weights once.
-            saved = change.parameter.detach().to("cpu", copy=True)
-            backup.append((change.parameter, saved))
-            _write(change.parameter, change.target(strength))
+            backup.append((parameter, parameter.detach().to("cpu", copy=True)))
+            _write(parameter, _changed(parameter.detach().float(), source, strength))
         yield
     finally:
         for parameter, saved in reversed(backup):
             _write(parameter, saved)
         _merged_now.difference_update(networks.values())
+
+
+def _changed(weight: Tensor, source: LoraPair | Tensor, strength: float) -> Tensor:
+    """By a pair, or towards the tensor that takes its place."""
+    if isinstance(source, LoraPair):
+        return weight + delta_weight(source, strength, weight.shape).to(weight.device)
+    return torch.lerp(weight, source.to(weight.device, torch.float32), strength)
 
 
 def _write(parameter: nn.Parameter, value: Tensor) -> None:
@@ -84,8 +73,8 @@ def check_fit(lora: DfosdLora, shapes: Mapping[tuple[str, str], torch.Size]) -> 
     missing: list[str] = []
     misshapen: list[str] = []
     found = 0
-    for name, source, parameter_name, _ in _wanted(lora):
-        shape = shapes.get((name, parameter_name))
+    for (name, kind), source in _wanted(lora):
+        shape = shapes.get((name, kind))
         if shape is None:
             missing.append(name)
         elif not _fits(source, shape):
@@ -96,8 +85,8 @@ def check_fit(lora: DfosdLora, shapes: Mapping[tuple[str, str], torch.Size]) -> 
         raise LoraMismatchError(_complaint(found, missing, misshapen))
 
 
-def _plan(networks: Mapping[str, nn.Module], lora: DfosdLora) -> list[_Change]:
-    """Find every layer of `lora`, or raise LoraMismatchError with counts and the first names."""
+def _plan(networks: Mapping[str, nn.Module], lora: DfosdLora) -> list[tuple[nn.Parameter, LoraPair | Tensor]]:
+    """What changes each parameter, in the order in which it does. Raises LoraMismatchError as `check_fit`."""
     layers = {
         kohya: network.get_submodule(name)
         for prefix, network in networks.items()
@@ -107,15 +96,14 @@ def _plan(networks: Mapping[str, nn.Module], lora: DfosdLora) -> list[_Change]:
         (kohya, name): parameter for kohya, layer in layers.items() for name, parameter in layer.named_parameters()
     }
     check_fit(lora, {place: parameter.shape for place, parameter in parameters.items()})
-    return [_Change(parameters[name, place], source, relative) for name, source, place, relative in _wanted(lora)]
+    return [(parameters[place], source) for place, source in _wanted(lora)]
 
 
-def _wanted(lora: DfosdLora) -> list[tuple[str, LoraPair | Tensor, str, bool]]:
-    pairs = [(name, pair, "weight", False) for name, pair in lora.pairs.items()]
-    weights = [(name, value, "weight", False) for name, value in lora.set_weights.items()]
-    biases = [(name, value, "bias", True) for name, value in lora.bias_diffs.items()]
+def _wanted(lora: DfosdLora) -> list[tuple[tuple[str, str], LoraPair | Tensor]]:
+    """(kohya layer name, "weight" or "bias") and what changes it."""
     # A replaced weight first: a pair on the same layer (OSEDiff's conv_in) was trained on top of it.
-    return [*weights, *biases, *pairs]
+    changes = (("weight", lora.set_weights), ("bias", lora.set_biases), ("weight", lora.pairs))
+    return [((name, kind), source) for kind, sources in changes for name, source in sources.items()]
 
 
 def _without_trailing_ones(shape: torch.Size) -> list[int]:
@@ -150,6 +138,3 @@ def _complaint(found: int, missing: list[str], misshapen: list[str]) -> str:
         f"The LoRA does not fit this base: of {total} changes {found} have a place, {'; '.join(parts)}. "
         "Load the base the LoRA was trained on."
     )
-
-
-__all__ = ["UNET_PREFIX", "VAE_PREFIX", "check_fit", "delta_weight", "merged"]

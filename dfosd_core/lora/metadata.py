@@ -1,6 +1,4 @@
-"""What a LoRA says about itself: LoraMetadata <-> the `str -> str` header of a safetensors file, and the
-check of its base.
-"""
+"""What a LoRA says about itself: LoraMetadata <-> the header of a safetensors file, and the check of its base."""
 
 from __future__ import annotations
 
@@ -86,9 +84,7 @@ class LoraMetadata:
     base_model: str = ""
     """Name of the base model, for people."""
     base_model_sha256: str = ""
-    """SHA-256 of the base's weight file it was trained on, for people: the same weights come in many
-    files.
-    """
+    """SHA-256 of the base's weight file it was trained on, for people: the same weights come in many files."""
     train_config: Mapping[str, Any] = field(default_factory=lambda: cast("dict[str, Any]", {}))
     """The training configuration; plain JSON values."""
     git_commit: str = ""

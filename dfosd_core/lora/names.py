@@ -32,9 +32,7 @@ LORA_TARGETS = (
     "upsamplers.0.conv",
     "time_emb_proj",
 )
-"""The layers DFOSD trains, by the end of their diffusers name (recovered from the paper's complexity
-table).
-"""
+"""The layers DFOSD trains, by the end of their diffusers name (recovered from the paper's complexity table)."""
 
 
 def is_lora_target(name: str) -> bool:
@@ -67,10 +65,10 @@ class LoraKey(NamedTuple):
     layer: str
     """The kohya name of the layer."""
     part: str
-    """`down`, `up`, `alpha`, or a replacement: `set_weight`, `diff_b`."""
+    """`down`, `up`, `alpha`, or a replacement: `set_weight`, `set_bias`."""
 
 
-_KOHYA = re.compile(r"(lora_(?:unet|vae)_\w+)\.(lora_down\.weight|lora_up\.weight|alpha|set_weight|diff_b)")
+_KOHYA = re.compile(r"(lora_(?:unet|vae)_\w+)\.(lora_down\.weight|lora_up\.weight|alpha|set_weight|set_bias)")
 _PEFT = re.compile(
     r"(?:base_model\.model\.)?(?:(unet|vae)\.)?(?:base_model\.model\.)?"
     r"([a-z]\w*(?:\.\w+)*?)\.(?:lora_([AB])(?:\.[a-z]\w*)?\.weight|(alpha))"
@@ -82,8 +80,7 @@ _SUFFIXES = {"down": "lora_down.weight", "up": "lora_up.weight"}
 def parse_lora_key(key: str) -> LoraKey | None:
     """Take a kohya or PEFT tensor name apart; None when it is neither.
 
-    PEFT: `unet.X.lora_A.weight`, `X.lora_A.weight`, `X.lora_A.default.weight`,
-    `base_model.model.X.lora_A.weight`.
+    PEFT: `unet.X.lora_A.weight`, `X.lora_A.weight`, `X.lora_A.default.weight`, `base_model.model.X.lora_A.weight`.
     """
     if match := _KOHYA.fullmatch(key):
         return LoraKey(match[1], _PARTS.get(match[2], match[2]))
@@ -98,8 +95,7 @@ def lora_tensor_name(layer: str, part: str) -> str:
     return f"{layer}.{_SUFFIXES.get(part, part)}"
 
 
-# --- LDM (single-file checkpoint) names
-# -----------------------------------------------------------------------------
+# --- LDM (single-file checkpoint) names ---
 
 _UNET_TOP = {
     "conv_in": "input_blocks.0.0",
@@ -139,8 +135,7 @@ def ldm_unet_key(key: str, layers_per_block: int, up_has_attention: Sequence[boo
     """The LDM name of a diffusers UNet parameter: `down_blocks.0.resnets.0.conv1.weight` ->
     `input_blocks.1.0.in_layers.2.weight`.
 
-    `up_has_attention[i]`: whether up block i (deepest first) has transformers; an upsampler's number depends
-    on it.
+    `up_has_attention[i]`: whether up block i (deepest first) has transformers; an upsampler's number depends on it.
     """
     for ours, theirs in _UNET_TOP.items():
         if key.startswith(ours + "."):
@@ -160,9 +155,7 @@ def ldm_unet_key(key: str, layers_per_block: int, up_has_attention: Sequence[boo
 
 
 def ldm_vae_key(key: str, levels: int) -> str:
-    """The LDM name of a diffusers AutoencoderKL parameter: `encoder.down_blocks.0.resnets.1.conv1.weight` ->
-    `encoder.down.0.block.1.conv1.weight`.
-    """
+    """A diffusers AutoencoderKL parameter's LDM name: `decoder.conv_norm_out.bias` -> `decoder.norm_out.bias`."""
     key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
     key = key.replace("mid_block.attentions.0.to_out.0.", "mid.attn_1.proj_out.")
     key = key.replace("mid_block.attentions.0.", "mid.attn_1.")
@@ -194,10 +187,9 @@ def ldm_vae_table(ldm_keys: Collection[str]) -> dict[str, str]:
 
 
 def current_vae_key(key: str) -> str:
-    """A diffusers AutoencoderKL parameter name of before 0.18 (`...attentions.0.query.weight`) in today's
-    spelling.
+    """A diffusers AutoencoderKL parameter's name in today's spelling.
 
-    The published SD 2.1-base folder still has the old names.
+    The published SD 2.1-base folder still has the names of before 0.18: `...attentions.0.query.weight`.
     """
     if ".attentions." not in key:
         return key

@@ -1,14 +1,14 @@
-"""The method's size, counted on SD 2.1's layout without weights: the figures by which the paper's model is
-known.
+"""The method's size, counted on SD 2.1's layout without weights: the figures by which the paper's model is known.
 
-The paper counts with thop 0.1.1, and so do we, by its rules: a convolution or linear layer costs its
-multiplications (no bias), a LayerNorm four operations a value, all else nothing; parameters count in those
-layers only, so the group norms are missing from thop's sum. `base_parameters` is the true number.
+The paper counts with thop 0.1.1, and so do we, by its rules: a convolution or linear layer costs its multiplications
+(no bias), a LayerNorm four operations a value, all else nothing; parameters count in those layers only, so the group
+norms are missing from thop's sum. `base_parameters` is the true number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import cast
 
@@ -27,9 +27,7 @@ TOKENS = 77
 
 @dataclass(frozen=True, kw_only=True)
 class ArchitectureReport:
-    """What `dfosd info --architecture sd21` shows. MACs are for one image of `SIZE_PX` and `TOKENS` text
-    tokens.
-    """
+    """What `dfosd info --architecture sd21` shows. MACs are for one image of `SIZE_PX` and `TOKENS` text tokens."""
 
     lora_layers: int
     """Layers with a LoRA."""
@@ -70,12 +68,11 @@ def sd21_report() -> ArchitectureReport:
     image = torch.empty(1, 3, SIZE_PX, SIZE_PX, device="meta")
     z = torch.empty(1, 4, SIZE_PX // 8, SIZE_PX // 8, device="meta")
     prompt_embeds = torch.empty(1, TOKENS, 1024, device="meta")
-    targets = lora_target_names(unet)
-    layers = [unet.get_submodule(name) for name in targets]
+    layers = {unet.get_submodule(name) for name in lora_target_names(unet)}
     unet_macs, lora_macs = _count(unet, lambda: unet(z, 399, prompt_embeds), layers)
     lora_parameters = sum(_pair_parameters(layer) for layer in layers)
     return ArchitectureReport(
-        lora_layers=len(targets),
+        lora_layers=len(layers),
         lora_parameters=lora_parameters,
         base_parameters=sum(p.numel() for model in (unet, vae) for p in model.parameters()),
         thop_parameters=_thop_parameters(unet) + _thop_parameters(vae) + lora_parameters,
@@ -86,14 +83,9 @@ def sd21_report() -> ArchitectureReport:
     )
 
 
-def _count(
-    network: nn.Module, run: Callable[[], object], lora_layers: list[nn.Module] | None = None
-) -> tuple[int, int]:
-    """MACs of `network` while `run` runs it, and those that unmerged LoRA pairs on `lora_layers` would
-    add.
-    """
+def _count(network: nn.Module, run: Callable[[], object], lora_layers: Collection[nn.Module] = ()) -> tuple[int, int]:
+    """MACs of `network` while `run` runs it, and those that unmerged LoRA pairs on `lora_layers` would add."""
     own = added = 0
-    with_lora = set(lora_layers or [])
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal own, added
@@ -102,19 +94,19 @@ def _count(
             return
         weight = cast("Tensor", layer.weight)
         own += output.numel() * weight[0].numel()
-        if layer in with_lora:
-            places = output.numel() // weight.shape[0]
-            added += places * _pair_parameters(layer)
+        if layer in lora_layers:
+            added += output.numel() // weight.shape[0] * _pair_parameters(layer)
 
-    counted = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear | nn.LayerNorm)]
-    handles = [module.register_forward_hook(count) for module in counted]
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for layer in _counted(network):
+            hooks.callback(layer.register_forward_hook(count).remove)
+        run()
     return own, added
+
+
+def _counted(network: nn.Module) -> list[nn.Module]:
+    """The layers that thop counts."""
+    return [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear | nn.LayerNorm)]
 
 
 def _pair_parameters(layer: nn.Module) -> int:
@@ -124,5 +116,4 @@ def _pair_parameters(layer: nn.Module) -> int:
 
 
 def _thop_parameters(network: nn.Module) -> int:
-    counted = (m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.LayerNorm))
-    return sum(parameter.numel() for module in counted for parameter in module.parameters(recurse=False))
+    return sum(parameter.numel() for layer in _counted(network) for parameter in layer.parameters(recurse=False))

@@ -45,10 +45,7 @@ def unet_config(
 
 
 def vae_config(
-    *,
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512),
-    layers_per_block: int = 2,
-    latent_channels: int = 4,
+    *, block_out_channels: tuple[int, ...] = (128, 256, 512, 512), layers_per_block: int = 2, latent_channels: int = 4
 ) -> Config:
     """The configuration of an SD autoencoder; the defaults are those of all SD 1.x and 2.x."""
     levels = len(block_out_channels)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +15,9 @@ from .norms import MakeNorm, norms
 from .sd_configs import Config
 
 EPS = 1e-6
+
+MakeStep = Callable[[int], nn.Module]
+"""Channels -> the layer that halves or doubles a map's size."""
 
 
 class Vae(nn.Module):
@@ -51,9 +58,8 @@ class Encoder(nn.Module):
         super().__init__()
         widths = config.block_out_channels
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList(
-            DownLevel(inputs, outputs, config.layers_per_block, norm, is_last=i == len(widths) - 1)
-            for i, (inputs, outputs) in enumerate(zip((widths[0], *widths), widths, strict=False))
+        self.down_blocks = _levels(
+            widths, config.layers_per_block, norm, "downsamplers", partial(Downsample, padding=0)
         )
         self.mid_block = Middle(widths[-1], norm, config.mid_attention)
         self.conv_norm_out = norm(widths[-1])
@@ -75,10 +81,7 @@ class Decoder(nn.Module):
         widths = config.block_out_channels[::-1]
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.mid_block = Middle(widths[0], norm, config.mid_attention)
-        self.up_blocks = nn.ModuleList(
-            UpLevel(inputs, outputs, config.layers_per_block + 1, norm, is_last=i == len(widths) - 1)
-            for i, (inputs, outputs) in enumerate(zip((widths[0], *widths), widths, strict=False))
-        )
+        self.up_blocks = _levels(widths, config.layers_per_block + 1, norm, "upsamplers", Upsample)
         self.conv_norm_out = norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
@@ -90,36 +93,16 @@ class Decoder(nn.Module):
         return self.conv_out(x)
 
 
-class DownLevel(nn.Module):
-    """Residual blocks and, but for the last level, a step to half the size."""
-
-    def __init__(self, inputs: int, outputs: int, layers: int, norm: MakeNorm, *, is_last: bool) -> None:
-        super().__init__()
-        self.resnets = _resnets(inputs, outputs, layers, norm)
-        self.downsamplers = nn.ModuleList() if is_last else nn.ModuleList([Downsample(outputs, padding=0)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in (*self.resnets, *self.downsamplers):
-            x = layer(x)
-        return x
-
-
-class UpLevel(nn.Module):
-    """Residual blocks and, but for the last level, a step to twice the size."""
-
-    def __init__(self, inputs: int, outputs: int, layers: int, norm: MakeNorm, *, is_last: bool) -> None:
-        super().__init__()
-        self.resnets = _resnets(inputs, outputs, layers, norm)
-        self.upsamplers = nn.ModuleList() if is_last else nn.ModuleList([Upsample(outputs)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in (*self.resnets, *self.upsamplers):
-            x = layer(x)
-        return x
-
-
-def _resnets(inputs: int, outputs: int, layers: int, norm: MakeNorm) -> nn.ModuleList:
-    return nn.ModuleList(Resnet(inputs if i == 0 else outputs, outputs, norm) for i in range(layers))
+def _levels(widths: Sequence[int], layers: int, norm: MakeNorm, name: str, step: MakeStep) -> nn.ModuleList:
+    """Each level is residual blocks and, but for the last, under `name` the step to the next size."""
+    levels = nn.ModuleList()
+    for i, width in enumerate(widths):
+        inputs = [widths[max(i - 1, 0)], *[width] * (layers - 1)]
+        level = nn.Sequential(OrderedDict(resnets=nn.Sequential(*(Resnet(n, width, norm) for n in inputs))))
+        if i < len(widths) - 1:
+            level.add_module(name, nn.Sequential(step(width)))
+        levels.append(level)
+    return levels
 
 
 class Middle(nn.Module):

@@ -116,7 +116,7 @@ class DfosdGenerator(nn.Module):
             if (lora.pairs[name].down.shape, lora.pairs[name].up.shape)
             != (layers[name].down_weight.shape, layers[name].up_weight.shape)
         ]
-        if wrong or lora.set_weights or lora.bias_diffs or lora.prompt_embeds.shape != self.prompt_embeds.shape:
+        if wrong or lora.set_weights or lora.set_biases or lora.prompt_embeds.shape != self.prompt_embeds.shape:
             first = f"first {wrong[0]}" if wrong else "replaced weights or another prompt length"
             raise ConfigError(
                 f"The LoRA to start from does not fit: {len(wrong)} of {len(layers)} layers are missing, unknown or of "

@@ -26,10 +26,7 @@ def save_before_after(before: Tensor, after: Tensor) -> list[dict[str, File]]:
     size = fit((after.shape[1], after.shape[2]), LONGEST_PX)
     run = secrets.token_hex(8)  # the page remembers names: none may mean another picture after the host's next start
     return [
-        {
-            "before": _save(f"{run}_{i}_before", before[i], size),
-            "after": _save(f"{run}_{i}_after", after[i], size),
-        }
+        {"before": _save(f"{run}_{i}_before", before[i], size), "after": _save(f"{run}_{i}_after", after[i], size)}
         for i in range(min(MOST_IMAGES, after.shape[0]))
     ]
 

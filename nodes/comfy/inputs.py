@@ -24,11 +24,8 @@ def settings_inputs() -> Inputs:
             inputs[field.name] = (list(facts["choices"]), {"default": field.default, **tooltip})
         elif field.name in NOT_GIVEN:
             # The page rounds to whole steps, counted from the least value: any step but 1 would shut out 0 here.
-            nothing = NOT_GIVEN[field.name]
-            inputs[field.name] = (
-                "INT",
-                {"default": nothing, "min": nothing, "max": facts["max"], "step": 1, **tooltip},
-            )
+            limits = {"min": NOT_GIVEN[field.name], "max": facts["max"], "step": 1}
+            inputs[field.name] = ("INT", {"default": NOT_GIVEN[field.name], **limits, **tooltip})
         else:
             # The page shows as many decimals as 10 to the step's power has: 1.25 would read 1.3 under a step of 0.25.
             limits = {"min": facts["min"], "max": facts["max"], "step": 0.05, "round": 0.001}

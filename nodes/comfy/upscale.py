@@ -80,13 +80,7 @@ model's MODEL and VAE and a DFOSD LoRA for it, at full quality."
 
     @classmethod
     def VALIDATE_INPUTS(  # noqa: N802
-        cls,
-        long_edge: int,
-        short_edge: int,
-        unet_tile: int,
-        unet_overlap: int,
-        vae_tile: int,
-        vae_overlap: int,
+        cls, long_edge: int, short_edge: int, unet_tile: int, unet_overlap: int, vae_tile: int, vae_overlap: int
     ) -> bool | str:
         """What no widget's limits say: settings that contradict each other."""
         try:
@@ -100,15 +94,10 @@ model's MODEL and VAE and a DFOSD LoRA for it, at full quality."
         embedded = lora == EMBEDDED and lora_settings is None
         missing = [name for name in ("model", "vae") if name in inputs and inputs[name] is None]
         if embedded or missing:
-            self._release_base()
+            # The last run's base: another one is on its way or none is needed. This is the host's only call before it
+            # loads another; in `run`, both would be in memory.
+            self._clones.clear()
         return [] if embedded else missing
-
-    def _release_base(self) -> None:
-        """Let go of the last run's base, as another one is on its way or none is needed.
-
-        `check_lazy_status` is the host's only call before it loads another: in `run`, both would be in memory.
-        """
-        self._clones.clear()
 
     def run(
         self,

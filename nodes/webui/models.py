@@ -106,7 +106,8 @@ def _with_base(file: ModelFile, base: ModelFile | None) -> Model:
     reason = ""
     try:
         loaded = loaded_checkpoint(lora)
-        return Model(host=loaded, lora=lora, lora_name=file.name, base_name=_loaded_name(), device=_loaded_device())
+        device = torch.device(devices.device)  # beside the networks on a graphics card, which move as the host likes
+        return Model(host=loaded, lora=lora, lora_name=file.name, base_name=_loaded_name(), device=device)
     except BaseModelMismatchError as error:
         reason = str(error)
     for own in own_bases():
@@ -136,11 +137,6 @@ def loaded_checkpoint(lora: DfosdLora) -> Host:
 def _loaded_name() -> str:
     info = getattr(sd_models.model_data.sd_model, "sd_checkpoint_info", None)
     return str(getattr(info, "name_for_extra", None) or "loaded checkpoint")
-
-
-def _loaded_device() -> torch.device:
-    """Where images go in: on a graphics card beside the networks, which move as the host likes."""
-    return torch.device(devices.device)
 
 
 def _make_room(device: Any) -> None:

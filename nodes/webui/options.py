@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -37,10 +38,8 @@ def option(name: str) -> Any:
 
 def upscaler_settings(scale: float) -> UpscaleSettings:
     """What an upscaler drop-down runs with. Raises ConfigError."""
-    values = {name: option(name) for name in _FIELDS}
-    return UpscaleSettings.from_values(
-        {"scale": scale, **{name: None if value == AUTOMATIC_TILE else value for name, value in values.items()}}
-    )
+    given = {name: value for name in _FIELDS if (value := option(name)) != AUTOMATIC_TILE}
+    return UpscaleSettings.from_values({"scale": scale, **given})
 
 
 def add_options() -> None:
@@ -57,13 +56,11 @@ def add_options() -> None:
         ),
     }
     for name, (label, component, arguments) in page.items():
-        common = {"section": SECTION}
+        make = partial(shared.OptionInfo, DEFAULTS[name], label, component, arguments, section=SECTION)
         try:
-            info = shared.OptionInfo(
-                DEFAULTS[name], label, component, arguments, category_id="postprocessing", **common
-            )
+            info = make(category_id="postprocessing")
         except TypeError:
-            info = shared.OptionInfo(DEFAULTS[name], label, component, arguments, **common)
+            info = make()
         shared.opts.add_option(f"dfosd_{name}", info)
 
 

@@ -62,9 +62,7 @@ def options_now() -> str:
 
 
 def forget_outdated() -> None:
-    """Extras keeps its last results by image, upscaler and size: take out what an interrupted run left there, and
-    what was made with other options.
-    """
+    """Extras keeps its last results: take out what an interrupted run left there, or was made with other options."""
     for script in scripts.scripts_postproc.scripts:
         # The script of the WebUI is no module that can be imported.
         cache = getattr(getattr(type(script), "upscale", None), "__globals__", {}).get("upscale_cache", {})

@@ -29,7 +29,7 @@ def picture(batch: int, height: int, width: int, channels: int = 3) -> Tensor:
 
 
 def with_vae_layers(lora: DfosdLora, host: DiffusersHost) -> DfosdLora:
-    """`lora` and pairs on every layer of the VAE, a new UNet conv_in and a change of its bias."""
+    """`lora` and pairs on every layer of the VAE, a new UNet conv_in with another bias."""
     generator = torch.Generator().manual_seed(11)
     pairs = dict(lora.pairs)
     for name, layer in host.vae.named_modules():
@@ -43,7 +43,7 @@ def with_vae_layers(lora: DfosdLora, host: DiffusersHost) -> DfosdLora:
         lora,
         pairs=pairs,
         set_weights={kohya_name("conv_in", UNET_PREFIX): conv_in.weight * 0.7},
-        bias_diffs={kohya_name("conv_in", UNET_PREFIX): torch.full_like(conv_in.bias, 0.1)},
+        set_biases={kohya_name("conv_in", UNET_PREFIX): conv_in.bias * 0.7 + 0.1},
     )
 
 

@@ -62,7 +62,7 @@ def make_lora(seed: int = 0, dtype: torch.dtype = torch.float16, **metadata: Any
         prompt_embeds=noise(1, 5, 12),
         metadata=LoraMetadata(**{**fields, **metadata}),
         set_weights={"lora_unet_conv_in": noise(8, 4, 3, 3)},
-        bias_diffs={"lora_unet_conv_in": noise(8)},
+        set_biases={"lora_unet_conv_in": noise(8)},
     )
 
 
@@ -99,6 +99,7 @@ def test_load_returns_what_was_saved(tmp_path: Path, dtype: torch.dtype) -> None
     assert loaded.metadata == lora.metadata
     assert loaded.metadata.train_config["crops"] == [64, 96]
     assert torch.equal(loaded.set_weights["lora_unet_conv_in"], lora.set_weights["lora_unet_conv_in"])
+    assert torch.equal(loaded.set_biases["lora_unet_conv_in"], lora.set_biases["lora_unet_conv_in"])
 
 
 def test_any_difference_makes_loras_unequal() -> None:
@@ -147,7 +148,7 @@ def test_header_names_the_base_as_modelspec_does(context_dim: int, prediction_ty
 
 
 def test_peft_names_load_as_the_same_lora(tmp_path: Path, file: Path) -> None:
-    lora = dataclasses.replace(make_lora(), set_weights={}, bias_diffs={})
+    lora = dataclasses.replace(make_lora(), set_weights={}, set_biases={})
     save_lora(file, lora)
     tensors = safetensors.torch.load_file(file)
     renamed: dict[str, Tensor] = {"dfosd.prompt_embeds": tensors["dfosd.prompt_embeds"]}

@@ -67,7 +67,7 @@ def lora() -> DfosdLora:
         prompt_embeds=torch.zeros(1, 1, 8),
         metadata=LoraMetadata(base_layout=LAYOUT, timestep=199, rank=2, lora_alpha=3.0),
         set_weights={"lora_unet_conv_in": torch.randn(6, 3, 3, 3)},
-        bias_diffs={"lora_unet_conv_in": torch.randn(6), "lora_unet_proj_in": torch.randn(6)},
+        set_biases={"lora_unet_conv_in": torch.randn(6), "lora_unet_proj_in": torch.randn(6)},
     )
 
 

@@ -47,7 +47,7 @@ def test_kohya_name_replaces_the_dots() -> None:
         (f"base_model.model.unet.{NAME}.lora_B.weight", KOHYA, "up"),
         ("vae.encoder.conv_in.lora_A.weight", "lora_vae_encoder_conv_in", "down"),
         ("lora_unet_conv_in.set_weight", "lora_unet_conv_in", "set_weight"),
-        ("lora_unet_conv_in.diff_b", "lora_unet_conv_in", "diff_b"),
+        ("lora_unet_conv_in.set_bias", "lora_unet_conv_in", "set_bias"),
     ],
 )
 def test_each_spelling_is_understood(key: str, layer: str, part: str) -> None:

@@ -96,11 +96,13 @@ def test_replaced_weight_comes_before_the_pair_on_it() -> None:
     toy, value, weight, bias = Toy(), pair(8, 4, 3, 3), torch.randn(8, 4, 3, 3), torch.randn(8)
     old_bias, before = toy.conv_in.bias, bits(toy)
     assert old_bias is not None
-    expected_bias = old_bias.detach() + bias
-    changes = lora({"conv_in": value}, set_weights={"conv_in": weight}, bias_diffs={"conv_in": bias})
+    mixed_bias = old_bias.detach() + 0.3 * (bias - old_bias.detach())
+    changes = lora({"conv_in": value}, set_weights={"conv_in": weight}, set_biases={"conv_in": bias})
     with merged({"lora_unet": toy}, changes, 1.0):
         assert torch.equal(toy.conv_in.weight, weight + delta_weight(value, 1.0, weight.shape))
-        assert torch.equal(old_bias, expected_bias)
+        assert torch.equal(old_bias, bias)
+    with merged({"lora_unet": toy}, changes, 0.3):
+        torch.testing.assert_close(old_bias.detach(), mixed_bias)
     assert same(before, bits(toy))
 
 
@@ -196,7 +198,7 @@ def test_replacement_of_another_shape_or_of_a_missing_bias_is_refused() -> None:
         merged({"lora_unet": toy}, wrong_shape, 1),
     ):
         pass
-    no_bias = lora({}, bias_diffs={"to_q": torch.zeros(6)})
+    no_bias = lora({}, set_biases={"to_q": torch.zeros(6)})
     with (
         pytest.raises(LoraMismatchError, match="no such layer: lora_unet_to_q"),
         merged({"lora_unet": toy}, no_bias, 1),

@@ -171,7 +171,7 @@ def test_half_precision_host_gives_float32_near_the_full_one() -> None:
 def test_size_step_is_f_or_with_local_norms_the_whole_grid() -> None:
     oracle = tiny_host()
     host = own_twin(oracle)
-    assert (host.latent_factor, host.size_multiple_px) == (2, 2)
+    assert (host.layout.latent_factor, host.size_multiple_px) == (2, 2)
     replace_group_norms(oracle.unet)
     assert own_twin(oracle).size_multiple_px == 4
 

@@ -49,7 +49,6 @@ class DiffusersHost:
 
     def __init__(self, unet: Any, vae: Any, layout: BaseLayout) -> None:
         self.unet, self.vae, self.layout = unet, vae, layout
-        self.context_dim, self.latent_factor = layout.context_dim, layout.latent_factor
 
     @property
     def _host(self) -> OwnHost:

@@ -56,7 +56,7 @@ def random_lora(host: DiffusersHost, seed: int = 7, rank: int = 4, size: float =
         down = torch.randn(rank, *weight.shape[1:], generator=generator) / weight[0].numel() ** 0.5
         up = torch.randn(weight.shape[0], rank, *(1,) * (weight.ndim - 2), generator=generator)
         pairs[kohya_name(name)] = LoraPair(down=down, up=up * size / rank**0.5, alpha=2.0 * rank)
-    prompt_embeds = torch.randn(1, 7, host.context_dim, generator=generator)
+    prompt_embeds = torch.randn(1, 7, host.layout.context_dim, generator=generator)
     metadata = LoraMetadata(base_layout=host.layout, timestep=399, rank=rank, lora_alpha=2.0 * rank)
     return DfosdLora(pairs=pairs, prompt_embeds=prompt_embeds, metadata=metadata)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...errors import LoraMismatchError
 from ...lora.file import DfosdLora
 from ...lora.merge import check_fit
-from ...lora.names import UNET_PREFIX, VAE_PREFIX, kohya_name, ldm_vae_table, lora_tensor_name
+from ...lora.names import UNET_PREFIX, VAE_PREFIX, kohya_name, ldm_vae_table
 
 
 class LoraClones:
@@ -57,10 +57,9 @@ class LoraClones:
         own.process_input = own.process_output = _as_it_is
         own.encode_tiled_ = own.decode_tiled_ = _out_of_memory
         part = None if lora is None else lora_part(lora, VAE_PREFIX)
-        if part is not None and has_layers(part):
+        if part is not None and (part.pairs or part.set_weights or part.set_biases):
             own.patcher = vae.patcher.clone()
-            names = ldm_vae_table(own.patcher.model_state_dict())
-            add_lora(own.patcher, names, part, strength)
+            add_lora(own.patcher, ldm_vae_table(own.patcher.model_state_dict()), part, strength)
         return own
 
 
@@ -102,25 +101,20 @@ def add_lora(patcher: Any, names: Mapping[str, str], lora: DfosdLora, strength: 
 
     Raises LoraMismatchError, having patched nothing, when not all of `lora` fits. Strength 0 patches nothing.
     """
-    tensors = patcher.model_state_dict()
-    shapes = {
-        (layer, kind): tensors[f"{name}.{kind}"].shape
-        for layer, name in names.items()
-        for kind in ("weight", "bias")
-        if f"{name}.{kind}" in tensors
-    }
-    check_fit(lora, shapes)
+    state = patcher.model_state_dict()
+    places = {(layer, kind): f"{name}.{kind}" for layer, name in names.items() for kind in ("weight", "bias")}
+    check_fit(lora, {place: state[key].shape for place, key in places.items() if key in state})
     if strength == 0:
         return
     added: list[Any] = []
     # In this order: a pair on a replaced weight was trained on top of it. lerp(w, value, s) = (1 - s) w + s value.
-    weights = {f"{names[layer]}.weight": ("diff", (value,)) for layer, value in lora.set_weights.items()}
-    added += patcher.add_patches(weights, strength, 1.0 - strength)
-    biases = {f"{names[layer]}.bias": ("diff", (value,)) for layer, value in lora.bias_diffs.items()}
-    added += patcher.add_patches(biases, strength)
-    places = {layer: f"{names[layer]}.weight" for layer in lora.pairs}
-    added += patcher.add_patches(host_lora.load_lora(_pair_tensors(lora), places), strength)
-    wanted = len(weights) + len(biases) + len(places)
+    replaced = {f"{names[layer]}.weight": ("diff", (value,)) for layer, value in lora.set_weights.items()}
+    replaced |= {f"{names[layer]}.bias": ("diff", (value,)) for layer, value in lora.set_biases.items()}
+    added += patcher.add_patches(replaced, strength, 1.0 - strength)
+    paired = {layer: f"{names[layer]}.weight" for layer in lora.pairs}
+    tensors = {name: value for layer, pair in lora.pairs.items() for name, value in pair.tensors(layer).items()}
+    added += patcher.add_patches(host_lora.load_lora(tensors, paired), strength)
+    wanted = len(replaced) + len(paired)
     if len(added) != wanted:
         raise LoraMismatchError(f"The host took {len(added)} of the LoRA's {wanted} changes. Update ComfyUI.")
 
@@ -131,21 +125,7 @@ def lora_part(lora: DfosdLora, prefix: str) -> DfosdLora:
     def part(values: Mapping[str, Any]) -> dict[str, Any]:
         return {layer: value for layer, value in values.items() if layer.startswith(prefix)}
 
-    return replace(lora, pairs=part(lora.pairs), set_weights=part(lora.set_weights), bias_diffs=part(lora.bias_diffs))
-
-
-def has_layers(lora: DfosdLora) -> bool:
-    """Whether there is anything to put on."""
-    return bool(lora.pairs or lora.set_weights or lora.bias_diffs)
-
-
-def _pair_tensors(lora: DfosdLora) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for layer, pair in lora.pairs.items():
-        tensors[lora_tensor_name(layer, "down")] = pair.down
-        tensors[lora_tensor_name(layer, "up")] = pair.up
-        tensors[lora_tensor_name(layer, "alpha")] = torch.tensor(pair.alpha)
-    return tensors
+    return replace(lora, pairs=part(lora.pairs), set_weights=part(lora.set_weights), set_biases=part(lora.set_biases))
 
 
 def _as_it_is(image: Tensor) -> Tensor:

@@ -70,19 +70,17 @@ class ComfyHost(LayoutHost):
         self._ran_out_of_memory = False
 
     def encode(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> model-space latent (B, C, H/f, W/f), the posterior's mean."""
         with self._tile():
             latent: Tensor = self._vae.encode(to_bhwc(x))
             return self._format().process_in(latent).to(x.device)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Model-space latent (B, C, h, w) -> (B, 3, h*f, w*f), about [-1, 1], not clamped."""
         with self._tile():
             image: Tensor = self._vae.decode(self._format().process_out(z))
             return to_bchw(image).to(z.device)
 
     def predict_eps(self, z: Tensor, t: int, prompt_embeds: Tensor) -> Tensor:
-        """One UNet call on (B, C, h, w) with (1, N, context_dim), with everything the user put on the MODEL."""
+        """With everything the user put on the MODEL."""
         sampling = self._model.get_model_object("model_sampling")
         sigma: Tensor = sampling.sigma(torch.tensor([float(t)]))
         conditions = [[prompt_embeds, {}]]
@@ -98,11 +96,7 @@ class ComfyHost(LayoutHost):
 
     @contextmanager
     def lora(self, lora: DfosdLora, strength: float) -> Iterator[None]:
-        """Run with the LoRA inside the `with` block; MODEL and VAE themselves never change.
-
-        Raises BaseModelMismatchError for a base the LoRA was not trained on, LoraMismatchError when not all of
-        its layers fit or one is attached already.
-        """
+        """On clones or by hooks: MODEL and VAE themselves never change."""
         check_vae(lora.metadata.base_layout, self.layout)
         check_base(lora.metadata.base_layout, self.layout)
         if self._has_lora:

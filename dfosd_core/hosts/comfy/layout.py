@@ -15,9 +15,7 @@ SD_NAMES = "Stable Diffusion 2.1-base, or the base named in the LoRA"
 def read_layout(model: Any, vae: Any) -> BaseLayout:
     """Read both. Raises BaseModelMismatchError for anything but a UNet of SD 1.x's or 2.x's kind with a plain VAE."""
     return BaseLayout(
-        **read_unet(model),
-        latent_channels=_latent_channels(vae),
-        latent_factor=int(vae.spacial_compression_encode()),
+        **read_unet(model), latent_channels=_latent_channels(vae), latent_factor=int(vae.spacial_compression_encode())
     )
 
 

@@ -53,7 +53,6 @@ class A1111Host(CheckpointHost):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> model-space latent (B, C, H/f, W/f), the posterior's mean."""
         with devices.without_autocast():
             posterior = self._vae.encode(x.to(devices.device, self._vae_dtype))
         return (posterior.mode() * self._model.scale_factor).to(x.device, torch.float32)

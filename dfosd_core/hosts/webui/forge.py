@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from modules import sd_models  # pyright: ignore[reportMissingImports]
-from torch import Tensor
 
 from ...errors import BaseModelMismatchError
 from ...lora.file import DfosdLora
 from ...tensor_files import context_dim
-from .patcher import PatcherHost, objects_of, read_layout
+from .patcher import PatcherHost, objects_of
 from .shared import NO_CHECKPOINT
 
 
@@ -43,18 +41,15 @@ class ForgeHost(PatcherHost):
         from backend import memory_management  # pyright: ignore[reportMissingImports]  # other WebUIs have none
 
         objects = objects_of(sd_model)
-        is_v = objects.unet.model.predictor.prediction_type == "v_prediction"
-        super().__init__(read_layout(objects, is_v=is_v), objects, memory_management)
-
-    @property
-    def _unet_dtype(self) -> torch.dtype:
-        return self._unet.model.computation_dtype
-
-    def _process_in(self, z: Tensor) -> Tensor:
-        return self._vae.first_stage_model.process_in(z)
-
-    def _process_out(self, z: Tensor) -> Tensor:
-        return self._vae.first_stage_model.process_out(z)
+        model, autoencoder = objects.unet.model, objects.vae.first_stage_model
+        super().__init__(
+            objects,
+            memory_management,
+            is_v=model.predictor.prediction_type == "v_prediction",
+            unet_dtype=model.computation_dtype,
+            process_in=autoencoder.process_in,
+            process_out=autoencoder.process_out,
+        )
 
 
 def _refuse_by_header(lora: DfosdLora) -> None:

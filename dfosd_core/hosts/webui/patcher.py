@@ -5,7 +5,7 @@ It is used as it is without the user's LoRAs, through the program's own memory m
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,32 +18,37 @@ from .shared import CheckpointHost
 
 
 class PatcherHost(CheckpointHost):
-    """A `Host` over `forge_objects_original`. Each program says what its own networks call things."""
+    """A `Host` over `forge_objects_original`. Raises BaseModelMismatchError for other UNets than Stable Diffusion's."""
 
-    def __init__(self, layout: BaseLayout, objects: Any, memory: Any) -> None:
-        """memory: the program's module that moves networks to the card and back."""
+    def __init__(
+        self,
+        objects: Any,
+        memory: Any,
+        *,
+        is_v: bool,
+        unet_dtype: torch.dtype,
+        process_in: Callable[[Tensor], Tensor],
+        process_out: Callable[[Tensor], Tensor],
+    ) -> None:
+        """What each program's own networks call differently.
+
+        memory: its module that moves networks to the card and back. unet_dtype: what the UNet computes in.
+        process_in, process_out: from the VAE's scale to the UNet's, and back.
+        """
+        layout = BaseLayout(
+            **unet_facts(objects.unet.model.diffusion_model),
+            prediction_type="v_prediction" if is_v else "epsilon",
+            latent_channels=int(objects.vae.latent_channels),
+            latent_factor=int(objects.vae.downscale_ratio),
+        )
         super().__init__(layout, objects.unet.model.diffusion_model, objects.vae.first_stage_model)
         # The user's LoRAs are on other clones; the weights come from this one when it is loaded next.
-        self._unet = objects.unet.clone()
-        self._vae = objects.vae.clone()
-        self._memory = memory
-
-    @property
-    @abstractmethod
-    def _unet_dtype(self) -> torch.dtype:
-        """What the UNet computes in."""
-
-    @abstractmethod
-    def _process_in(self, z: Tensor) -> Tensor:
-        """From the VAE's scale to the UNet's."""
-
-    @abstractmethod
-    def _process_out(self, z: Tensor) -> Tensor:
-        """From the UNet's scale to the VAE's."""
+        self._unet, self._vae = objects.unet.clone(), objects.vae.clone()
+        self._memory, self._unet_dtype = memory, unet_dtype
+        self._process_in, self._process_out = process_in, process_out
 
     @torch.inference_mode()
     def encode(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> model-space latent (B, C, H/f, W/f), the posterior's mean."""
         vae = self._vae
         # Not by `VAE.encode`: out of memory, it would tile by itself; our tiles become smaller instead.
         self._memory.load_models_gpu([vae.patcher], vae.memory_used_encode(x.shape, vae.vae_dtype))
@@ -92,13 +97,3 @@ def objects_of(sd_model: Any) -> Any:
     if objects is None or not (getattr(sd_model, "is_sd1", False) or getattr(sd_model, "is_sd2", False)):
         raise BaseModelMismatchError(NOT_SD)
     return objects
-
-
-def read_layout(objects: Any, *, is_v: bool) -> BaseLayout:
-    """What kind of base it is. Raises BaseModelMismatchError for another UNet than Stable Diffusion's."""
-    return BaseLayout(
-        **unet_facts(objects.unet.model.diffusion_model),
-        prediction_type="v_prediction" if is_v else "epsilon",
-        latent_channels=int(objects.vae.latent_channels),
-        latent_factor=int(objects.vae.downscale_ratio),
-    )

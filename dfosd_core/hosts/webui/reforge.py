@@ -5,13 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import torch
 from modules import shared  # pyright: ignore[reportMissingImports]
-from torch import Tensor
 
 from ...errors import BaseModelMismatchError
 from ...lora.file import DfosdLora
-from .patcher import PatcherHost, objects_of, read_layout
+from .patcher import PatcherHost, objects_of
 from .shared import NO_CHECKPOINT
 
 
@@ -37,22 +35,16 @@ class ReforgeHost(PatcherHost):
     name = "reForge"
 
     def __init__(self, sd_model: Any) -> None:
-        from ldm_patched.modules import (  # pyright: ignore[reportMissingImports]  # other WebUIs have none
-            model_management,
-            model_sampling,
-        )
+        # Other WebUIs have none.
+        from ldm_patched.modules import model_management, model_sampling  # pyright: ignore[reportMissingImports]
 
         objects = objects_of(sd_model)
-        is_v = isinstance(objects.unet.model.model_sampling, model_sampling.V_PREDICTION)
-        super().__init__(read_layout(objects, is_v=is_v), objects, model_management)
-
-    @property
-    def _unet_dtype(self) -> torch.dtype:
-        model = self._unet.model
-        return model.manual_cast_dtype or model.get_dtype()
-
-    def _process_in(self, z: Tensor) -> Tensor:
-        return self._unet.model.process_latent_in(z)
-
-    def _process_out(self, z: Tensor) -> Tensor:
-        return self._unet.model.process_latent_out(z)
+        model = objects.unet.model
+        super().__init__(
+            objects,
+            model_management,
+            is_v=isinstance(model.model_sampling, model_sampling.V_PREDICTION),
+            unet_dtype=model.manual_cast_dtype or model.get_dtype(),
+            process_in=model.process_latent_in,
+            process_out=model.process_latent_out,
+        )

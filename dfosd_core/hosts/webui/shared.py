@@ -35,10 +35,6 @@ class CheckpointHost(LayoutHost, ABC):
         self._has_lora = False
 
     @abstractmethod
-    def encode(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> model-space latent (B, C, H/f, W/f), the posterior's mean."""
-
-    @abstractmethod
     def _decode(self, z: Tensor) -> Tensor:
         """As `decode`, in the VAE's present number format."""
 
@@ -65,10 +61,7 @@ class CheckpointHost(LayoutHost, ABC):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """Model-space latent (B, C, h, w) -> (B, 3, h*f, w*f), about [-1, 1], not clamped.
-
-        Where half precision overflows, the VAE goes on in float32 until the `lora` block ends.
-        """
+        """Where half precision overflows, the VAE goes on in float32 until the `lora` block ends."""
         x = self._decode(z)
         if not bool(torch.isfinite(x).all()) and self._vae_dtype != torch.float32:
             self._set_vae_dtype(torch.float32)
@@ -77,17 +70,11 @@ class CheckpointHost(LayoutHost, ABC):
 
     @torch.no_grad()
     def predict_eps(self, z: Tensor, t: int, prompt_embeds: Tensor) -> Tensor:
-        """One UNet call on (B, C, h, w) with (1, N, context_dim)."""
-        output = self._predict(z, t, prompt_embeds).to(z.device, torch.float32)
-        return self._eps_of(output, z, t)
+        return self._eps_of(self._predict(z, t, prompt_embeds).to(z.device, torch.float32), z, t)
 
     @contextmanager
     def lora(self, lora: DfosdLora, strength: float) -> Iterator[None]:
-        """Let `lora` act inside the `with` block, alone: the user's own networks are back afterwards.
-
-        Raises BaseModelMismatchError for a base the LoRA was not trained on, LoraMismatchError when not all of
-        its layers fit or one acts already.
-        """
+        """By hooks, and alone: the user's own networks are back afterwards."""
         check_base(lora.metadata.base_layout, self.layout)
         if self._has_lora:
             raise LoraMismatchError("A LoRA is attached already. Leave its `with` block before attaching another.")
