@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from dfosd_core.hosts.own import OwnHost
 from dfosd_core.lora.file import DfosdLora, LoraPair
 from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.lora.names import kohya_name, ldm_unet_key, ldm_vae_key, lora_target_names
@@ -47,7 +48,7 @@ def tiny_host(seed: int = 0, prediction_type: str = "epsilon", **unet_changes: A
     return DiffusersHost(unet, vae, layout_of(unet, vae, prediction_type))
 
 
-def random_lora(host: DiffusersHost, seed: int = 7, rank: int = 4, size: float = 0.5) -> DfosdLora:
+def random_lora(host: DiffusersHost | OwnHost, seed: int = 7, rank: int = 4, size: float = 0.5) -> DfosdLora:
     """A LoRA on all of DFOSD's target layers, its `up` matrices well away from zero."""
     generator = torch.Generator().manual_seed(seed)
     pairs: dict[str, LoraPair] = {}
@@ -56,7 +57,7 @@ def random_lora(host: DiffusersHost, seed: int = 7, rank: int = 4, size: float =
         down = torch.randn(rank, *weight.shape[1:], generator=generator) / weight[0].numel() ** 0.5
         up = torch.randn(weight.shape[0], rank, *(1,) * (weight.ndim - 2), generator=generator)
         pairs[kohya_name(name)] = LoraPair(down=down, up=up * size / rank**0.5, alpha=2.0 * rank)
-    prompt_embeds = torch.randn(1, 7, host.context_dim, generator=generator)
+    prompt_embeds = torch.randn(1, 7, host.layout.context_dim, generator=generator)
     metadata = LoraMetadata(base_layout=host.layout, timestep=399, rank=rank, lora_alpha=2.0 * rank)
     return DfosdLora(pairs=pairs, prompt_embeds=prompt_embeds, metadata=metadata)
 
