@@ -11,10 +11,6 @@ import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 VENV = os.path.join(ROOT, ".venv")
@@ -51,9 +47,8 @@ def main(arguments: "list[str]") -> int:
         return 1
     if command == "test":
         return run_checks(python, arguments[1:])
-    if command == "train":
-        return hand_over([python, "-m", "train_tools.train", *arguments[1:]])
-    return hand_over([python, "-m", "dfosd_core.cli", *arguments])
+    program = ["train_tools.train", *arguments[1:]] if command == "train" else ["dfosd_core.cli", *arguments]
+    return hand_over([python, "-m", *program])
 
 
 def ready_python(extra: str) -> "str | None":
@@ -99,16 +94,17 @@ def make_venv() -> bool:
     return False
 
 
-def venv_commands() -> "Iterator[list[str]]":
+def venv_commands() -> "list[list[str]]":
     """Debian splits ensurepip off: there virtualenv, or the pip outside, may still be at hand."""
-    yield [sys.executable, "-m", "venv", VENV]
+    commands = [[sys.executable, "-m", "venv", VENV]]
     program = shutil.which("virtualenv")
     if find_spec("virtualenv"):
-        yield [sys.executable, "-m", "virtualenv", VENV]
+        commands.append([sys.executable, "-m", "virtualenv", VENV])
     elif program:
-        yield [program, "--python", sys.executable, VENV]
+        commands.append([program, "--python", sys.executable, VENV])
     if find_spec("pip"):
-        yield [sys.executable, "-m", "venv", "--without-pip", VENV]
+        commands.append([sys.executable, "-m", "venv", "--without-pip", VENV])
+    return commands
 
 
 def install(extra: str) -> bool:

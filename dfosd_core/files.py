@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from .errors import DfosdError
+
 
 @contextmanager
 def write_whole(path: Path, before_rename: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
@@ -45,6 +47,14 @@ def copy_whole(source: Path, target: Path) -> None:
     """Copy the content of `source`, not its times and rights."""
     with source.open("rb") as original, write_whole(target) as copy:
         shutil.copyfileobj(original, copy)
+
+
+def make_folder(folder: Path, error: type[DfosdError]) -> None:
+    """Make it with its parents, where it is not there. Raises `error`, one line."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise error(f"The folder '{folder}' cannot be made: {reason.strerror or reason}.") from reason
 
 
 def free_path(folder: Path, stem: str, suffix: str) -> Path:

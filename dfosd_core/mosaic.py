@@ -6,6 +6,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from .image_files.picture import fit
 from .image_files.pil import to_pil
 from .image_files.tensors import to_picture
 from .images import resize, to_bchw, to_bhwc
@@ -13,12 +14,6 @@ from .tiles.run import FinishedTile
 
 PREVIEW_PX = 512
 """Longer edge of the mosaic."""
-
-
-def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """(height, width) of `size` reduced to a longer edge of at most `longest`, at least 1."""
-    ratio = min(1.0, longest / max(size))
-    return max(round(size[0] * ratio), 1), max(round(size[1] * ratio), 1)
 
 
 class Mosaic:

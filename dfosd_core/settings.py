@@ -20,6 +20,10 @@ _EDGE = {"min": 1, "max": 65536, "step": 8}
 _TILE = {"min": 0, "max": 8192, "step": 64}
 
 
+def _setting(default: float | str | None, meaning: str, **limits: Any) -> Any:
+    return field(default=default, metadata={**limits, "help": meaning})
+
+
 @dataclass(frozen=True, kw_only=True)
 class UpscaleSettings:
     """Settings of `pipeline.upscale`. Raises ConfigError, naming the setting, for a value outside its limits.
@@ -27,39 +31,27 @@ class UpscaleSettings:
     Each field's metadata has "help" and its limits: "min", "max" and "step", or "choices". None: not given.
     """
 
-    scale: float = field(
-        default=4.0,
-        metadata={"min": MIN_SCALE, "max": MAX_SCALE, "step": 0.25, "help": "How many times larger it becomes."},
+    scale: float = _setting(4.0, "How many times larger it becomes.", min=MIN_SCALE, max=MAX_SCALE, step=0.25)
+    long_edge: int | None = _setting(None, "Longer edge of the output in pixels, instead of a scale.", **_EDGE)
+    short_edge: int | None = _setting(None, "Shorter edge of the output in pixels, instead of a scale.", **_EDGE)
+    unet_tile: int | None = _setting(
+        None, "Largest UNet tile in output pixels; 0: no tiles. Default: automatic.", **_TILE
     )
-    long_edge: int | None = field(
-        default=None, metadata={**_EDGE, "help": "Longer edge of the output in pixels, instead of a scale."}
+    unet_overlap: int | None = _setting(
+        None, "Least overlap of UNet tiles in output pixels. Default: automatic.", **_TILE
     )
-    short_edge: int | None = field(
-        default=None, metadata={**_EDGE, "help": "Shorter edge of the output in pixels, instead of a scale."}
+    vae_tile: int | None = _setting(
+        None, "Largest VAE tile in output pixels; 0: no tiles. Default: automatic.", **_TILE
     )
-    unet_tile: int | None = field(
-        default=None, metadata={**_TILE, "help": "Largest UNet tile in output pixels; 0: no tiles. Default: automatic."}
+    vae_overlap: int | None = _setting(
+        None, "Least overlap of VAE tiles in output pixels. Default: automatic.", **_TILE
     )
-    unet_overlap: int | None = field(
-        default=None, metadata={**_TILE, "help": "Least overlap of UNet tiles in output pixels. Default: automatic."}
+    color_fix: str = _setting(
+        "wavelet",
+        "Keep the input's colours: wavelet (low frequencies), adain or lab (mean, contrast).",
+        choices=COLOR_FIX_NAMES,
     )
-    vae_tile: int | None = field(
-        default=None, metadata={**_TILE, "help": "Largest VAE tile in output pixels; 0: no tiles. Default: automatic."}
-    )
-    vae_overlap: int | None = field(
-        default=None, metadata={**_TILE, "help": "Least overlap of VAE tiles in output pixels. Default: automatic."}
-    )
-    color_fix: str = field(
-        default="wavelet",
-        metadata={
-            "choices": COLOR_FIX_NAMES,
-            "help": "Keep the input's colours: wavelet (low frequencies), adain or lab (mean, contrast).",
-        },
-    )
-    strength: float = field(
-        default=1.0,
-        metadata={"min": 0.0, "max": 2.0, "step": 0.05, "help": "LoRA strength: 1 as trained, 0 the plain base."},
-    )
+    strength: float = _setting(1.0, "LoRA strength: 1 as trained, 0 the plain base.", min=0.0, max=2.0, step=0.05)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> UpscaleSettings:

@@ -31,7 +31,6 @@ ROOMS = (
     "host.py",
     "pipeline.py",
     # rooms that do one thing
-    "exit_codes.py",
     "networks",
     "hosts",
     "hosts/comfy",
@@ -189,7 +188,7 @@ HOMES = [
         {"dfosd_core/upscale_file.py", "dfosd_core/image_files/write.py"},
     ),
     ("words for phases", r"['\"]decode['\"]: ['\"]", {"dfosd_core/upscale_file.py"}),
-    ("endings of image files", r"['\"]\.(jpe?g|webp|bmp)['\"]", {"dfosd_core/image_files/formats.py"}),
+    ("endings of image files", r"['\"]\.(jpe?g|webp|bmp)['\"]", {"dfosd_core/image_files/__init__.py"}),
     ("Pillow's modes", r"['\"](I;16|CMYK|PA)['\"]|profileToProfile", {"dfosd_core/image_files/pil.py"}),
     ("settings from loose values", r"(UpscaleSettings|\bcls)\(\*\*\{name: value", {"dfosd_core/settings.py"}),
     ("names in checkpoint files", r"['\"](model\.diffusion_model|first_stage_model)\.", {"dfosd_core/tensor_files.py"}),

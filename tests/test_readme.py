@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dfosd_core.cli.main import make_parser
-from dfosd_core.cli.options import settings_of
+from dfosd_core.cli.arguments import make_parser, settings_of
 from dfosd_core.settings import UpscaleSettings
 from train_tools.loop.trainer import LAST_LORA
 from train_tools.settings.config_file import load_config

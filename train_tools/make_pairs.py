@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.image_files.formats import READABLE_SUFFIXES, is_image_name
+from dfosd_core.image_files import READABLE_SUFFIXES, is_image_name
 from dfosd_core.training.degradations import DEGRADATIONS
 
 from .data.photos import read_pixels

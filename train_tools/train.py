@@ -23,8 +23,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+from dfosd_core.cli import FAILED, OK
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.exit_codes import FAILED, OK
 from dfosd_core.files import write_text
 
 from .loop.checkpoint import CHECKPOINT, read_checkpoint, remove_leftovers

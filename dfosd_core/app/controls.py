@@ -13,7 +13,8 @@ import gradio as gr
 
 from ..settings import UpscaleSettings
 
-ORDER = tuple(field.name for field in fields(UpscaleSettings))
+_FIELDS = {field.name: field for field in fields(UpscaleSettings)}
+ORDER = tuple(_FIELDS)
 FIRST = ("scale", "color_fix")
 """What is always in sight."""
 ROWS = (("long_edge", "short_edge"), ("unet_tile", "unet_overlap"), ("vae_tile", "vae_overlap"), ("strength",))
@@ -37,8 +38,7 @@ def draw_others(prefix: str) -> dict[str, Any]:
 
 
 def _draw(names: Sequence[str], prefix: str) -> dict[str, Any]:
-    known = {field.name: field for field in fields(UpscaleSettings)}
-    return {name: _control(known[name], f"{prefix}_{name}") for name in names}
+    return {name: _control(_FIELDS[name], f"{prefix}_{name}") for name in names}
 
 
 def settings_of(values: Sequence[Any]) -> UpscaleSettings:

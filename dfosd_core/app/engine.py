@@ -30,7 +30,6 @@ class LocalEngine:
     def __call__(self, request: Request) -> Iterator[UpscaleFile]:
         """Raises DfosdError, one line, for a base or LoRA that cannot be used."""
         host, lora = self._models(request)
-
         with host.lora(lora, request.settings.strength):
             yield partial(upscale_file, host=host, lora=lora, settings=request.settings, device=self._device)
 

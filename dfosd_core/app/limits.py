@@ -25,10 +25,7 @@ class Limits:
         Raises ImageFileError for what is no image or too large, ConfigError for a size out of reach.
         """
         self.check_file_size(path.name, path.stat().st_size)
-        try:
-            size = read_size(path)
-        except ImageFileError as error:
-            raise ImageFileError(without_folder(str(error), path)) from error
+        size = read_size(path)
         self.check_result(path.name, settings.output_size(*size))
         return size
 

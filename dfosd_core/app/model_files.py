@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ..errors import ConfigError
 from ..networks.embedded import EMBEDDED_BASE, EMBEDDED_LORA
 from ..tensor_files import kind_of_file
+
+Kind = Literal["base", "LoRA"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,44 +25,37 @@ class ModelFiles:
 
     def bases(self) -> list[str]:
         """The drop-down's entries, the default first."""
-        return list(self._bases())
+        return list(self._offered("base"))
 
     def loras(self) -> list[str]:
         """The drop-down's entries, the default first."""
-        return list(self._loras())
+        return list(self._offered("LoRA"))
 
     def base(self, name: str) -> Path | None:
         """None: the embedded one. Raises ConfigError for a name that is not, or no longer, offered."""
-        return _chosen("base", name, self._bases())
+        return self._chosen("base", name)
 
     def lora(self, name: str) -> Path | None:
         """As `base`."""
-        return _chosen("LoRA", name, self._loras())
+        return self._chosen("LoRA", name)
 
-    def _bases(self) -> dict[str, Path | None]:
-        return _named(EMBEDDED_BASE, self.given_base, (path for path in self._found() if _is_base(path)))
+    def _chosen(self, kind: Kind, name: str) -> Path | None:
+        offered = self._offered(kind)
+        if name not in offered:
+            raise ConfigError(f"There is no {kind} '{name}' any more. Look for new files and choose another one.")
+        return offered[name]
 
-    def _loras(self) -> dict[str, Path | None]:
-        found = (path for path in self._found() if path.suffix == ".safetensors" and not _is_base(path))
-        return _named(EMBEDDED_LORA, self.given_lora, found)
-
-    def _found(self) -> list[Path]:
-        return sorted(self.folder.iterdir()) if self.folder and self.folder.is_dir() else []
-
-
-def _is_base(path: Path) -> bool:
-    return kind_of_file(path) == "base model"
-
-
-def _named(embedded: str, given: Path | None, found: Iterable[Path]) -> dict[str, Path | None]:
-    named: dict[str, Path | None] = {given.name: given} if given else {}
-    named[embedded] = None
-    for path in found:
-        named.setdefault(path.name, path)
-    return named
+    def _offered(self, kind: Kind) -> dict[str, Path | None]:
+        embedded, given = (EMBEDDED_BASE, self.given_base) if kind == "base" else (EMBEDDED_LORA, self.given_lora)
+        offered: dict[str, Path | None] = {given.name: given} if given else {}
+        offered[embedded] = None
+        for path in sorted(self.folder.iterdir()) if self.folder and self.folder.is_dir() else []:
+            if _kind_of(path) == kind:
+                offered.setdefault(path.name, path)
+        return offered
 
 
-def _chosen(kind: str, name: str, offered: dict[str, Path | None]) -> Path | None:
-    if name not in offered:
-        raise ConfigError(f"There is no {kind} '{name}' any more. Look for new files and choose another one.")
-    return offered[name]
+def _kind_of(path: Path) -> Kind | None:
+    if kind_of_file(path) == "base model":
+        return "base"
+    return "LoRA" if path.suffix == ".safetensors" else None

@@ -6,7 +6,6 @@ in common; a WebUI puts it into a tab, `dfosd app` on a page of its own.
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +19,10 @@ from ..errors import DfosdError
 from . import controls, view
 from .limits import Limits, without_folder
 from .preview import Pair, thumbnail_url
-from .runner import Engine, Request, Run
+from .runner import Engine, Request, Run, Workplace
 
 _SHOWN_LINES = 6
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +33,11 @@ class ModelLists:
     loras: Callable[[], Sequence[str]]
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Panel:
     """The panel's work behind its controls."""
 
-    engine: Engine
-    results: Path
-    previews: Path
-    keep: Path | None
-    limits: Limits
-    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+    workplace: Workplace
     _runs: dict[str, Run] = field(init=False, default_factory=lambda: {})
 
     def look(self, files: Any, *values: Any) -> tuple[str, str]:
@@ -67,7 +62,7 @@ class Panel:
             return view.summary([], [str(error)])
         for path in _paths(files):
             try:
-                size = self.limits.check(path, settings)
+                size = self.workplace.limits.check(path, settings)
                 lines.append(view.size_line(path.name, size, settings.output_size(*size)))
             except DfosdError as error:
                 problems.append(without_folder(str(error), path))
@@ -87,16 +82,8 @@ class Panel:
             yield _outputs(status=view.summary([], ["Choose a picture first."]))
             return
         ticket, started = uuid.uuid4().hex, time.perf_counter()
-        run = self._runs[ticket] = Run(
-            engine=self.engine,
-            request=Request(settings=settings, base=base or "", lora=lora or ""),
-            files=paths,
-            results=self.results,
-            previews=self.previews,
-            keep=self.keep,
-            limits=self.limits,
-            lock=self._lock,
-        )
+        request = Request(settings=settings, base=base or "", lora=lora or "")
+        run = self._runs[ticket] = Run(self.workplace, request, paths)
         try:
             run.start()
             shown = 0
@@ -114,8 +101,7 @@ class Panel:
 
     def stop(self, ticket: str | None) -> None:
         """End the run of this ticket within one tile."""
-        run = self._runs.get(ticket or "")
-        if run:
+        if run := self._runs.get(ticket or ""):
             run.stop()
 
     def close(self) -> None:
@@ -146,7 +132,8 @@ def build_panel(
     whose files Gradio may serve, as any in the system's temporary folder is. `keep`: gets a copy of each result.
     `prefix`: of the elements' ids, for a page that has the panel twice.
     """
-    panel = Panel(engine=engine, results=results, previews=previews, keep=keep, limits=limits or Limits())
+    workplace = Workplace(engine=engine, results=results, previews=previews, keep=keep, limits=limits or Limits())
+    panel = Panel(workplace)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             files = gr.File(
@@ -166,15 +153,14 @@ def build_panel(
                 label="Results", file_count="multiple", interactive=False, visible=False, elem_id=f"{prefix}_results"
             )
     ticket, pairs = gr.State(""), gr.State([])
-    values = [drawn[name] for name in sorted(drawn, key=controls.ORDER.index)]
-    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
-    files.change(panel.look, [files, *values], [shown, status], **quiet)
+    values = [drawn[name] for name in controls.ORDER]
+    files.change(panel.look, [files, *values], [shown, status], **_QUIET)
     for control in values:
-        control.change(panel.summary, [files, *values], [status], **quiet)
+        control.change(panel.summary, [files, *values], [status], **_QUIET)
     outputs = [ticket, pairs, shown, status, offered, picker, start, stop]
     start.click(panel.run, [files, base, lora, *values], outputs, show_progress="hidden")
-    stop.click(panel.stop, [ticket], [], **quiet)
-    picker.input(panel.show, [pairs, picker], [shown], **quiet)
+    stop.click(panel.stop, [ticket], [], **_QUIET)
+    picker.input(panel.show, [pairs, picker], [shown], **_QUIET)
     return panel
 
 
@@ -184,31 +170,19 @@ def _draw_models(models: ModelLists | None, prefix: str) -> tuple[Any, Any]:
         return gr.State(""), gr.State("")
     drawn: list[Any] = []
     with gr.Accordion("Model", open=False):
-        for name, entries in (("base", models.bases), ("lora", models.loras)):
+        for name, label, entries in (("base", "Base", models.bases), ("lora", "LoRA", models.loras)):
             choices = list(entries())
-            label = {"base": "Base", "lora": "LoRA"}[name]
             drawn.append(gr.Dropdown(label=label, choices=choices, value=choices[0], elem_id=f"{prefix}_{name}"))
         again = gr.Button("Look for new files", size="sm", elem_id=f"{prefix}_refresh")
     again.click(
-        lambda: (gr.update(choices=list(models.bases())), gr.update(choices=list(models.loras()))),
-        [],
-        drawn,
-        show_progress="hidden",
-        queue=False,
+        lambda: [gr.update(choices=list(entries())) for entries in (models.bases, models.loras)], [], drawn, **_QUIET
     )
     return drawn[0], drawn[1]
 
 
 def _outputs(*, is_running: bool = False, ticket: str = "", **changes: Any) -> tuple[Any, ...]:
     """All outputs of a run, in order; what is not named stays as it is."""
-    named = {
-        "pairs": gr.update(),
-        "view": gr.update(),
-        "status": gr.update(),
-        "offered": gr.update(),
-        "picker": gr.update(),
-        **changes,
-    }
+    named = {name: gr.update() for name in ("pairs", "view", "status", "offered", "picker")} | changes
     return (ticket, *named.values(), gr.update(interactive=not is_running), gr.update(interactive=is_running))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..image_files.picture import fit
 from ..image_files.pil import to_pil
 from ..image_files.read import read_image
 
@@ -38,8 +39,7 @@ class Pair:
 def make_pair(source: Path, result: Path, folder: Path, seconds: float) -> Pair:
     """Write the previews of both into `folder`. Raises what `read_image` raises."""
     before, after = open_image(source), open_image(result)
-    shrink = min(LONG_EDGE / max(after.size), 1.0)
-    width, height = (max(round(edge * shrink), 1) for edge in after.size)
+    height, width = fit((after.height, after.width), LONG_EDGE)
     paths = [folder / f"{result.stem}.{part}.webp" for part in ("before", "after")]
     for image, path in zip((before, after), paths, strict=True):
         image.resize((width, height), Image.Resampling.BICUBIC).save(path, "WEBP", quality=_QUALITY, method=2)
@@ -67,13 +67,9 @@ def thumbnail_url(path: Path) -> tuple[str, tuple[int, int]]:
     image.thumbnail((LONG_EDGE // 2, LONG_EDGE // 2))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=_QUALITY, method=2)
-    return _data_url(buffer.getvalue()), size
+    return data_url(buffer.getvalue()), size
 
 
-def file_url(path: Path) -> str:
-    """A preview as a data URL: every Gradio serves files under another address."""
-    return _data_url(path.read_bytes())
-
-
-def _data_url(data: bytes) -> str:
+def data_url(data: bytes) -> str:
+    """A preview for the page: every Gradio serves files under another address."""
     return "data:image/webp;base64," + base64.b64encode(data).decode("ascii")

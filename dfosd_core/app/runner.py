@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ..errors import DfosdError
 from ..files import copy_whole, free_path, reason_of, write_whole
@@ -31,18 +31,12 @@ class Request:
     lora: str = ""
 
 
-class UpscaleFile(Protocol):
-    """Upscales one file into another."""
+UpscaleFile = Callable[[Path, Path, "ProgressCallback"], tuple[int, int]]
+"""(source, target, progress) -> the result's (height, width). `target` appears whole or not at all.
 
-    def __call__(self, source: Path, target: Path, progress: ProgressCallback) -> tuple[int, int]:
-        """Returns the result's (height, width). `target` appears whole or not at all.
-
-        Calls `progress` after every tile and lets pass what it raises: so a run is stopped.
-        Raises DfosdError with one line for the user.
-        """
-        ...
-
-
+Calls `progress` after every tile and lets pass what it raises: so a run is stopped.
+Raises DfosdError with one line for the user.
+"""
 Engine = Callable[[Request], AbstractContextManager[UpscaleFile]]
 """Whoever has the networks. `with engine(request) as upscale_file:` surrounds a whole run."""
 
@@ -82,20 +76,27 @@ class Snapshot:
         return min((len(self.pairs) + len(self.problems) + tiles) / self.files, 1.0)
 
 
-@dataclass(kw_only=True)
-class Run:
-    """Starts with `start`. `lock` is held while it works: one run at a time, whoever asks."""
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """What all runs of a panel share. `lock` is held while one works: one run at a time, whoever asks."""
 
     engine: Engine
-    request: Request
-    files: Sequence[Path]
     results: Path
     """Folder of the results, from where they are offered. Nothing in it is overwritten."""
-    keep: Path | None
-    """Folder that gets a copy of each result, under a name that is free there."""
     previews: Path
-    limits: Limits
-    lock: threading.Lock
+    keep: Path | None = None
+    """Folder that gets a copy of each result, under a name that is free there."""
+    limits: Limits = field(default_factory=Limits)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass
+class Run:
+    """Starts with `start`."""
+
+    workplace: Workplace
+    request: Request
+    files: Sequence[Path]
     now: Snapshot = field(init=False)
     _stop: threading.Event = field(init=False, default_factory=threading.Event)
     _changed: threading.Event = field(init=False, default_factory=threading.Event)
@@ -134,16 +135,16 @@ class Run:
 
     def _work(self) -> None:
         try:
-            while not self.lock.acquire(timeout=0.1):
+            while not self.workplace.lock.acquire(timeout=0.1):
                 self._raise_if_stopped()
             try:
                 self._update(state="loading")
-                with self.engine(self.request) as upscale_file:
+                with self.workplace.engine(self.request) as upscale_file:
                     for path in self.files:
                         self._raise_if_stopped()
                         self._upscale(path, upscale_file)
             finally:
-                self.lock.release()
+                self.workplace.lock.release()
             self._end("done")
         except StoppedError:
             self._end("stopped")
@@ -166,14 +167,14 @@ class Run:
             self._raise_if_stopped()
 
         self._update(state="running", name=path.name, progress=None)
-        target = free_path(self.results, f"{path.stem}_{self.request.settings.size_name}", ".png")
+        target = free_path(self.workplace.results, f"{path.stem}_{self.request.settings.size_name}", ".png")
         started = time.perf_counter()
         try:
-            self.limits.check(path, self.request.settings)
+            self.workplace.limits.check(path, self.request.settings)
             upscale_file(path, target, show)
-            pair = make_pair(path, target, self.previews, time.perf_counter() - started)
-            if self.keep:
-                copy_whole(target, free_path(self.keep, target.stem, target.suffix))
+            pair = make_pair(path, target, self.workplace.previews, time.perf_counter() - started)
+            if self.workplace.keep:
+                copy_whole(target, free_path(self.workplace.keep, target.stem, target.suffix))
         except (DfosdError, RuntimeError, MemoryError, OSError) as error:
             self._add_problem(without_folder(explain(error, path, target), path, target))
         else:
@@ -183,16 +184,11 @@ class Run:
         archive = None
         if len(self.now.pairs) > 1:
             try:
-                archive = write_zip(self.results, [pair.result for pair in self.now.pairs])
+                archive = free_path(self.workplace.results, "dfosd", ".zip")
+                with write_whole(archive) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as flat:
+                    for pair in self.now.pairs:  # stored as they are: a PNG is compressed already
+                        flat.write(pair.result, pair.result.name)
             except OSError as error:
+                archive = None
                 self._add_problem(f"The zip file cannot be written: {reason_of(error)}. Take the images one by one.")
         self._update(state=state, progress=None, archive=archive)
-
-
-def write_zip(folder: Path, files: Sequence[Path]) -> Path:
-    """The files, flat, in a new zip in `folder`. Stored as they are: a PNG is compressed already."""
-    path = free_path(folder, "dfosd", ".zip")
-    with write_whole(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for image in files:
-            archive.write(image, image.name)
-    return path

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from ..errors import ConfigError
+from ..files import make_folder
 from .limits import Limits
 from .model_files import ModelFiles
 from .panel import ModelLists, Panel, build_panel
@@ -38,11 +39,9 @@ class App:
     models: ModelFiles
     limits: Limits
     out: Path | None = None
+    _folder: Path = field(init=False, default_factory=lambda: Path(tempfile.mkdtemp(prefix="dfosd-")))
     _page: Any = field(init=False, default=None)
     _panel: Panel | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="dfosd-"))
 
     def start(self, host: str, port: int | None) -> str:
         """Serve, and return the address. `port`: None takes a free one from 7860 on. Raises ConfigError."""
@@ -51,7 +50,7 @@ class App:
         os.environ["GRADIO_TEMP_DIR"] = str(self._folder / "gradio")
         results, previews = self._folder / "gradio" / "results", self._folder / "previews"
         for folder in (results, previews, *filter(None, [self.out])):
-            _make(folder)
+            make_folder(folder, ConfigError)
         with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
             gr.Markdown("**DFOSD**  larger and sharper pictures in one step", elem_id="dfosd_title")
             lists = ModelLists(bases=self.models.bases, loras=self.models.loras)
@@ -92,10 +91,3 @@ class App:
         if self._page:
             self._page.close(verbose=False)
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"The folder '{folder}' cannot be made: {error.strerror or error}.") from error

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from html import escape
 
 from ..upscale_file import PHASES
-from .preview import Pair, file_url
+from .preview import Pair, data_url
 from .runner import Snapshot
 
 _STYLE = """<style>
@@ -73,8 +73,8 @@ def compare(pair: Pair) -> str:
     reduced = "" if pair.preview_size == pair.size_after else f"<span>shown at {width}×{height}</span>"
     return f"""{_STYLE}<div class="dfosd-view"><div class="dfosd-scroll">
 <div class="dfosd-frame" style="--dfosd-at:50%;--dfosd-width:{width};--dfosd-height:{height}">
-<img class="dfosd-after" src="{file_url(pair.after)}" alt="{name}, upscaled" draggable="false">
-<img class="dfosd-before" src="{file_url(pair.before)}" alt="{name}, before" draggable="false">
+<img class="dfosd-after" src="{data_url(pair.after.read_bytes())}" alt="{name}, upscaled" draggable="false">
+<img class="dfosd-before" src="{data_url(pair.before.read_bytes())}" alt="{name}, before" draggable="false">
 <span class="dfosd-tag" style="left:10px">before</span><span class="dfosd-tag" style="right:10px">after</span>
 <div class="dfosd-line"></div>
 <input type="range" min="0" max="100" step="0.1" value="50" aria-label="Where before ends and after begins"

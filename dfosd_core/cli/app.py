@@ -12,24 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from ..errors import ConfigError
-from ..exit_codes import OK
-from .options import add_device
-
-
-def add_app(parser: argparse.ArgumentParser) -> None:
-    """The flags of `dfosd app`."""
-    parser.set_defaults(parser=parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, metavar="N", help="default: the first free one from 7860 on")
-    parser.add_argument("--open", action="store_true", help="open the page in the browser")
-    parser.add_argument("--out", metavar="FOLDER", help="keep the results here (default: until the app ends)")
-    parser.add_argument("--file-mb", type=int, metavar="N", help="largest file taken (default: 200)")
-    parser.add_argument("--megapixels", type=int, metavar="N", help="largest result made (default: 100)")
-    model = parser.add_argument_group("model")
-    model.add_argument("--models", metavar="FOLDER", help="bases and LoRAs to choose from on the page")
-    model.add_argument("--base", metavar="PATH", help="an SD 2.1-base, first choice on the page")
-    model.add_argument("--lora", metavar="FILE", help="a DFOSD LoRA, first choice on the page")
-    add_device(model)
+from . import OK
 
 
 def run_app(given: argparse.Namespace) -> int:

@@ -22,8 +22,9 @@ def describe_file(name: str) -> str:
         raise LoraFormatError(f"There is no file or folder '{path}'.")
     if path.suffix != ".safetensors" or kind_of_file(path) == "base model":
         base = read_base(path)
-        counts = [sum(p.numel() for p in model.parameters()) for model in (base.unet, base.vae)]
-        return _table(f"{path}: base model", _layout_lines(base.layout) + _base_sizes(*counts))
+        networks = (("UNet", base.unet), ("VAE", base.vae))
+        sizes = [(f"{name} parameters", f"{sum(p.numel() for p in net.parameters()):,}") for name, net in networks]
+        return _table(f"{path}: base model", [*_layout_lines(base.layout), *sizes])
     return _table(f"{path}: DFOSD LoRA", _lora_lines(load_lora(path)))
 
 
@@ -31,9 +32,8 @@ def describe_architecture(name: str) -> str:
     """`name`: "sd21", the only layout the paper gives figures for."""
     assert name == "sd21"
     report = sd21_report()
-    title = f"DFOSD on SD 2.1-base, rank {RANK}, one {SIZE_PX}x{SIZE_PX} image"
     return _table(
-        title,
+        f"DFOSD on SD 2.1-base, rank {RANK}, one {SIZE_PX}x{SIZE_PX} image",
         [
             ("LoRA layers", f"{report.lora_layers:,}"),
             ("LoRA parameters", f"{report.lora_parameters:,}"),
@@ -64,10 +64,7 @@ def _lora_lines(lora: DfosdLora) -> list[tuple[str, str]]:
         ("parameters", f"{parameters:,}"),
         ("replaced weights", str(len(lora.set_weights) + len(lora.set_biases))),
         ("prompt", f"{lora.prompt_embeds.shape[1]} tokens of {lora.prompt_embeds.shape[2]}"),
-        (
-            "training",
-            json.dumps(about.train_config, sort_keys=True) if about.train_config else "not recorded",
-        ),
+        ("training", json.dumps(about.train_config, sort_keys=True) if about.train_config else "not recorded"),
         ("commit", about.git_commit or "not recorded"),
     ]
 
@@ -78,10 +75,6 @@ def _layout_lines(layout: BaseLayout) -> list[tuple[str, str]]:
         ("UNet levels", " ".join(str(width) for width in layout.block_out_channels)),
         ("latent", f"{layout.latent_channels} channels, 1/{layout.latent_factor} size"),
     ]
-
-
-def _base_sizes(unet: int, vae: int) -> list[tuple[str, str]]:
-    return [("UNet parameters", f"{unet:,}"), ("VAE parameters", f"{vae:,}")]
 
 
 def _table(title: str, lines: Iterable[tuple[str, str]]) -> str:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ConfigError, ImageFileError
-from ..image_files.formats import FORMATS, READABLE_SUFFIXES, is_image_name
+from ..files import make_folder
+from ..image_files import FORMATS, READABLE_SUFFIXES, is_image_name
 from ..settings import UpscaleSettings
 
 
@@ -33,10 +34,10 @@ class Plan:
 def make_plan(inputs: Sequence[str], output: str | None, settings: UpscaleSettings, *, overwrite: bool) -> Plan:
     """Raises ConfigError for an `output` that makes no sense, ImageFileError if its folder cannot be made."""
     plan = Plan()
-    sources = _unique(_expand(inputs, plan.problems))
+    sources = list({_identity(path): path for path in _expand(inputs, plan.problems)}.values())
     wanted = [Job(source=source, target=_target(source, output, settings, len(sources))) for source in sources]
     if output is not None and wanted:
-        _make_folder(wanted[0].target.parent)
+        make_folder(wanted[0].target.parent, ImageFileError)
     results = {_identity(job.target): job.source for job in wanted}
     taken: dict[Path, Path] = {}
     for job in wanted:
@@ -75,26 +76,18 @@ def _files_of(text: str) -> list[Path]:
     """One input's files. Windows' shells leave patterns to the program, so they are expanded here as well."""
     path = Path(text)
     if path.is_dir():
-        found = sorted(child for child in path.iterdir() if _is_image(child))
-        if not found:
-            raise ImageFileError(f"There is no image in the folder '{path}' ({', '.join(READABLE_SUFFIXES)}).")
-        return found
-    if path.exists():
+        found = sorted(path.iterdir())
+        problem = f"There is no image in the folder '{path}' ({', '.join(READABLE_SUFFIXES)})."
+    elif path.exists():
         return [path]
-    if glob.has_magic(text):
-        found = [match for match in map(Path, sorted(glob.glob(text, recursive=True))) if _is_image(match)]
-        if not found:
-            raise ImageFileError(f"No image matches '{text}'.")
-        return found
-    raise ImageFileError(f"There is no file or folder '{path}'.")
-
-
-def _is_image(path: Path) -> bool:
-    return is_image_name(path) and path.is_file()
-
-
-def _unique(paths: Iterable[Path]) -> list[Path]:
-    return list({_identity(path): path for path in paths}.values())
+    elif glob.has_magic(text):
+        found, problem = map(Path, sorted(glob.glob(text, recursive=True))), f"No image matches '{text}'."
+    else:
+        raise ImageFileError(f"There is no file or folder '{path}'.")
+    images = [match for match in found if is_image_name(match) and match.is_file()]
+    if not images:
+        raise ImageFileError(problem)
+    return images
 
 
 def _identity(path: Path) -> Path:
@@ -116,10 +109,3 @@ def _target(source: Path, output: str | None, settings: UpscaleSettings, sources
     if sources > 1:
         raise ConfigError(f"-o {output} names one file, but there are {sources} images. Name a folder instead.")
     return path
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageFileError(f"The folder '{folder}' cannot be made: {error.strerror or error}.") from error

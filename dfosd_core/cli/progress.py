@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from functools import partial
+from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
 
 from ..upscale_file import PHASES
 
 if TYPE_CHECKING:
-    from ..tiles.run import Progress
+    from ..tiles.run import Progress, ProgressCallback
 
 _IMAGES = "{l_bar}{bar}| {n_fmt}/{total_fmt} images [{elapsed}<{remaining}]"
 _TILES = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
@@ -22,16 +23,23 @@ class Bars:
     """Bars for `images` images; none are drawn when `quiet`, or where there is no terminal."""
 
     def __init__(self, images: int, *, quiet: bool = False, file: TextIO | None = None) -> None:
-        self._file = file or sys.stderr
-        self._hidden = quiet or not self._file.isatty()
-        self._images = self._bar(images, "images", _IMAGES, position=0) if images > 1 else None
+        screen = file or sys.stderr
+        hidden = quiet or not screen.isatty()
+        self._bar = partial(tqdm, leave=False, file=screen, disable=hidden, dynamic_ncols=True)
+        self._images = self._bar(total=images, desc="images", bar_format=_IMAGES, position=0) if images > 1 else None
 
     @contextmanager
-    def image(self, name: str) -> Iterator[_TileBar]:
-        """The tile bar of one image; the image counts as done afterwards, also if it failed."""
-        bar = _TileBar(self._bar(1, name, _TILES, position=int(self._images is not None)), name)
+    def image(self, name: str) -> Iterator[ProgressCallback]:
+        """Draws the tile bar of one image; the image counts as done afterwards, also if it failed."""
+        bar = self._bar(total=1, desc=name, bar_format=_TILES, position=int(self._images is not None))
+
+        def show(progress: Progress) -> None:
+            bar.set_description(f"{name}: {PHASES[progress.phase]}", refresh=False)
+            bar.total, bar.n = progress.total, progress.done  # the total grows when tiles have to become smaller
+            bar.refresh()
+
         try:
-            yield bar
+            yield show
         finally:
             bar.close()
             if self._images is not None:
@@ -47,30 +55,3 @@ class Bars:
         """Take the bars away."""
         if self._images is not None:
             self._images.close()
-
-    def _bar(self, total: int, name: str, form: str, position: int) -> tqdm[Any]:
-        return tqdm(
-            total=total,
-            desc=name,
-            bar_format=form,
-            position=position,
-            leave=False,
-            file=self._file,
-            disable=self._hidden,
-            dynamic_ncols=True,
-        )
-
-
-class _TileBar:
-    def __init__(self, bar: tqdm[Any], name: str) -> None:
-        self._bar = bar
-        self._name = name
-
-    def __call__(self, progress: Progress) -> None:
-        """The pipeline's callback. Its totals may grow, when tiles have to become smaller."""
-        self._bar.set_description(f"{self._name}: {PHASES[progress.phase]}", refresh=False)
-        self._bar.total, self._bar.n = progress.total, progress.done
-        self._bar.refresh()
-
-    def close(self) -> None:
-        self._bar.close()

@@ -12,22 +12,17 @@ from types import FrameType
 from typing import NoReturn
 
 from ..errors import DfosdError
-from ..exit_codes import FAILED, INTERRUPTED, OK, TERMINATED
 from ..models import load_models, pick_device
 from ..settings import ModelChoice, UpscaleSettings
 from ..tiles.run import is_out_of_memory
 from ..upscale_file import explain, upscale_file
+from . import FAILED, INTERRUPTED, OK, TERMINATED
 from .plan import Job
 from .progress import Bars
 
 
 def run_jobs(
-    jobs: list[Job],
-    settings: UpscaleSettings,
-    choice: ModelChoice,
-    *,
-    overwrite: bool = False,
-    quiet: bool = False,
+    jobs: list[Job], settings: UpscaleSettings, choice: ModelChoice, *, overwrite: bool = False, quiet: bool = False
 ) -> int:
     """Upscale, write, report. Returns an exit code. Raises DfosdError if no model can be had."""
     device = pick_device(choice.device)

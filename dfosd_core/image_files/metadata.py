@@ -17,7 +17,7 @@ _EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 0x8769, 0x8825, 0xA005
 # Description, make, model, software, date, artist, host, rating, copyright, Windows' XP fields.
 # In a TIFF all other tags describe how its own samples are stored.
 _KEPT_TAGS = (270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096))
-_SIZES_IN_EXIF = (0xA002, 0xA003)
+_NOT_KEPT_IN_EXIF = (0xA002, 0xA003, _INTEROP_IFD)  # the first two are the sizes
 _XMP_KEY = "XML:com.adobe.xmp"
 _XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>')
 
@@ -44,9 +44,10 @@ def read_metadata(image: Image.Image, *, is_grey: bool) -> ImageMetadata:
     """From an image that has been loaded: a PNG may have its metadata behind the samples."""
     info = cast("dict[str, Any]", image.info)
     texts = cast("Mapping[str, str]", getattr(image, "text", {}))
-    xmp = info.get("xmp") or texts.get(_XMP_KEY)
+    xmp, profile = info.get("xmp") or texts.get(_XMP_KEY), info.get("icc_profile")
     return ImageMetadata(
-        icc_profile=_fitting_profile(info.get("icc_profile"), is_grey=is_grey),
+        # That of a CMYK file was used up by the conversion, and is for other samples.
+        icc_profile=profile if profile and profile[16:20] == (b"GRAY" if is_grey else b"RGB ") else None,
         exif=_exif(image.getexif()),
         xmp=_XMP_ORIENTATION.sub(b"", xmp.encode() if isinstance(xmp, str) else xmp) if xmp else None,
         dpi=_dpi(info.get("dpi")),
@@ -60,11 +61,6 @@ def read_metadata(image: Image.Image, *, is_grey: bool) -> ImageMetadata:
     )
 
 
-def _fitting_profile(profile: bytes | None, *, is_grey: bool) -> bytes | None:
-    """The profile, if it is for samples of this kind: that of a CMYK file was used up by the conversion."""
-    return profile if profile and profile[16:20] == (b"GRAY" if is_grey else b"RGB ") else None
-
-
 def _dpi(stated: Any) -> tuple[float, float] | None:
     try:
         across, down = float(stated[0]), float(stated[1])
@@ -76,12 +72,8 @@ def _dpi(stated: Any) -> tuple[float, float] | None:
 def _exif(source: Image.Exif) -> bytes | None:
     kept = Image.Exif()
     try:
-        for tag in _KEPT_TAGS:
-            if tag in source:
-                kept[tag] = source[tag]
-        camera = dict(source.get_ifd(_EXIF_IFD))
-        for tag in (*_SIZES_IN_EXIF, _INTEROP_IFD):
-            camera.pop(tag, None)
+        kept.update({tag: source[tag] for tag in _KEPT_TAGS if tag in source})
+        camera = {tag: value for tag, value in source.get_ifd(_EXIF_IFD).items() if tag not in _NOT_KEPT_IN_EXIF}
         for tag, ifd in ((_EXIF_IFD, camera), (_GPS_IFD, dict(source.get_ifd(_GPS_IFD)))):
             if ifd:
                 kept[tag] = ifd

@@ -68,6 +68,12 @@ def add_alpha(light: NDArray[np.uint16], transparent: int | tuple[int, ...]) -> 
     return np.concatenate([light, opaque.astype(np.uint16) * 65535], axis=2)
 
 
+def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """(height, width) of `size` reduced to a longer edge of at most `longest`, at least 1."""
+    ratio = min(1.0, longest / max(size))
+    return max(round(size[0] * ratio), 1), max(round(size[1] * ratio), 1)
+
+
 def turn_upright(samples: Samples, orientation: int) -> Samples:
     """Undo an EXIF orientation, 1 to 8; anything else counts as 1."""
     if orientation in (5, 6, 7, 8):

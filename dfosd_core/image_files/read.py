@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import ImageFileError
 from .formats import FORMATS
 from .metadata import read_metadata
-from .picture import Picture, turn_upright
+from .picture import Picture
 from .pil import from_pil
 from .read16 import is_16_bit_file, read_16_bit
 
@@ -75,8 +75,9 @@ def _open(data: bytes, name: str | Path, decode: Callable[[bytes, Image.Image], 
         raise ImageFileError(f"'{name}' is larger than {_megapixels(MAX_PIXELS)}. Cut it into pieces.") from error
     except MemoryError as error:
         raise ImageFileError(f"'{name}' does not fit into memory.") from error
-    except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
-        raise ImageFileError(f"'{name}' is damaged: {_reason(error)}. Get the file again.") from error
+    except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything, over several lines
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ImageFileError(f"'{name}' is damaged: {reason}. Get the file again.") from error
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -107,16 +108,9 @@ def _refuse_unsuitable(name: str | Path, image: Image.Image) -> None:
 def _decode(data: bytes, image: Image.Image) -> Picture:
     if not is_16_bit_file(data, image):
         return from_pil(image)
-    samples = read_16_bit(data, image)
-    orientation = 1 if image.format == "TIFF" else image.getexif().get(274, 1)
-    samples = np.ascontiguousarray(turn_upright(samples, orientation))
+    samples = np.ascontiguousarray(read_16_bit(data, image))
     return Picture(samples=samples, metadata=read_metadata(image, is_grey=samples.shape[2] < 3))
 
 
 def _megapixels(pixels: int) -> str:
     return f"{pixels / 1e6:.0f} megapixels"
-
-
-def _reason(error: Exception) -> str:
-    """Pillow's reason without its line breaks and its full stop."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

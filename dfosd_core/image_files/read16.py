@@ -25,14 +25,15 @@ def is_16_bit_file(data: bytes, image: Image.Image) -> bool:
 
 
 def read_16_bit(data: bytes, image: Image.Image) -> NDArray[np.uint16]:
-    """(H, W, C) uint16; a TIFF upright, a PNG as stored. Raises what Pillow raises for a damaged file."""
-    if image.format == "PNG":
-        image.load()  # OpenCV fills what a cut-off file lacks with zeros and says nothing: Pillow says it
-        return _png(_opencv(data), color_type=data[25], transparent=image.info.get("transparency"))
+    """(H, W, C) uint16, upright. Raises what Pillow raises for a damaged file."""
     tags = cast("dict[int, Any]", getattr(image, "tag_v2", {}))
     orientation = tags.get(_ORIENTATION, 1)
-    image.load()
-    samples = _tiff(_opencv(_as_stored(data)), tags)
+    image.load()  # OpenCV fills what a cut-off file lacks with zeros and says nothing: Pillow says it
+    if image.format == "PNG":
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        samples = _png(_opencv(data), color_type=data[25], transparent=image.info.get("transparency"))
+    else:
+        samples = _tiff(_opencv(_as_stored(data)), tags)
     return cast("NDArray[np.uint16]", turn_upright(samples, orientation))
 
 
@@ -60,9 +61,7 @@ def _png(samples: NDArray[np.uint16], color_type: int, transparent: object) -> N
     light = samples[..., :1] if color_type in (0, 4) else samples[..., :3]
     if color_type in (4, 6):
         return np.concatenate([light, samples[..., 3:]], axis=2)
-    if not isinstance(transparent, (int, tuple)):
-        return light
-    return add_alpha(light, transparent)
+    return add_alpha(light, transparent) if isinstance(transparent, (int, tuple)) else light
 
 
 def _tiff(samples: NDArray[np.uint16], tags: dict[int, Any]) -> NDArray[np.uint16]:

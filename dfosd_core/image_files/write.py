@@ -9,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..errors import ImageFileError
 from ..files import reason_of, write_whole
-from .formats import FORMATS
+from . import FORMATS
 from .metadata import ImageMetadata
 from .picture import Picture
 from .pil import to_pil
@@ -70,22 +70,19 @@ def encode_image(file: BinaryIO, name: str, picture: Picture) -> None:
 
 def _options(name: str, metadata: ImageMetadata) -> dict[str, Any]:
     """What Pillow's writer of the format takes."""
-    exif, xmp, icc_profile = metadata.exif, metadata.xmp, metadata.icc_profile
-    options: dict[str, Any] = {"dpi": metadata.dpi} if metadata.dpi else {}
-    if name == "BMP":
-        return options
-    if name == "JPEG":  # one segment each, of 64 KB at most
-        options |= {"quality": QUALITY, "subsampling": 0, "optimize": True, "comment": metadata.comment or b""}
-        exif = exif if exif and len(exif) < _JPEG_SEGMENT else None
-        xmp = xmp if xmp and len(xmp) < _JPEG_SEGMENT else None
+    kept: dict[str, Any] = {"dpi": metadata.dpi}
+    if name != "BMP":
+        kept |= {"exif": metadata.exif, "xmp": metadata.xmp, "icc_profile": metadata.icc_profile}
+    own: dict[str, Any] = {}
+    if name == "JPEG":
+        own = {"quality": QUALITY, "subsampling": 0, "optimize": True, "comment": metadata.comment or b""}
+        for key in ("exif", "xmp"):  # one segment each, of 64 KB at most
+            kept[key] = kept[key] if len(kept[key] or b"") < _JPEG_SEGMENT else None
     elif name == "WEBP":
-        options |= {"quality": QUALITY, "exact": True}
+        own = {"quality": QUALITY, "exact": True}
     elif name == "PNG":
-        options["pnginfo"] = _png_info(metadata)
-        xmp = None
-    options |= {"exif": exif} if exif else {}
-    options |= {"xmp": xmp} if xmp else {}
-    return {**options, "icc_profile": icc_profile} if icc_profile else options
+        own, kept["xmp"] = {"pnginfo": _png_info(metadata)}, None
+    return own | {key: value for key, value in kept.items() if value}
 
 
 def _png_info(metadata: ImageMetadata) -> PngInfo:

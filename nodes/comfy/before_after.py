@@ -8,10 +8,10 @@ import secrets
 import folder_paths  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
+from ...dfosd_core.image_files.picture import fit
 from ...dfosd_core.image_files.pil import to_pil
 from ...dfosd_core.image_files.tensors import to_picture
 from ...dfosd_core.images import resize, to_bchw, to_bhwc
-from ...dfosd_core.mosaic import fit
 
 LONGEST_PX = 2048
 MOST_IMAGES = 4

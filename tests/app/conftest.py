@@ -12,7 +12,7 @@ from PIL import Image
 from support.held_engine import HeldEngine
 
 from dfosd_core.app.limits import Limits
-from dfosd_core.app.runner import Request, Run
+from dfosd_core.app.runner import Request, Run, Workplace
 from dfosd_core.settings import UpscaleSettings
 
 
@@ -43,15 +43,14 @@ def make_run(tmp_path: Path, engine: HeldEngine) -> Callable[..., Run]:
         (tmp_path / name).mkdir()
 
     def make(*files: Path, limits: Limits | None = None, keep: bool = False, **settings: float) -> Run:
-        return Run(
+        workplace = Workplace(
             engine=engine,
-            request=Request(settings=UpscaleSettings(**settings)),  # type: ignore[arg-type]
-            files=files,
             results=tmp_path / "results",
             previews=tmp_path / "previews",
             keep=tmp_path / "kept" if keep else None,
             limits=limits or Limits(),
             lock=lock,
         )
+        return Run(workplace, Request(settings=UpscaleSettings(**settings)), files)  # type: ignore[arg-type]
 
     return make

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dfosd_core.app.limits import Limits
-from dfosd_core.cli.main import main, make_parser
+from dfosd_core.cli.arguments import make_parser
+from dfosd_core.cli.main import main
 
 
 def test_this_machine_only_is_the_default() -> None:

@@ -18,6 +18,7 @@ from dfosd_core.app import controls, view
 from dfosd_core.app.limits import Limits
 from dfosd_core.app.panel import Panel
 from dfosd_core.app.preview import Pair
+from dfosd_core.app.runner import Workplace
 from dfosd_core.errors import ConfigError
 from dfosd_core.settings import UpscaleSettings
 
@@ -31,9 +32,7 @@ Photo = Callable[..., Path]
 def panel(engine: HeldEngine, tmp_path: Path) -> Iterator[Panel]:
     for name in ("results", "previews"):
         (tmp_path / name).mkdir()
-    made = Panel(
-        engine=engine, results=tmp_path / "results", previews=tmp_path / "previews", keep=None, limits=Limits()
-    )
+    made = Panel(Workplace(engine=engine, results=tmp_path / "results", previews=tmp_path / "previews"))
     yield made
     made.close()
 
@@ -173,7 +172,7 @@ def test_upload_that_is_too_large_is_refused_at_once(engine: HeldEngine, photo: 
     path = photo()
     with path.open("ab") as file:
         file.truncate(3_000_000)
-    small = Panel(engine=engine, results=tmp_path, previews=tmp_path, keep=None, limits=Limits(file_mb=2))
+    small = Panel(Workplace(engine=engine, results=tmp_path, previews=tmp_path, limits=Limits(file_mb=2)))
     expected = "&#x27;photo.png&#x27; has 3 MB; at most 2 MB are taken. Save it smaller."
     assert expected in small.summary([str(path)], *DEFAULTS)
 

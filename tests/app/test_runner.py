@@ -14,7 +14,7 @@ from PIL import Image
 from support.held_engine import TILES, HeldEngine, end_of
 
 from dfosd_core.app.limits import Limits
-from dfosd_core.app.runner import Run
+from dfosd_core.app.runner import Engine, Run
 from dfosd_core.errors import LoraMismatchError
 from dfosd_core.upscale_file import explain
 
@@ -145,11 +145,15 @@ def test_too_large_result_is_refused_before_computing(make_run: MakeRun, photo: 
     assert engine.tiles == 0
 
 
+def with_engine(run: Run, engine: Engine) -> Run:
+    return replace(run, workplace=replace(run.workplace, engine=engine))
+
+
 def test_engine_that_refuses_fails_the_run_with_its_line(make_run: MakeRun, photo: Photo) -> None:
     def refuse(_: object) -> Any:
         raise LoraMismatchError("The LoRA does not fit.")
 
-    run = replace(make_run(photo()), engine=refuse)
+    run = with_engine(make_run(photo()), refuse)
     run.start()
     end = end_of(run)
     assert (end.state, end.problems) == ("failed", ("The LoRA does not fit.",))
@@ -162,7 +166,7 @@ def test_out_of_memory_says_what_helps(make_run: MakeRun, photo: Photo, words: s
     def full(*_: object) -> Any:
         raise RuntimeError(words)
 
-    run = replace(make_run(photo()), engine=lambda _: nullcontext(full))
+    run = with_engine(make_run(photo()), lambda _: nullcontext(full))
     run.start()
     assert end_of(run).problems == ("'photo.png': Out of memory. Free some memory or use a smaller scale.",)
 

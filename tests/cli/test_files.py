@@ -3,7 +3,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -112,7 +112,7 @@ def test_orientation_is_honoured_and_not_kept(tmp_path: Path, name: str, orienta
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])
-def test_tiff16_orientation(tmp_path: Path, orientation: int, order: str, big: bool) -> None:
+def test_tiff16_orientation(tmp_path: Path, orientation: int, order: Literal["<", ">"], big: bool) -> None:
     tags = [(274, "H", 1, orientation, True)]
     tifffile.imwrite(tmp_path / "a.tif", SAMPLES_16, photometric="rgb", extratags=tags, byteorder=order, bigtiff=big)
     assert np.array_equal(read_image(tmp_path / "a.tif").samples, turn_upright(SAMPLES_16, orientation))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.tiny_models import random_lora, tiny_host, write_folder
 
-from dfosd_core.cli import main as main_module
+from dfosd_core.cli import arguments as arguments_module
 from dfosd_core.cli.main import main
 from dfosd_core.cli.progress import Bars
 from dfosd_core.lora.file import save_lora
@@ -74,9 +74,9 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_version_of_an_installed_package_is_what_it_was_installed_as(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main_module, "__file__", "/nowhere/dfosd_core/cli/main.py")
-    monkeypatch.setattr(main_module.importlib.metadata, "version", lambda name: f"that of {name}")
-    assert main_module.version() == "that of dfosd"
+    monkeypatch.setattr(arguments_module, "__file__", "/nowhere/dfosd_core/cli/arguments.py")
+    monkeypatch.setattr(arguments_module.importlib.metadata, "version", lambda name: f"that of {name}")
+    assert arguments_module.version() == "that of dfosd"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 from dfosd_core.errors import ImageFileError
 from dfosd_core.image_files.metadata import ImageMetadata
-from dfosd_core.image_files.picture import Picture
+from dfosd_core.image_files.picture import Picture, Samples
 from dfosd_core.image_files.pil import from_pil, to_pil
 from dfosd_core.image_files.read import decode_image, decode_size
 from dfosd_core.image_files.tensors import to_picture, to_tensor
@@ -94,7 +94,7 @@ def test_image_is_turned_upright() -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_file_in_base64_keeps_bits_and_profile(dtype: Any, channels: int) -> None:
     """The way of the WebUI's route."""
-    samples = RNG.integers(0, np.iinfo(dtype).max + 1, (6, 5, channels), dtype)
+    samples = cast("Samples", RNG.integers(0, np.iinfo(dtype).max + 1, (6, 5, channels), dtype))
     given = Picture(samples=samples, metadata=ImageMetadata(icc_profile=GREY if channels < 3 else SRGB))
     file = io.BytesIO()
     encode_image(file, "PNG", given)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def touch(*names: str) -> None:
         Path(name).touch()
 
 
-def plan(*inputs: str, output: str | None = None, overwrite: bool = False, **settings: int | float) -> Plan:
+def plan(*inputs: str, output: str | None = None, overwrite: bool = False, **settings: Any) -> Plan:
     return make_plan(inputs, output, UpscaleSettings(**settings), overwrite=overwrite)
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from PIL import Image
 
 from dfosd_core import files, pipeline
 from dfosd_core.hosts.own import OwnHost
-from dfosd_core.image_files.picture import Picture
+from dfosd_core.image_files.picture import Picture, Samples
 from dfosd_core.image_files.read import read_image
 from dfosd_core.image_files.tensors import to_picture, to_tensor
 
@@ -235,7 +235,7 @@ def test_signal_ends_between_files_without_a_half_one(
 )
 def test_samples_survive_the_way_through_floats(dtype: Any, channels: int, h: int, w: int, seed: int) -> None:
     top = int(np.iinfo(dtype).max)
-    samples = np.random.default_rng(seed).integers(0, top + 1, (h, w, channels), dtype)
+    samples = cast("Samples", np.random.default_rng(seed).integers(0, top + 1, (h, w, channels), dtype))
     picture = Picture(samples=samples)
     image = to_tensor(picture)
     assert image.shape == (1, h, w, 3 if channels in (1, 3) else 4)

@@ -61,7 +61,7 @@ class Server:
     def memory_kib(self) -> dict[str, int]:
         """Resident, anonymous and, since the last `forget_peak`, peak size of the process."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return {name: int(re.search(rf"{name}:\s+(\d+)", text)[1]) for name in ("VmRSS", "RssAnon", "VmHWM")}
+        return {name: int(re.findall(rf"{name}:\s+(\d+)", text)[0]) for name in ("VmRSS", "RssAnon", "VmHWM")}
 
     def forget_peak(self) -> None:
         """Let the peak begin at the present size (Linux)."""

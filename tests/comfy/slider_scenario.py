@@ -39,11 +39,12 @@ def load(page: Browser, workflow: dict[str, Any], name: str) -> None:
 
 def ends_at(page: Browser, wanted: object, expression: str) -> Any:
     """The expression's value when it is the wanted one, or what it is after half a minute."""
+    value = page.js(expression)
     for _ in range(150):
-        value = page.js(expression)
         if value == wanted:
             break
         time.sleep(0.2)
+        value = page.js(expression)
     return value
 
 

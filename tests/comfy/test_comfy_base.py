@@ -58,7 +58,7 @@ def test_base_is_bit_equal_within_one_workflow(graph: Graph) -> None:
 
 
 def test_stop_takes_effect_within_one_tile(graph: Graph) -> None:
-    tiles = {"unet_tile": 64, "unet_overlap": 16, "vae_tile": 64, "vae_overlap": 16}
+    tiles: dict[str, Any] = {"unet_tile": 64, "unet_overlap": 16, "vae_tile": 64, "vae_overlap": 16}
     result = graph.run(graph.upscale(picture(1, 48, 48), **tiles), interrupt_at=4)
     assert result.status == "interrupted"
     assert len(result.progress) <= 5
@@ -69,7 +69,7 @@ def test_too_little_memory_makes_smaller_tiles_of_ours(graph: Graph, twin: Diffu
     """16x32 pixels by 8 are 16x32 latents; 16x16 is allowed. The host's own tiled VAE would give another image."""
     image = picture(1, 16, 32)
     found = graph.output(limited(graph, image, 16 * 16, scale=8.0))
-    tiles = {"unet_tile": 128, "unet_overlap": 32, "vae_tile": 128, "vae_overlap": 64}
+    tiles: dict[str, Any] = {"unet_tile": 128, "unet_overlap": 32, "vae_tile": 128, "vae_overlap": 64}
     expected = upscale(image, twin, lora, UpscaleSettings(scale=8.0, **tiles))
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
     assert "Out of memory; trying again with tiles of 16 latents" in graph.process.log
@@ -106,11 +106,8 @@ def test_twenty_runs_do_not_grow_the_process(graph: Graph) -> None:
         assert result.status == "success", result.error
         return result.memory_kib["RssAnon"]
 
-    for seed in range(4):
-        begin = run(seed)
-    for seed in range(4, 24):
-        end = run(seed)
-    assert end < 1.01 * begin
+    sizes = [run(seed) for seed in range(24)]
+    assert sizes[-1] < 1.01 * sizes[3]
 
 
 def test_one_base_is_held_at_a_time(graph: Graph) -> None:

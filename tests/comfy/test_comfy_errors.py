@@ -61,7 +61,7 @@ def test_v_predicting_model_is_refused_for_a_base_lora(graph: Graph) -> None:
     workflow = graph.upscale(picture(1, 8, 8), model=["5", 0])
     workflow["5"] = {"class_type": "ModelSamplingDiscrete", "inputs": inputs}
     assert "2.1-base, the 512 px epsilon model" in error_of(graph, workflow)
-    workflow["5"]["inputs"]["sampling"] = "lcm"
+    inputs["sampling"] = "lcm"
     assert "expected EPS or V_PREDICTION" in error_of(graph, workflow)
 
 
@@ -88,11 +88,12 @@ def test_file_that_has_gone_is_named(graph: Graph, lora: DfosdLora) -> None:
 
 
 def test_settings_that_contradict_each_other_are_refused_before_the_run(graph: Graph) -> None:
-    for inputs, words in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"long_edge": 64, "short_edge": 64}, "Give only one of them"),
         ({"vae_tile": 64, "vae_overlap": 60}, "at most half the vae_tile"),
         ({"unet_tile": 9000}, "from 0 to 8192"),
-    ):
+    ]
+    for inputs, words in refused:
         result = graph.run(graph.upscale(picture(1, 8, 8), **inputs))
         assert result.status == "refused"
         assert words in result.error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_both_folders_are_searched_after_the_embedded_model(graph: Graph) -> Non
     assert graph.process.nodes["DFOSDLoadLoRA"]["input"]["required"]["lora"][0] == choices[1:]
 
 
-def color_fix(graph: Graph, images: int, references: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, object]]:
+def color_fix(graph: Graph, images: int, references: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
     image, reference = picture(images, 24, 32, channels=4), picture(references, 12, 16)
     inputs = {"image": ["2", 0], "reference": ["6", 0], "method": "adain"}
     workflow = {

@@ -94,4 +94,4 @@ def test_mosaic_of_any_size_takes_tiles_of_any_size(preview: ModuleType, size: t
         width = min(173, size[1] - left)
         values: Tensor = torch.rand(1, 3, size[0], width)
         picture = mosaic.paste(FinishedTile(image=0, top=0, left=left, size=size, values=values))
-    assert max(picture.size) <= preview.PREVIEW_PX
+        assert max(picture.size) <= preview.PREVIEW_PX

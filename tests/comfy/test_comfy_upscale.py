@@ -17,7 +17,7 @@ from dfosd_core.lora.file import DfosdLora, save_lora
 from dfosd_core.pipeline import UpscaleSettings, upscale
 
 TOLERANCE = 2e-4
-TILED = {"scale": 4.0, "unet_tile": 64, "unet_overlap": 16, "vae_tile": 64, "vae_overlap": 16}
+TILED: dict[str, Any] = {"scale": 4.0, "unet_tile": 64, "unet_overlap": 16, "vae_tile": 64, "vae_overlap": 16}
 
 
 @pytest.mark.parametrize("card", [False, True], ids=["hooks, as on a CPU", "patches, as on a card"])

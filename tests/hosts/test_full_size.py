@@ -55,7 +55,7 @@ def weights_hash(host: OwnHost) -> str:
     digest = hashlib.sha256()
     for model in (host.unet, host.vae):
         for parameter in model.parameters():
-            digest.update(memoryview(parameter.contiguous().numpy()).cast("B"))
+            digest.update(parameter.contiguous().numpy().data.cast("B"))
     return digest.hexdigest()
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dfosd_core.errors import BaseModelMismatchError
 from dfosd_core.hosts.own import load_default
-from dfosd_core.lora.file import DfosdLora
+from dfosd_core.lora.file import DfosdLora, LoraPair
 from dfosd_core.lora.names import kohya_name, lora_target_names
 from dfosd_core.schedule import alpha_bar_at
 from dfosd_core.training.base import replace_group_norms
@@ -42,7 +42,7 @@ def unmerged_eps(host: DiffusersHost, lora: DfosdLora) -> Callable[[Tensor, int,
             pair = lora.pairs[kohya_name(name)]
             layer = unet.get_submodule(name)
 
-            def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, pair=pair) -> Tensor:  # noqa: ANN001
+            def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, pair: LoraPair = pair) -> Tensor:
                 if isinstance(layer, nn.Conv2d):
                     low = nn.functional.conv2d(inputs[0], pair.down, stride=layer.stride, padding=layer.padding)
                     return output + strength * pair.alpha / pair.rank * nn.functional.conv2d(low, pair.up)

@@ -55,6 +55,10 @@ class DiffusersHost:
         return OwnHost(cast("Any", _Unet(self.unet)), cast("Any", _Vae(self.vae)), self.layout)
 
     @property
+    def name(self) -> str:
+        return self._host.name
+
+    @property
     def size_multiple_px(self) -> int:
         return self._host.size_multiple_px
 

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from dfosd_core.hosts.own import OwnHost
 from dfosd_core.lora.file import DfosdLora, LoraPair
 from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.lora.names import kohya_name, ldm_unet_key, ldm_vae_key, lora_target_names
@@ -47,7 +48,7 @@ def tiny_host(seed: int = 0, prediction_type: str = "epsilon", **unet_changes: A
     return DiffusersHost(unet, vae, layout_of(unet, vae, prediction_type))
 
 
-def random_lora(host: DiffusersHost, seed: int = 7, rank: int = 4, size: float = 0.5) -> DfosdLora:
+def random_lora(host: DiffusersHost | OwnHost, seed: int = 7, rank: int = 4, size: float = 0.5) -> DfosdLora:
     """A LoRA on all of DFOSD's target layers, its `up` matrices well away from zero."""
     generator = torch.Generator().manual_seed(seed)
     pairs: dict[str, LoraPair] = {}

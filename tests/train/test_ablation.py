@@ -107,7 +107,7 @@ def results() -> dict[str, Any]:
         ("dists", 1): (29.9, 0.16),
         ("nad", 0): (29.0, 0.14),
     }
-    runs = [
+    runs: list[dict[str, Any]] = [
         {"row": row, "seed": seed, "scores": {"held": {"PSNR-Y": p, "SSIM-Y": 0.8, "DISTS": d}}}
         for (row, seed), (p, d) in scores.items()
     ]

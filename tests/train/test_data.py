@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from dfosd_core.errors import ConfigError
-from dfosd_core.image_files.formats import READABLE_SUFFIXES
+from dfosd_core.image_files import READABLE_SUFFIXES
 from train_tools.data.crops import CropDataset, MicroBatchSampler, batches
 from train_tools.data.photos import PixelCache, photo_paths
 from train_tools.settings.config import DataConfig

@@ -19,7 +19,7 @@ from dfosd_core.training.dists_ops import l2_pool
 from dfosd_core.training.ea_dists import EaDists, sobel
 
 WIDTHS = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256}
-WIDTHS |= dict.fromkeys((17, 19, 21, 24, 26, 28), 512)
+WIDTHS.update(dict.fromkeys((17, 19, 21, 24, 26, 28), 512))
 COMPARED = (2, 7, 14, 21, 28)
 Image = Callable[[], Tensor]
 
@@ -168,6 +168,7 @@ def test_loss_and_gradient_are_finite_everywhere(dists: Dists, name: str, other:
     loss.backward()
     assert torch.isfinite(loss)
     assert loss > -1e-5
+    assert image.grad is not None
     assert torch.isfinite(image.grad).all()
     if name not in (other, "out of range"):
         assert loss > 1e-3

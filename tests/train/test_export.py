@@ -115,7 +115,7 @@ def test_exported_lora_means_the_same_to_our_host_and_to_diffusers_own_loader(tm
         ours = host.predict_eps(z, 399, lora.prompt_embeds)
     # As a program with diffusers reads a kohya file. The prompt is no LoRA tensor, so it is not handed on.
     tensors = {key: value for key, value in lora.tensors().items() if key != PROMPT_KEY}
-    state, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(tensors)
+    state, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(tensors)[:2]
     assert len(state) == 2 * len(lora.pairs)
     StableDiffusionLoraLoaderMixin.load_lora_into_unet(state, alphas, host.unet)
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_every_pair_has_a_place_in_diffusers_kohya_loader() -> None:
     unet, file = sd21_file()
     del file[PROMPT_KEY]
     alphas = {key: torch.tensor(16.0) for key in file if key.endswith(".alpha")}  # their value is read
-    state, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(file | alphas)
+    state = StableDiffusionLoraLoaderMixin.lora_state_dict(file | alphas)[0]
     names = [name.removeprefix("unet.") for name in convert_unet_state_dict_to_peft(state)]
     layers = {name.rsplit(".lora_", 1)[0] for name in names}
     assert len(set(names)) == 2 * 278

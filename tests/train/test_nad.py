@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -38,7 +40,7 @@ def test_map_is_8x8_for_a_latent_of_64x64() -> None:
 def test_features_equal_the_mid_block_of_the_whole_unet() -> None:
     unet = small_unet()
     nad = Nad(unet, rank=RANK, lora_alpha=RANK, rng=rng())
-    seen: list[torch.Tensor] = []
+    seen: list[Any] = []
     unet.mid_block.register_forward_hook(lambda module, inputs, output: seen.append(output))
     z, t_noise = torch.randn(2, 4, 8, 8), torch.tensor([3, 700])
     with torch.no_grad():

@@ -42,7 +42,7 @@ def test_captions_make_room_below_each_row() -> None:
     sheet = contact_sheet([row, row], ("a", "b"), CELL)
     assert sheet.height == LINE_PX + 2 * (PITCH + LINE_PX)
     below = sheet.crop((0, LINE_PX + CELL, sheet.width, LINE_PX + PITCH + LINE_PX))
-    assert below.convert("L").getextrema()[0] < 100  # something is written there
+    assert min(below.convert("L").tobytes()) < 100  # something is written there
 
 
 def test_picture_file_is_what_was_drawn(tmp_path: Path) -> None:

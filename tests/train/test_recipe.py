@@ -19,6 +19,7 @@ from train_tools.loop.ema import Ema
 from train_tools.loop.learner import lr_factor
 from train_tools.loop.networks import initial_prompt
 from train_tools.loop.trainer import Trainer
+from train_tools.settings.config import Schedule
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,7 @@ def first_batch(run: Trainer) -> list[MicroBatch]:
 def test_one_iteration_moves_both_networks_and_nothing_frozen(material: Path, tmp_path: Path) -> None:
     run = trainer(config(material, tmp_path / "out"))
     generator, discriminator = run.networks.generator, run.networks.discriminator
+    assert discriminator is not None
     frozen = [snapshot(network, trainable=False) for network in (generator, discriminator, run.networks.base.vae)]
     before = [snapshot(network, trainable=True) for network in (generator, discriminator)]
     report = run.recipe.train_step(0, first_batch(run))
@@ -86,6 +88,7 @@ def test_pixel_discriminator_sees_images(material: Path, tmp_path: Path) -> None
     batch = first_batch(run)[0]
     _, left = run.recipe.forward_generator(batch, run.recipe.active_terms(0))
     assert left.fake.shape == batch.x_hr.shape
+    assert run.networks.discriminator is not None
     before = snapshot(run.networks.discriminator, trainable=True)
     report = run.recipe.train_step(0, [batch])
     now = dict(run.networks.discriminator.named_parameters())
@@ -118,7 +121,7 @@ def test_gradients_are_clipped_for_each_network(material: Path, tmp_path: Path) 
         (100, 0, "cosine", 0.01),
     ],
 )
-def test_learning_rate_is_a_function_of_the_step(step: int, first: int, schedule: str, expected: float) -> None:
+def test_learning_rate_is_a_function_of_the_step(step: int, first: int, schedule: Schedule, expected: float) -> None:
     assert lr_factor(step, first, steps=100, warmup_steps=4, schedule=schedule) == pytest.approx(expected)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dfosd_core import images
 from dfosd_core.errors import ConfigError, ImageFileError
-from dfosd_core.image_files.formats import READABLE_SUFFIXES, is_image_name
+from dfosd_core.image_files import READABLE_SUFFIXES, is_image_name
 from dfosd_core.image_files.read import read_image
 
 Pixels = NDArray[np.uint8]

@@ -21,6 +21,9 @@ from safetensors.torch import load_file, save_file
 
 import nodes  # the host's
 
+HOSTS_NODES: Any = nodes
+"""pyright takes it for our own package of this name."""
+
 
 class Probe:
     """Runs each time and is an output node."""
@@ -31,7 +34,7 @@ class Probe:
     RETURN_TYPES: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def IS_CHANGED(cls, **_: Any) -> float:  # noqa: N802
+    def IS_CHANGED(cls, **_: Any) -> float | str:  # noqa: N802
         return float("nan")
 
 
@@ -73,7 +76,7 @@ class Fingerprint(Probe):
         digest = hashlib.sha256()
         noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
         text = [[torch.ones(1, 77, 1024), {}]]
-        sampled = nodes.common_ksampler(model, 1, 1, 1.0, "euler", "normal", text, text, {"samples": noise})
+        sampled = HOSTS_NODES.common_ksampler(model, 1, 1, 1.0, "euler", "normal", text, text, {"samples": noise})
         pixels = vae.decode(sampled[0]["samples"])
         values = [sampled[0]["samples"], pixels, vae.encode(pixels)]
         comfy.model_management.load_models_gpu([model, vae.patcher])
@@ -106,7 +109,7 @@ class SecondCopy(Probe):
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         return {"required": {"model": ("MODEL",), "vae": ("VAE",)}}
 
-    def run(self, model: Any, vae: Any) -> tuple[()]:
+    def run(self, model: Any, vae: Any) -> tuple[Any]:
         networks = (model.model.diffusion_model, vae.first_stage_model)
         self.copies = [value.clone() for network in networks for value in network.state_dict().values()]
         return (model,)
@@ -191,13 +194,15 @@ class Import(Probe):
         spec = importlib.util.spec_from_file_location(
             "imported_again", folder / "__init__.py", submodule_search_locations=[path]
         )
+        assert spec
+        assert spec.loader
         module = importlib.util.module_from_spec(spec)
         sys.modules["imported_again"] = module
         began = time.process_time()
         spec.loader.exec_module(module)
         seconds = time.process_time() - began
         ours = [name for name in sys.modules if name.partition(".")[0] == "imported_again"]
-        packages = {package for name in ours for package in packages_of(Path(sys.modules.pop(name).__file__))}
+        packages = {package for name in ours for package in packages_of(Path(sys.modules.pop(name).__file__ or ""))}
         return {"ui": {"seconds": [seconds], "packages": sorted(packages), "nodes": list(module.NODE_CLASS_MAPPINGS)}}
 
 

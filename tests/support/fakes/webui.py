@@ -228,7 +228,7 @@ class WebUI:
 
     def modules(self) -> dict[str, dict[str, Any] | ModuleType]:
         """For `installed`."""
-        sd_models = {
+        sd_models: dict[str, Any] = {
             "model_data": self.model_data,
             "checkpoints_list": {},
             "apply_token_merging": self._merge_tokens,

@@ -14,9 +14,9 @@ from modules import sd_models, shared
 
 
 def upscale(
-    shape: list = Body(..., embed=True),  # noqa: B008
-    choice: dict = Body(..., embed=True),  # noqa: B008
-    settings: dict = Body(..., embed=True),  # noqa: B008
+    shape: list[int] = Body(..., embed=True),  # noqa: B008
+    choice: dict[str, Any] = Body(..., embed=True),  # noqa: B008
+    settings: dict[str, Any] = Body(..., embed=True),  # noqa: B008
 ) -> dict[str, Any]:
     """The pipeline's floats, unrounded, for the image of `picture(shape)`."""
     models = part("nodes.webui.models")
@@ -81,7 +81,7 @@ def state() -> dict[str, Any]:
     }
 
 
-def options(names: list = Body(..., embed=True)) -> dict[str, Any]:  # noqa: B008
+def options(names: list[str] = Body(..., embed=True)) -> dict[str, Any]:  # noqa: B008
     """reForge's own route for them leaves out those of extensions."""
     return {name: getattr(shared.opts, name) for name in names}
 

@@ -1,0 +1,114 @@
+"""The command line: which commands there are and what they take. Nothing slow is imported to say so."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import re
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+from ..image_files import FORMATS
+from ..settings import UpscaleSettings
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """What it gives has `command`, that command's `parser` and its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="dfosd", description="One-step diffusion super-resolution.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"dfosd {version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, add_arguments, about in (
+        ("upscale", _add_upscale, "make images larger and sharper"),
+        ("app", _add_app, "the same with pictures and buttons, in the browser"),
+        ("info", _add_info, "say what a LoRA or a base model is"),
+    ):
+        command = commands.add_parser(name, help=about, allow_abbrev=False)
+        command.set_defaults(parser=command)
+        add_arguments(command)
+    return parser
+
+
+def version() -> str:
+    """As pyproject.toml says it: that of this folder, or of the package as it was installed."""
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    text = project.read_text("utf-8") if project.exists() else ""
+    stated = re.search(r'^name = "dfosd"\nversion = "(.+)"$', text, re.M)
+    return stated[1] if stated else importlib.metadata.version("dfosd")
+
+
+def settings_of(given: argparse.Namespace) -> UpscaleSettings:
+    """Raises ConfigError for values outside the limits."""
+    names = {setting.name for setting in fields(UpscaleSettings)}
+    return UpscaleSettings.from_values({name: value for name, value in vars(given).items() if name in names})
+
+
+def _add_upscale(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "exit codes: 0 all done; 1 something failed and is reported, the rest is done; 2 wrong arguments; "
+        "130 interrupted, 143 terminated"
+    )
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="images, folders of images, or quoted patterns like 'in/**/*.jpg'"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help=f"a folder, or for one image a file name; its ending ({', '.join(FORMATS)}) picks the format. "
+        "Default: NAME_x4.png beside each input",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    parser.add_argument("--quiet", action="store_true", help="report failures only")
+    settings = parser.add_argument_group("settings")
+    for setting in fields(UpscaleSettings):  # `unet_tile` becomes `--unet-tile`
+        flag, limits = "--" + setting.name.replace("_", "-"), setting.metadata
+        kind: dict[str, Any] = {"choices": limits.get("choices")}
+        if "step" in limits:
+            kind = {"type": int if isinstance(limits["step"], int) else float, "metavar": "N"}
+        settings.add_argument(flag, default=argparse.SUPPRESS, help=_help(setting), **kind)
+    _add_model(
+        parser.add_argument_group("model"),
+        base="an SD 2.1-base: diffusers folder or checkpoint file (default: the embedded one)",
+        lora="a DFOSD LoRA trained on the base (default: the embedded one)",
+    )
+
+
+def _help(setting: Field[Any]) -> str:
+    limits, default = setting.metadata, setting.default
+    facts = [f"{limits['min']:g} to {limits['max']:g}"] if "min" in limits else []
+    if default is not None:
+        facts.append(f"default {default:g}" if isinstance(default, float) else f"default {default}")
+    return f"{limits['help']} ({', '.join(facts)})".replace("%", "%%")
+
+
+def _add_app(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, metavar="N", help="default: the first free one from 7860 on")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    parser.add_argument("--out", metavar="FOLDER", help="keep the results here (default: until the app ends)")
+    parser.add_argument("--file-mb", type=int, metavar="N", help="largest file taken (default: 200)")
+    parser.add_argument("--megapixels", type=int, metavar="N", help="largest result made (default: 100)")
+    model = parser.add_argument_group("model")
+    model.add_argument("--models", metavar="FOLDER", help="bases and LoRAs to choose from on the page")
+    _add_model(model, base="an SD 2.1-base, first choice on the page", lora="a DFOSD LoRA, first choice on the page")
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", metavar="FILE", help="a LoRA, a checkpoint or a diffusers folder")
+    parser.add_argument(
+        "--architecture", choices=("sd21",), help="count layers, parameters and operations of the method on SD 2.1"
+    )
+
+
+def _add_model(group: argparse._ArgumentGroup, *, base: str, lora: str) -> None:  # pyright: ignore[reportPrivateUsage]
+    group.add_argument("--base", metavar="PATH", help=base)
+    group.add_argument("--lora", metavar="FILE", help=lora)
+    group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps ... (default: a GPU if there is one)")
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="the networks' number format (default: the fast one for the device)",
+    )
