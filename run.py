@@ -21,7 +21,8 @@ CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     ("pyright", "--pythonpath", "{python}"),
-    ("pytest",),
+    # One process a core: more than the two that the tests were tried with gain little and cost memory.
+    ("pytest", "-n", str(min(2, os.cpu_count() or 1)), "--dist", "loadfile"),
 )
 USAGE = """usage: python3 run.py upscale INPUT... [options]   make images larger and sharper
        python3 run.py app                         the same in the browser, with before and after

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageFileError
-from .formats import FORMATS
+from . import FORMATS
 from .metadata import read_metadata
 from .picture import Picture
 from .pil import from_pil
