@@ -12,6 +12,7 @@ from ..one_step import PREDICTION_RULES
 
 FORMAT_VERSION = "1"
 BASE_PREDICTIONS = ("epsilon", "v_prediction")
+_ORIGIN = ("source", "source_sha256", "license")
 # Written afresh at each save from the fields below (or from the tensors), so never kept as `extra`.
 DERIVED_KEYS = (
     "modelspec.sai_model_spec",
@@ -89,6 +90,13 @@ class LoraMetadata:
     """The training configuration; plain JSON values."""
     git_commit: str = ""
     """Commit of the code that trained it."""
+    source: str = ""
+    """The method whose file this was imported from; empty for a LoRA trained with DFOSD. As the next two, in the header
+    only where it says something."""
+    source_sha256: str = ""
+    """SHA-256 of that file (of a folder: of its weight files, one behind the other)."""
+    license: str = ""
+    """What its authors allow, as far as they say."""
     extra: Mapping[str, str] = field(default_factory=lambda: cast("dict[str, str]", {}))
     """Further header entries kept as they are, e.g. `modelspec.title`, `modelspec.license`."""
 
@@ -117,6 +125,7 @@ class LoraMetadata:
             "dfosd.base_model_sha256": self.base_model_sha256,
             "dfosd.train_config": canonical_json(self.train_config),
             "dfosd.git_commit": self.git_commit,
+            **{f"dfosd.{key}": value for key in _ORIGIN if (value := vars(self)[key])},
             "modelspec.sai_model_spec": "1.0.0",
             "modelspec.architecture": f"{_architecture(self.base_layout)}/lora",
             "modelspec.implementation": "diffusers",
@@ -146,6 +155,7 @@ class LoraMetadata:
                 base_model_sha256=header.get("dfosd.base_model_sha256", ""),
                 train_config=json.loads(header.get("dfosd.train_config", "{}")),
                 git_commit=header.get("dfosd.git_commit", ""),
+                **{key: header.get(f"dfosd.{key}", "") for key in _ORIGIN},
                 extra={k: v for k, v in header.items() if not k.startswith("dfosd.") and k not in DERIVED_KEYS},
             )
         except KeyError as error:

@@ -147,6 +147,15 @@ def test_header_names_the_base_as_modelspec_does(context_dim: int, prediction_ty
     assert metadata.to_header()["modelspec.architecture"] == f"stable-diffusion-{name}/lora"
 
 
+def test_origin_is_in_the_header_where_there_is_one(tmp_path: Path, file: Path) -> None:
+    origin: dict[str, Any] = {"source": "OSEDiff", "source_sha256": "cd" * 32, "license": "none stated"}
+    assert not [key for key in header_of(file) if key.removeprefix("dfosd.") in origin]
+    imported = save_lora(tmp_path / "imported.safetensors", make_lora(**origin))
+    assert {key: header_of(imported)[f"dfosd.{key}"] for key in origin} == origin
+    assert load_lora(imported) == make_lora(**origin)
+    assert load_lora(file).metadata.source == ""
+
+
 def test_peft_names_load_as_the_same_lora(tmp_path: Path, file: Path) -> None:
     lora = dataclasses.replace(make_lora(), set_weights={}, set_biases={})
     save_lora(file, lora)
