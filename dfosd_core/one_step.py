@@ -7,7 +7,8 @@ from torch import Tensor
 from .errors import ConfigError
 from .schedule import alpha_bar_at
 
-PREDICTION_RULES = ("eps-x0", "residual")
+RESIDUAL = "residual"
+PREDICTION_RULES = ("eps-x0", RESIDUAL)
 """How z_sr follows from the network's output; a LoRA's metadata names the one it was trained with."""
 
 
@@ -22,7 +23,7 @@ def predict_z_sr(z_lr: Tensor, eps: Tensor, t: int, rule: str = "eps-x0") -> Ten
     Raises ConfigError for an unknown rule or a timestep outside the schedule.
     """
     z, e = z_lr.float(), eps.float()
-    if rule == "residual":
+    if rule == RESIDUAL:
         return (z - e).to(z_lr.dtype)
     if rule == "eps-x0":
         alpha_bar_t = alpha_bar_at(t)
