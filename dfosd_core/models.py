@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from .errors import ConfigError
 from .hosts.own import OwnHost, fast_dtype, load_base, load_default
-from .lora.file import DfosdLora, load_lora
+from .lora.file import DfosdLora
+from .lora.importers.content import ImportedLora
+from .lora.metadata import check_base
+from .lora.open import open_lora
+from .networks.embedded import DEFAULT_BASE, DEFAULT_WEIGHTS
+from .networks.reading import read_empty_prompt
 from .settings import ModelChoice
 
 
@@ -14,10 +21,19 @@ def load_models(choice: ModelChoice, device: torch.device) -> tuple[OwnHost, Dfo
     """Raises DfosdError, one line, if a file is missing, broken or of the wrong kind."""
     dtype: torch.dtype = getattr(torch, choice.dtype) if choice.dtype else fast_dtype(device)
     if choice.base and choice.lora:
-        lora = load_lora(choice.lora)
-        return load_base(choice.base, dtype, device), lora
+        lora = open_lora(choice.lora)  # first: it is the smaller file
+        host = load_base(choice.base, dtype, device)
+        return host, _with_prompt(lora, host, choice.base)
     host, lora = load_default(dtype, device)
-    return host, load_lora(choice.lora) if choice.lora else lora
+    return host, _with_prompt(open_lora(choice.lora), host, DEFAULT_WEIGHTS / DEFAULT_BASE) if choice.lora else lora
+
+
+def _with_prompt(lora: DfosdLora | ImportedLora, host: OwnHost, base: Path | str) -> DfosdLora:
+    """An imported LoRA gets the empty prompt of the base it is used on."""
+    if isinstance(lora, DfosdLora):
+        return lora
+    check_base(lora.metadata.base_layout, host.layout, f"The LoRA of {lora.metadata.source}")
+    return lora.with_prompt(read_empty_prompt(base, lora.metadata.base_layout.context_dim))
 
 
 def pick_device(name: str | None) -> torch.device:

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from dfosd_core.errors import DfosdError
-from dfosd_core.hosts.own import OwnHost, fast_dtype, load_base, load_default
-from dfosd_core.lora.file import DfosdLora, load_lora
+from dfosd_core.models import load_models
 from dfosd_core.pipeline import UpscaleSettings
+from dfosd_core.settings import ModelChoice
 from dfosd_core.training.dists import Dists
 
 from .scoring.pictures import contact_sheet, read_image, save_picture
@@ -31,7 +31,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Scores]:
     """Return {method: {metric: mean}} and draw the sheet."""
     names = find_pairs(args.pairs)
     dists = Dists.from_files(args.vgg, args.dists) if args.vgg else None
-    host, lora = _load(args)
+    host, lora = load_models(ModelChoice(base=args.base, lora=args.lora, dtype=args.dtype), torch.device("cpu"))
     settings = UpscaleSettings(color_fix=args.color_fix or UpscaleSettings().color_fix)
     with host.lora(lora, settings.strength):
         methods: dict[str, Method] = {"bicubic": bicubic, "DFOSD": restored_by(host, lora, settings)}
@@ -41,13 +41,6 @@ def evaluate(args: argparse.Namespace) -> dict[str, Scores]:
     if args.sheet:
         save_picture(contact_sheet(rows, ("LR (nearest)", *methods, "HR")), args.sheet)
     return means
-
-
-def _load(args: argparse.Namespace) -> tuple[OwnHost, DfosdLora]:
-    if args.base is None:
-        host, lora = load_default(args.dtype)
-        return host, lora if args.lora is None else load_lora(args.lora)
-    return load_base(args.base, args.dtype), load_lora(args.lora)
 
 
 def _read_from(folder: Path) -> Method:
@@ -74,8 +67,8 @@ def main() -> int:
     parser.add_argument("pairs", type=Path)
     parser.add_argument("--vgg", type=Path, help="VGG16 convolutions for DISTS")
     parser.add_argument("--dists", type=Path, help="alpha and beta of DISTS, safetensors (default: those that ship)")
-    parser.add_argument("--base", type=Path, help="base model (default: the embedded one)")
-    parser.add_argument("--lora", type=Path, help="LoRA (default: the embedded one)")
+    parser.add_argument("--base", help="base model (default: the embedded one)")
+    parser.add_argument("--lora", help="LoRA, also of another method (default: the embedded one)")
     parser.add_argument("--color-fix", help="instead of the default")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the fast one, as `dfosd upscale`")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet (PNG)")
@@ -83,7 +76,6 @@ def main() -> int:
     args = parser.parse_args()
     if args.base is not None and args.lora is None:
         parser.error("--base needs --lora: a LoRA trained on it")
-    args.dtype = getattr(torch, args.dtype) if args.dtype else fast_dtype("cpu")
     try:
         result = evaluate(args)
     except DfosdError as error:

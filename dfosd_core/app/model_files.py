@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import ConfigError
+from ..lora.open import may_be_lora
 from ..networks.embedded import EMBEDDED_BASE, EMBEDDED_LORA
 from ..tensor_files import kind_of_file
 
@@ -18,7 +19,7 @@ class ModelFiles:
     """A visitor of the page chooses by name among these; a path from outside is never opened."""
 
     folder: Path | None = None
-    """diffusers folders and checkpoints are bases, other `.safetensors` are LoRAs."""
+    """diffusers folders and checkpoints are bases, what else `may_be_lora` is a LoRA."""
     given_base: Path | None = None
     """The first choice, where given."""
     given_lora: Path | None = None
@@ -58,4 +59,4 @@ class ModelFiles:
 def _kind_of(path: Path) -> Kind | None:
     if kind_of_file(path) == "base model":
         return "base"
-    return "LoRA" if path.suffix == ".safetensors" else None
+    return "LoRA" if may_be_lora(path) else None

@@ -72,7 +72,8 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     _add_model(
         parser.add_argument_group("model"),
         base="an SD 2.1-base: diffusers folder or checkpoint file (default: the embedded one)",
-        lora="a DFOSD LoRA trained on the base (default: the embedded one)",
+        lora="a LoRA trained on the base: DFOSD's, OSEDiff's, PiSA-SR's, HYPIR's or OMGSR-S's folder "
+        "(default: the embedded one)",
     )
 
 
@@ -93,7 +94,7 @@ def _add_app(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--megapixels", type=int, metavar="N", help="largest result made (default: 100)")
     model = parser.add_argument_group("model")
     model.add_argument("--models", metavar="FOLDER", help="bases and LoRAs to choose from on the page")
-    _add_model(model, base="an SD 2.1-base, first choice on the page", lora="a DFOSD LoRA, first choice on the page")
+    _add_model(model, base="an SD 2.1-base, first choice on the page", lora="a LoRA, first choice on the page")
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:

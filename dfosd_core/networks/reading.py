@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
+from torch import Tensor
 
 from ..errors import BaseModelMismatchError
 from ..lora.metadata import BaseLayout
@@ -17,12 +18,15 @@ from .checkpoint import Checkpoint, Part, Tensors, fill
 from .config import base_layout
 from .ldm_file import read_single_file
 from .sd_configs import Config
+from .text_encoder import empty_prompt, is_text_encoder_key
 from .unet import Unet, build_unet
 from .vae import Vae, build_vae
 
 WEIGHT_FILES = tuple(
     f"diffusion_pytorch_model{variant}.{kind}" for kind in ("safetensors", "bin") for variant in ("", ".fp16")
 )
+
+TEXT_ENCODER_FILES = ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin")
 
 
 class Base(NamedTuple):
@@ -52,6 +56,23 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     if not path.is_file():
         raise BaseModelMismatchError(f"There is no base model '{path}'. Give a diffusers folder or a checkpoint file.")
     return read_single_file(path, *_read_tensors(path))
+
+
+def read_empty_prompt(path: Path | str, width: int) -> Tensor:
+    """(1, 77, width) float32: what the base's own text encoder makes of the text "".
+
+    Raises BaseModelMismatchError when there is no such encoder, or one of another width.
+    """
+    path = Path(path)
+    files = [path / "text_encoder" / name for name in TEXT_ENCODER_FILES] if path.is_dir() else [path]
+    file = next((file for file in files if file.is_file()), None)
+    tensors = _read_tensors(file).tensors if file else {}
+    embeds = empty_prompt({key: value for key, value in tensors.items() if is_text_encoder_key(key)}, path.name)
+    if embeds.shape[-1] != width:
+        raise BaseModelMismatchError(
+            f"'{path.name}' has a text encoder of width {embeds.shape[-1]}, expected {width}. Give SD 2.1-base."
+        )
+    return embeds
 
 
 def _read_folder(folder: Path) -> Checkpoint:

@@ -1,0 +1,74 @@
+"""Other methods' LoRAs on our networks give the image of their own formula on diffusers' networks with peft."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from support.peers import PEERS, empty_prompt, write_base, write_checkpoint
+
+from dfosd_core.errors import BaseModelMismatchError
+from dfosd_core.lora.file import load_lora, save_lora
+from dfosd_core.models import load_models
+from dfosd_core.networks.reading import read_empty_prompt
+from dfosd_core.pipeline import upscale
+from dfosd_core.settings import ModelChoice, UpscaleSettings
+
+TOLERANCE = 1e-4
+PLAIN = UpscaleSettings(scale=1.0, color_fix="none")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base") / "sd")
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_image_is_the_methods_own(name: str, base: Path, tmp_path: Path) -> None:
+    peer = PEERS[name]()
+    choice = ModelChoice(base=str(base), lora=str(peer.write(tmp_path)), dtype="float32")
+    host, lora = load_models(choice, torch.device("cpu"))
+    image = torch.rand(1, 64, 48, 3, generator=torch.Generator().manual_seed(3))
+    found = upscale(image, host, lora, PLAIN)
+    signed = peer.image(image.permute(0, 3, 1, 2) * 2 - 1)
+    expected = (signed.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)
+    assert ((expected > 0) & (expected < 1)).float().mean() > 0.5
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+    without = upscale(image, host, lora, UpscaleSettings(scale=1.0, color_fix="none", strength=0.0))
+    assert (without - expected).abs().max() > 100 * TOLERANCE
+    assert load_lora(save_lora(tmp_path / "converted.safetensors", lora)) == lora
+
+
+@pytest.mark.parametrize("write", [write_base, write_checkpoint])
+def test_empty_prompt_is_that_of_transformers(write: type, tmp_path: Path) -> None:
+    found = read_empty_prompt(write(tmp_path / "sd.safetensors"), 64)
+    torch.testing.assert_close(found, empty_prompt(), rtol=0, atol=1e-5)
+
+
+def test_base_without_its_text_encoder_is_refused(base: Path, tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "sd")
+    file = folder / "text_encoder" / "model.safetensors"
+    lora = str(PEERS["omgsr"]().write(tmp_path))
+    tensors = safetensors.torch.load_file(file)
+    del tensors["text_model.encoder.layers.1.mlp.fc2.weight"]
+    safetensors.torch.save_file(tensors, file)
+    with pytest.raises(BaseModelMismatchError, match=r"'sd': the text encoder lacks the tensor .*fc2\.weight"):
+        load_models(ModelChoice(base=str(folder), lora=lora), torch.device("cpu"))
+    file.unlink()
+    with pytest.raises(BaseModelMismatchError, match="'sd' holds no text encoder, from which this LoRA's prompt comes"):
+        load_models(ModelChoice(base=str(folder), lora=lora), torch.device("cpu"))
+    with pytest.raises(BaseModelMismatchError, match="'sd' has a text encoder of width 64, expected 1024"):
+        read_empty_prompt(base, 1024)
+
+
+def test_v_base_and_the_embedded_one_are_refused(base: Path, tmp_path: Path) -> None:
+    """Repositories called stable-diffusion-2-1, without `base`, are the v model."""
+    lora = str(PEERS["omgsr"]().write(tmp_path))
+    with pytest.raises(BaseModelMismatchError, match=r"The LoRA of OMGSR-S was trained for .* but the loaded base is"):
+        load_models(ModelChoice(lora=lora), torch.device("cpu"))
+    folder = write_base(tmp_path / "sd")
+    (folder / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "v_prediction"}')
+    with pytest.raises(BaseModelMismatchError, match="prediction_type epsilon != v_prediction"):
+        load_models(ModelChoice(base=str(folder), lora=lora), torch.device("cpu"))
