@@ -3,8 +3,8 @@
     python -m train_tools.train --config train_tools/configs/small_cpu.yaml --set data.photos=PHOTOS run.out=OUT
     accelerate launch -m train_tools.train --config ...     (several GPUs)
 
-A run goes on from OUT/checkpoint.pt where there is one. Ctrl-C finishes the step and saves. docs/training.md says what
-each setting means and which may change on the way.
+A run goes on from OUT/checkpoint.pt where there is one. Ctrl-C finishes the step and saves. docs/training_settings.md
+says what each setting means and which may change on the way.
 """
 
 from __future__ import annotations
