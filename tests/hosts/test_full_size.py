@@ -76,7 +76,7 @@ def plain_diffusers(host: DiffusersHost, lora: DfosdLora, image: Tensor) -> Tens
         x_lr = nn.functional.interpolate(image.permute(0, 3, 1, 2), size, mode="bicubic", antialias=True)
         z_lr = host.vae.encode(x_lr.clamp(0, 1) * 2 - 1).latent_dist.mean * 0.18215
         eps = unet(z_lr, 399, encoder_hidden_states=lora.prompt_embeds).sample
-        # The constants of T_L = 399 as method.md section 1.5 prints them, to their full length.
+        # The schedule of Stable Diffusion by hand, and its value at T_L = 399.
         beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         alpha_bar_t = torch.cumprod(1 - beta, 0)[399].item()
         z_sr = (z_lr - (1 - alpha_bar_t) ** 0.5 * eps) / alpha_bar_t**0.5
