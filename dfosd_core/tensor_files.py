@@ -22,7 +22,8 @@ from .errors import DfosdError
 MAX_HEADER_BYTES = 100_000_000
 """As safetensors itself has it: SDXL's header is below one megabyte."""
 LDM_UNET, LDM_VAE = "model.diffusion_model.", "first_stage_model."
-"""How the names of a UNet's and of a VAE's tensors begin in a single-file checkpoint (LDM names)."""
+LDM_TEXT = "cond_stage_model.model."
+"""How the names of a UNet's, a VAE's and (SD 2.x) a text encoder's tensors begin in a single file (LDM names)."""
 _LORA_KEY = re.compile(r"(^|\.)lora_")  # kohya's `lora_unet_...`, PEFT's `....lora_A.weight`
 _CONTEXT_KEY = f"{LDM_UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 

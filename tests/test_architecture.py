@@ -200,7 +200,7 @@ HOMES = [
     ("names of the embedded model", r"['\"]embedded small \w+", {"dfosd_core/networks/embedded.py"}),
     ("the equation's rules", r"['\"]residual['\"]", {"dfosd_core/one_step.py"}),
     ("tiling and blending", r"def (tiled_|blend_)\w+|enable_tiling", {"dfosd_core/tiles/grid.py"}),
-    ("eps from v", r"eps_from_v\(", {"dfosd_core/schedule.py", "dfosd_core/hosts/sd_host.py"}),
+    ("eps from v", r"eps_from_v\(", {"dfosd_core/schedule.py", "dfosd_core/hosts/layout_host.py"}),
     ("the VAE's fall to float32", r"isfinite\(x\)", {"dfosd_core/hosts/webui/shared.py"}),
     (
         "which WebUI this is",

@@ -18,7 +18,7 @@ from ..networks.reading import read_base
 from ..networks.unet import Unet
 from ..networks.vae import Vae
 from ..tiles.size import TileSettings, TileSize
-from .sd_host import LayoutHost
+from .layout_host import LayoutHost
 
 
 class OwnHost(LayoutHost):

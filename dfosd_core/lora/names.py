@@ -71,22 +71,41 @@ class LoraKey(NamedTuple):
 _KOHYA = re.compile(r"(lora_(?:unet|vae)_\w+)\.(lora_down\.weight|lora_up\.weight|alpha|set_weight|set_bias)")
 _PEFT = re.compile(
     r"(?:base_model\.model\.)?(?:(unet|vae)\.)?(?:base_model\.model\.)?"
-    r"([a-z]\w*(?:\.\w+)*?)\.(?:lora_([AB])(?:\.[a-z]\w*)?\.weight|(alpha))"
+    r"([a-z]\w*(?:\.\w+)*?)\.(?:lora_([AB])(?:\.([a-z]\w*))?\.weight|(alpha))"
 )
 _PARTS = {"lora_down.weight": "down", "lora_up.weight": "up", "A": "down", "B": "up"}
 _SUFFIXES = {"down": "lora_down.weight", "up": "lora_up.weight"}
 
 
-def parse_lora_key(key: str) -> LoraKey | None:
-    """Take a kohya or PEFT tensor name apart; None when it is neither.
+class PeftKey(NamedTuple):
+    """A PEFT tensor's name, taken apart."""
 
-    PEFT: `unet.X.lora_A.weight`, `X.lora_A.weight`, `X.lora_A.default.weight`, `base_model.model.X.lora_A.weight`.
+    network: str
+    """`unet` or `vae` where the name begins with it, else empty."""
+    module: str
+    """The diffusers name of the layer."""
+    part: str
+    """`down`, `up` or `alpha`."""
+    adapter: str
+    """Empty where none is named."""
+
+
+def parse_peft_key(key: str) -> PeftKey | None:
+    """`unet.X.lora_A.weight`, `X.lora_A.weight`, `X.lora_A.default.weight`, `base_model.model.X.lora_A.weight`.
+
+    None for any other name.
     """
+    if match := _PEFT.fullmatch(key):
+        return PeftKey(match[1] or "", match[2], _PARTS[match[3]] if match[3] else "alpha", match[4] or "")
+    return None
+
+
+def parse_lora_key(key: str) -> LoraKey | None:
+    """Take a kohya or PEFT tensor name apart; None when it is neither."""
     if match := _KOHYA.fullmatch(key):
         return LoraKey(match[1], _PARTS.get(match[2], match[2]))
-    if match := _PEFT.fullmatch(key):
-        prefix = VAE_PREFIX if match[1] == "vae" else UNET_PREFIX
-        return LoraKey(kohya_name(match[2], prefix), _PARTS[match[3]] if match[3] else "alpha")
+    if peft := parse_peft_key(key):
+        return LoraKey(kohya_name(peft.module, VAE_PREFIX if peft.network == "vae" else UNET_PREFIX), peft.part)
     return None
 
 

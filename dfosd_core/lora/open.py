@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import LoraFormatError
-from ..tensor_files import TensorFileError, is_pickle, read_entries, read_tensors
+from ..tensor_files import TensorFileError, is_pickle, read_entries, read_header, read_tensors
 from .file import DfosdLora, load_lora
 from .importers import import_lora, omgsr, refused
 from .importers.content import Content, ImportedLora
@@ -44,16 +44,14 @@ def _known(content: Content) -> ImportedLora:
 
 def _safetensors(path: Path) -> DfosdLora | ImportedLora:
     """HYPIR's LoRA is a flat table, so it may also lie in a safetensors file."""
-    if path.suffix == ".safetensors" and path.is_file():
-        try:
-            tensors, metadata = read_tensors(path)
-        except TensorFileError:
-            tensors, metadata = {}, {}  # what follows says what is wrong
-        if tensors and "dfosd.format_version" not in metadata:
-            imported = import_lora(Content(name=path.name, values=tensors, sha256=_sha256(path)))
-            if imported is not None:
-                return imported
-    return load_lora(path)
+    stated = cast("object", read_header(path).get("__metadata__"))
+    if path.suffix != ".safetensors" or (isinstance(stated, dict) and "dfosd.format_version" in stated):
+        return load_lora(path)
+    try:
+        tensors = read_tensors(path).tensors
+    except (TensorFileError, OSError):
+        return load_lora(path)  # it says what is wrong
+    return import_lora(Content(name=path.name, values=tensors, sha256=_sha256(path))) or load_lora(path)
 
 
 def _is_omgsr(folder: Path) -> bool:

@@ -16,19 +16,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import BaseModelMismatchError
+from ..tensor_files import LDM_TEXT
 
 START_TOKEN, END_TOKEN, PADDING = 49406, 49407, 0
 TOKENS = 77
 HEAD_WIDTH = 64
-LDM = "cond_stage_model.model."
-"""What an SD 2.x checkpoint file calls it. A diffusers folder has it in `text_encoder/`, as transformers names it."""
 
 Weights = Mapping[str, Tensor]
 
 
 def is_text_encoder_key(key: str) -> bool:
     """Whether a checkpoint's tensor belongs to the text encoder."""
-    return key.startswith((LDM, "text_model."))
+    return key.startswith((LDM_TEXT, "text_model."))
 
 
 @torch.no_grad()
@@ -43,7 +42,7 @@ def empty_prompt(weights: Weights, name: str) -> Tensor:
             f"'{name}' holds no text encoder, from which this LoRA's prompt comes. Give a complete SD 2.1-base "
             "(a folder with text_encoder/, or the full checkpoint)."
         )
-    is_ldm = any(key.startswith(LDM) for key in weights)
+    is_ldm = any(key.startswith(LDM_TEXT) for key in weights)
     encoder = _OpenClip(weights) if is_ldm else _Transformers(weights)
     try:
         return _run(encoder)
@@ -92,30 +91,30 @@ class _OpenClip(_Named):
     @property
     def layers(self) -> int:
         # The last layer is in the file and not used.
-        return self.count(re.escape(LDM) + r"transformer\.resblocks\.(\d+)\.") - 1
+        return self.count(re.escape(LDM_TEXT) + r"transformer\.resblocks\.(\d+)\.") - 1
 
     def tokens(self) -> Tensor:
-        return self.weights[f"{LDM}token_embedding.weight"]
+        return self.weights[f"{LDM_TEXT}token_embedding.weight"]
 
     def positions(self) -> Tensor:
-        return self.weights[f"{LDM}positional_embedding"]
+        return self.weights[f"{LDM_TEXT}positional_embedding"]
 
     def norm(self, layer: int, which: int, x: Tensor) -> Tensor:
-        return self.layer_norm(f"{LDM}transformer.resblocks.{layer}.ln_{which}", x)
+        return self.layer_norm(f"{LDM_TEXT}transformer.resblocks.{layer}.ln_{which}", x)
 
     def qkv(self, layer: int, x: Tensor) -> tuple[Tensor, ...]:
-        name = f"{LDM}transformer.resblocks.{layer}.attn.in_proj_"
+        name = f"{LDM_TEXT}transformer.resblocks.{layer}.attn.in_proj_"
         return F.linear(x, self.get(f"{name}weight"), self.get(f"{name}bias")).chunk(3, dim=-1)
 
     def out(self, layer: int, x: Tensor) -> Tensor:
-        return F.linear(x, *self.pair(f"{LDM}transformer.resblocks.{layer}.attn.out_proj"))
+        return F.linear(x, *self.pair(f"{LDM_TEXT}transformer.resblocks.{layer}.attn.out_proj"))
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
-        name = f"{LDM}transformer.resblocks.{layer}.mlp"
+        name = f"{LDM_TEXT}transformer.resblocks.{layer}.mlp"
         return F.linear(F.gelu(F.linear(x, *self.pair(f"{name}.c_fc"))), *self.pair(f"{name}.c_proj"))
 
     def final_norm(self) -> tuple[Tensor, Tensor]:
-        return self.pair(f"{LDM}ln_final")
+        return self.pair(f"{LDM_TEXT}ln_final")
 
 
 class _Transformers(_Named):

@@ -24,7 +24,7 @@ from ...lora.hooks import hooked
 from ...lora.metadata import check_base
 from ...lora.names import UNET_PREFIX
 from ...tiles.run import is_out_of_memory
-from ..sd_host import LayoutHost
+from ..layout_host import LayoutHost
 from .clones import LoraClones, lora_part, patching_doubles, unet_layers
 from .layout import check_vae, read_layout
 

@@ -17,7 +17,7 @@ from ...errors import LoraMismatchError
 from ...lora.file import DfosdLora
 from ...lora.hooks import hooked
 from ...lora.metadata import BaseLayout, check_base
-from ..sd_host import LayoutHost
+from ..layout_host import LayoutHost
 from .ldm_layers import unet_layers, vae_layers
 
 NO_CHECKPOINT = "The WebUI has no checkpoint. Choose SD 2.1-base, or the embedded model."

@@ -6,7 +6,6 @@ file: each importer says it. peft's own default is alpha 8, whatever the rank.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
@@ -17,13 +16,14 @@ from torch import Tensor
 from ...errors import LoraFormatError
 from ..file import DfosdLora, LoraPair
 from ..metadata import BaseLayout, LoraMetadata
-from ..names import UNET_PREFIX, kohya_name
+from ..names import UNET_PREFIX, PeftKey, kohya_name, parse_peft_key
 
 PEFT_DEFAULT_ALPHA = 8.0
+UNET_PARTS = ("encoder", "decoder", "others")
+"""OSEDiff and PiSA-SR put an adapter of its own on each part of the UNet."""
 BASE_MODEL = "stable-diffusion-2-1-base"
 SD_WIDTHS = (320, 640, 1280, 1280)
 
-_PEFT = re.compile(r"(?:base_model\.model\.)?([a-z]\w*(?:\.\w+)*?)\.lora_([AB])(?:\.([a-z]\w*))?\.weight")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -112,8 +112,8 @@ def modules(tensors: Mapping[str, Tensor]) -> dict[str, set[str]]:
     """The peft adapters in a state dict ("" for one without a name) and the diffusers names of their layers."""
     found: dict[str, set[str]] = {}
     for name in tensors:
-        if match := _PEFT.fullmatch(name):
-            found.setdefault(match[3] or "", set()).add(match[1])
+        if key := _pair_key(name):
+            found.setdefault(key.adapter, set()).add(key.module)
     return found
 
 
@@ -150,22 +150,28 @@ def peft_pairs(
     """
     halves: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        match = _PEFT.fullmatch(name)
-        if match is None:
+        key = _pair_key(name)
+        if key is None:
             content.refuse(f"expected tensors of a LoRA only, found {name}")
-        if only is not None and (match[3] or "") not in only:
+        if only is not None and key.adapter not in only:
             continue
-        parts = halves.setdefault(kohya_name(match[1], prefix), {})
-        if match[2] in parts:
-            content.refuse(f"expected each layer once, found {match[1]} twice")
-        parts[match[2]] = value
+        parts = halves.setdefault(kohya_name(key.module, prefix), {})
+        if key.part in parts:
+            content.refuse(f"expected each layer once, found {key.module} twice")
+        parts[key.part] = value
     return {layer: _pair(content, layer, parts, rank, alpha) for layer, parts in halves.items()}
 
 
+def _pair_key(name: str) -> PeftKey | None:
+    """The name of half a pair. Each method's tables are of one network, so none is named, and alpha is never there."""
+    key = parse_peft_key(name)
+    return key if key and not key.network and key.part != "alpha" else None
+
+
 def _pair(content: Content, layer: str, parts: Mapping[str, Tensor], rank: int, alpha: float) -> LoraPair:
-    if set(parts) != {"A", "B"}:
-        content.refuse(f"expected lora_A and lora_B on {layer}, found lora_{min(parts)} only")
-    down, up = parts["A"], parts["B"]
+    if len(parts) < 2:
+        content.refuse(f"expected lora_A and lora_B on {layer}, found one of them")
+    down, up = parts["down"], parts["up"]
     if down.shape[:1] != (rank,) or not up.numel():
         content.refuse(f"expected rank {rank} on {layer}, found shapes of {tuple(down.shape)} and {tuple(up.shape)}")
     try:

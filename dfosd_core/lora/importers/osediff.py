@@ -9,9 +9,17 @@ from __future__ import annotations
 
 from ..metadata import LoraMetadata
 from ..names import UNET_PREFIX, VAE_PREFIX, kohya_name
-from .content import BASE_MODEL, PEFT_DEFAULT_ALPHA, Content, ImportedLora, check_modules, peft_pairs, sd_layout
+from .content import (
+    BASE_MODEL,
+    PEFT_DEFAULT_ALPHA,
+    UNET_PARTS,
+    Content,
+    ImportedLora,
+    check_modules,
+    peft_pairs,
+    sd_layout,
+)
 
-PARTS = ("encoder", "decoder", "others")
 _CONV_IN = "conv_in.base_layer."
 
 
@@ -22,7 +30,7 @@ def detect(content: Content) -> bool:
 
 def read(content: Content) -> ImportedLora:
     """Raises LoraFormatError for a file that is incomplete or damaged."""
-    lists = {f"default_{part}": f"unet_lora_{part}_modules" for part in PARTS}
+    lists = {f"default_{part}": f"unet_lora_{part}_modules" for part in UNET_PARTS}
     vae_list = "vae_lora_encoder_modules"
     content.only(["rank_unet", "rank_vae", "state_dict_unet", "state_dict_vae", vae_list, *lists.values()])
     unet, vae = content.tensors("state_dict_unet"), content.tensors("state_dict_vae")

@@ -12,8 +12,16 @@ import torch
 from ...one_step import RESIDUAL
 from ..file import LoraPair
 from ..metadata import LoraMetadata
-from .content import BASE_MODEL, PEFT_DEFAULT_ALPHA, Content, ImportedLora, check_modules, peft_pairs, sd_layout
-from .osediff import PARTS
+from .content import (
+    BASE_MODEL,
+    PEFT_DEFAULT_ALPHA,
+    UNET_PARTS,
+    Content,
+    ImportedLora,
+    check_modules,
+    peft_pairs,
+    sd_layout,
+)
 
 KINDS = ("pix", "sem")
 
@@ -25,7 +33,7 @@ def detect(content: Content) -> bool:
 
 def read(content: Content) -> ImportedLora:
     """Raises LoraFormatError for a file that is incomplete or damaged."""
-    lists = {f"default_{part}_{kind}": f"unet_lora_{part}_modules_{kind}" for kind in KINDS for part in PARTS}
+    lists = {f"default_{part}_{kind}": f"unet_lora_{part}_modules_{kind}" for kind in KINDS for part in UNET_PARTS}
     ranks = {kind: f"lora_rank_unet_{kind}" for kind in KINDS}
     content.only(["state_dict_unet", *ranks.values(), *lists.values()])
     tensors = content.tensors("state_dict_unet")
@@ -36,7 +44,7 @@ def read(content: Content) -> ImportedLora:
             tensors,
             rank=content.whole(ranks[kind]),
             alpha=PEFT_DEFAULT_ALPHA,
-            only=[f"default_{part}_{kind}" for part in PARTS],
+            only=[f"default_{part}_{kind}" for part in UNET_PARTS],
         )
         for kind in KINDS
     )
