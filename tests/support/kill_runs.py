@@ -115,10 +115,10 @@ def fork(work: Callable[[], int], log: Path) -> int:
         os._exit(code)
 
 
-def wait(pid: int, seconds: float) -> int | None:
-    """The exit code; None where it still runs after `seconds`."""
+def wait(pid: int, seconds: float, until: Callable[[], bool] = lambda: True) -> int | None:
+    """The exit code; None where it still runs after `seconds` and `until` has become true."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end or not until():
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
@@ -155,10 +155,15 @@ def main(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         while True:
             shared.step, shared.saving = step, 0
             pid = fork(lambda run_config=killed: child(run_config, shared), log)
-            code = wait(pid, rng.uniform(0.05, 0.6) * whole_s if done < kills else 600)
+            # Every second kill waits for a save: on a busy machine chance alone may never meet one.
+            aimed = done < kills and done % 2 == 1
+            seconds = rng.uniform(0.05, 0.6) * whole_s if done < kills else 600
+            code = wait(pid, seconds, lambda aimed=aimed: not aimed or bool(shared.saving))
             if code is not None:
                 assert code == 0, log.read_text()
                 break
+            if aimed:
+                time.sleep(rng.uniform(0, 2 * SLOW_S))
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             done += 1
