@@ -26,7 +26,7 @@ def make_vae() -> AutoencoderKL:
     vae = cast("Any", AutoencoderKL)(  # annotated upstream as one-tuples
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 48, 128),
+        block_out_channels=(24, 48, 128),
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=1,
@@ -91,8 +91,8 @@ def save_part(module: nn.Module, folder: Path) -> None:
 
 
 def load_vae(folder: Path) -> AutoencoderKL:
-    """Read back what `save_part` wrote of `make_vae`, frozen."""
+    """Read back what `save_part` wrote of `make_vae`."""
     vae = make_vae()
     vae.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
     vae.register_to_config(scaling_factor=json.loads((folder / "config.json").read_text())["scaling_factor"])
-    return vae.requires_grad_(False)
+    return vae

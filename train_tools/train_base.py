@@ -128,10 +128,11 @@ def train_vae(args: argparse.Namespace) -> None:
     Every fourth step has one flat picture, black and white among them. The latents get noise: what the UNet will make
     is never an exact latent, and a decoder that is used to noise should draw no lattice from it.
     """
-    vae: Any = channels_last(make_vae())
-    with torch.no_grad():  # a small posterior variance from the start: an untrained one drowns the latent
-        vae.quant_conv.bias[LATENT_CHANNELS:] = -6.0
-        vae.quant_conv.weight[LATENT_CHANNELS:] *= 0.1
+    vae: Any = channels_last(make_vae() if args.start is None else load_vae(args.start))
+    if args.start is None:
+        with torch.no_grad():  # a small posterior variance from the start: an untrained one drowns the latent
+            vae.quant_conv.bias[LATENT_CHANNELS:] = -6.0
+            vae.quant_conv.weight[LATENT_CHANNELS:] *= 0.1
     crops, held = PhotoCrops(args.photos, args.crop, args.seed), PhotoCrops(args.held, 256, 0)
     torch.manual_seed(args.seed)
     dists = Dists.from_files(args.vgg, args.dists, dtype=torch.bfloat16)
@@ -174,7 +175,7 @@ def train_vae(args: argparse.Namespace) -> None:
 
 def train_prior(args: argparse.Namespace) -> None:
     """The diffusion prior: eps-prediction (MSE) at uniform timesteps of SD's schedule on the autoencoder's latents."""
-    vae: Any = channels_last(load_vae(args.out / "small_base" / "vae"))
+    vae: Any = channels_last(load_vae(args.out / "small_base" / "vae").requires_grad_(False))
     scaling_factor = float(vae.config["scaling_factor"])
     unet = channels_last(make_unet())
     prompt = nn.Parameter(torch.randn(1, PROMPT_TOKENS, CONTEXT_DIM) * 0.02)
@@ -206,6 +207,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="folder of training photographs")
     parser.add_argument("--held", type=Path, help="folder of held-out photographs (vae)")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="folder of an autoencoder to go on from (vae)")
     parser.add_argument("--vgg", type=Path, help="VGG16 convolutions, safetensors (vae)")
     parser.add_argument("--dists", type=Path, help="alpha and beta of DISTS, safetensors (vae)")
     parser.add_argument("--steps", type=int, default=4000)
