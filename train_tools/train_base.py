@@ -128,8 +128,8 @@ def train_vae(args: argparse.Namespace) -> None:
     Every fourth step has one flat picture, black and white among them. The latents get noise: what the UNet will make
     is never an exact latent, and a decoder that is used to noise should draw no lattice from it.
     """
-    vae: Any = channels_last(make_vae() if args.start is None else load_vae(args.start))
-    if args.start is None:
+    vae: Any = channels_last(make_vae() if args.vae is None else load_vae(args.vae))
+    if args.vae is None:
         with torch.no_grad():  # a small posterior variance from the start: an untrained one drowns the latent
             vae.quant_conv.bias[LATENT_CHANNELS:] = -6.0
             vae.quant_conv.weight[LATENT_CHANNELS:] *= 0.1
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="folder of training photographs")
     parser.add_argument("--held", type=Path, help="folder of held-out photographs (vae)")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="folder of an autoencoder to go on from (vae)")
+    parser.add_argument("--vae", type=Path, help="folder of an autoencoder to go on from, instead of a new one (vae)")
     parser.add_argument("--vgg", type=Path, help="VGG16 convolutions, safetensors (vae)")
     parser.add_argument("--dists", type=Path, help="alpha and beta of DISTS, safetensors (vae)")
     parser.add_argument("--steps", type=int, default=4000)
