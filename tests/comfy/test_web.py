@@ -19,7 +19,7 @@ from dfosd_core.settings import UpscaleSettings
 SETTINGS = {field.name: field for field in fields(UpscaleSettings)}
 NODES = {
     "DFOSDUpscale": ["image", "lora", *SETTINGS, "model", "vae", "conditioning", "lora_settings"],
-    "DFOSDLoadLoRA": ["model", "lora", "strength"],
+    "DFOSDLoadLoRA": ["model", "lora", "strength", "conditioning"],
     "DFOSDColorFix": ["image", "reference", "method"],
 }
 """Their inputs. `test_comfy_loading.py` holds the real nodes to these."""
