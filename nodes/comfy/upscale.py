@@ -64,6 +64,7 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
                     "DFOSD_LORA",
                     {"tooltip": "From DFOSD Load LoRA, with its MODEL: `lora` and `strength` above are not used then."},
                 ),
+                **settings_inputs(later=True),
             },
             "hidden": {"unique_id": "UNIQUE_ID"},  # pyright: ignore[reportReturnType]
         }
@@ -110,7 +111,7 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
         """Upscale; `values` are the widgets that `settings_inputs` made."""
         settings = settings_from(values)
         if lora_settings is not None:
-            settings = dataclasses.replace(settings, strength=lora_settings.strength)
+            settings = _as_loaded(settings, lora_settings)
         host, chosen = self._source(lora, model, vae, conditioning, lora_settings)
         output = upscale(image, host, chosen, settings, progress_bar(image, settings, unique_id))
         shown = {"dfosd_before_after": save_before_after(image, output), "dfosd_origin": [chosen.metadata.origin]}
@@ -139,6 +140,16 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
 def _is_embedded(lora: str, lora_settings: LoraSettings | None) -> bool:
     """It has a base and a prompt of its own: what is connected for others is not even loaded."""
     return lora == EMBEDDED and lora_settings is None
+
+
+def _as_loaded(settings: UpscaleSettings, lora: LoraSettings) -> UpscaleSettings:
+    """With the strength that the LoRA has on the MODEL. Raises ConfigError for what it cannot do there."""
+    if settings.pixel_strength is not None:
+        raise ConfigError(
+            f"Expected no pixel_strength with DFOSD Load LoRA, found {settings.pixel_strength:g}: its two passes need "
+            "the plain MODEL. Choose the LoRA in DFOSD Upscale instead, or set pixel_strength to -1."
+        )
+    return dataclasses.replace(settings, strength=lora.strength)
 
 
 def progress_bar(image: Tensor, settings: UpscaleSettings, unique_id: str | None) -> Any:
