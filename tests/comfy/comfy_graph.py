@@ -93,3 +93,12 @@ class Graph:
         result = self.run(workflow)
         assert result.status == "success", result.error
         return load_file(self.folder / "out.safetensors")["image"]
+
+
+def fingerprint(graph: Graph, checkpoint: str = CHECKPOINT) -> str:
+    """Of what the host's own nodes make of the base, and of its weights."""
+    loader = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}}
+    probe = {"class_type": "ProbeFingerprint", "inputs": {"model": ["1", 0], "vae": ["1", 2]}}
+    result = graph.run({"1": loader, "9": probe})
+    assert result.status == "success", result.error
+    return result.outputs["9"]["sha256"][0]

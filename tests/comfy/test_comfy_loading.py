@@ -73,7 +73,7 @@ def test_ids_inputs_and_their_order_are_the_frozen_ones(crowded: ComfyProcess) -
             "optional": ["model", "vae", "conditioning", "lora_settings", "pixel_strength"],
             "hidden": ["unique_id"],
         },
-        "DFOSDLoadLoRA": {"required": ["model", "lora", "strength"]},
+        "DFOSDLoadLoRA": {"required": ["model", "lora", "strength"], "optional": ["conditioning"]},
         "DFOSDColorFix": {"required": ["image", "reference", "method"]},
     }
     for name in order:

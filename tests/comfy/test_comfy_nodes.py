@@ -6,46 +6,24 @@ import dataclasses
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from comfy_graph import EMBEDDED, picture
-from support.fakes.comfyui import ComfyUI, InterruptProcessingException, load_checkpoint
-from support.fakes.install import installed
-from support.fakes.networks import TinySd, tiny_sd
+from fake_place import LORA, Place, fake_place
+from support.fakes.comfyui import InterruptProcessingException
 from torch import Tensor
 
 from dfosd_core.lora.file import save_lora
 
-LORA = "tiny.safetensors"
 SETTINGS = {"scale": 2.0, "color_fix": "none"}
-
-
-class Place(NamedTuple):
-    """A ComfyUI with DFOSD and a base in it."""
-
-    program: ComfyUI
-    pack: str
-    sd: TinySd
-    model: Any
-    vae: Any
-
-    def node(self, name: str) -> Any:
-        return importlib.import_module(f"{self.pack}.nodes.comfy.mappings").NODE_CLASS_MAPPINGS[name]()
-
-    def part(self, name: str) -> Any:
-        return importlib.import_module(f"{self.pack}.dfosd_core.{name}")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    program, sd = ComfyUI(tmp_path_factory.mktemp("comfy")), tiny_sd()
-    for folder in ("dfosd", "loras"):
-        (program.folder / "models" / folder).mkdir(parents=True)
-    save_lora(program.folder / "models" / "dfosd" / LORA, sd.lora)
-    with installed(program.modules()) as pack:
-        yield Place(program, pack, sd, *load_checkpoint(sd, on_a_card=True))
+    with fake_place(tmp_path_factory.mktemp("comfy")) as place:
+        yield place
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +42,9 @@ def test_ids_and_inputs_are_those_that_workflows_hold(place: Place) -> None:
     assert inputs["required"]["lora"][0] == [EMBEDDED, LORA]
     assert list(inputs["required"])[:4] == ["image", "lora", "scale", "long_edge"]
     assert list(inputs["optional"]) == ["model", "vae", "conditioning", "lora_settings", "pixel_strength"]
-    assert list(place.node("DFOSDLoadLoRA").INPUT_TYPES()["required"]) == ["model", "lora", "strength"]
+    inputs = place.node("DFOSDLoadLoRA").INPUT_TYPES()
+    assert list(inputs["required"]) == ["model", "lora", "strength"]
+    assert list(inputs["optional"]) == ["conditioning"]
 
 
 def test_embedded_model_needs_no_base(place: Place, image: Tensor) -> None:
@@ -76,6 +56,7 @@ def test_embedded_model_needs_no_base(place: Place, image: Tensor) -> None:
     assert torch.equal(output(result), pipeline.upscale(image, host, lora, pipeline.UpscaleSettings(**SETTINGS)))
     (shown,) = result["ui"]["dfosd_before_after"]
     assert all((place.program.folder / "temp" / file["filename"]).is_file() for file in shown.values())
+    assert result["ui"]["dfosd_origin"] == [""]
 
 
 def test_lora_file_and_loaded_lora_give_the_same_image(place: Place, image: Tensor) -> None:

@@ -22,7 +22,7 @@ LATER = ["pixel_strength"]
 FIRST = [name for name in SETTINGS if name not in LATER]
 NODES = {
     "DFOSDUpscale": ["image", "lora", *FIRST, "model", "vae", "conditioning", "lora_settings", *LATER],
-    "DFOSDLoadLoRA": ["model", "lora", "strength"],
+    "DFOSDLoadLoRA": ["model", "lora", "strength", "conditioning"],
     "DFOSDColorFix": ["image", "reference", "method"],
 }
 """Their inputs. `test_comfy_loading.py` holds the real nodes to these."""
