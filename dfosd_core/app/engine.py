@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from ..attach import attached
 from ..host import Host
 from ..lora.file import DfosdLora
 from ..models import load_models
@@ -30,7 +31,7 @@ class LocalEngine:
     def __call__(self, request: Request) -> Iterator[UpscaleFile]:
         """Raises DfosdError, one line, for a base or LoRA that cannot be used."""
         host, lora = self._models(request)
-        with host.lora(lora, request.settings.strength):
+        with attached(host, lora, request.settings) as host:
             yield partial(upscale_file, host=host, lora=lora, settings=request.settings, device=self._device)
 
     def _models(self, request: Request) -> tuple[Host, DfosdLora]:

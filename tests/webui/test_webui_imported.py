@@ -51,8 +51,8 @@ class Place(NamedTuple):
         """The image of a run, and what it ran with."""
         models, pipeline = self.part("nodes.webui.models"), self.part("dfosd_core.pipeline")
         settings = self.part("dfosd_core.settings").UpscaleSettings(scale=1.0, color_fix="none")
-        with models.chosen_model(models.Choice(**choice)) as model, model.host.lora(model.lora, 1.0):
-            return pipeline.upscale_attached(picture(), model.host, model.lora, settings), model
+        with models.chosen_model(models.Choice(**choice)) as model:
+            return pipeline.upscale(picture(), model.host, model.lora, settings), model
 
 
 def picture() -> Tensor:

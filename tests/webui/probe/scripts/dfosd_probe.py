@@ -26,10 +26,11 @@ def upscale(
     before = weights()
     image = torch.rand(tuple(shape), generator=torch.Generator().manual_seed(5))
     started = time.perf_counter()
-    with models.chosen_model(models.Choice(**choice)) as model, model.host.lora(model.lora, chosen.strength):
+    attached = part("nodes.webui.run").attached_model
+    with models.chosen_model(models.Choice(**choice)) as found, attached(found, chosen) as model:
         output = pipeline.upscale_attached(image, model.host, model.lora, chosen)
-        kind = type(model.host).__name__
-        network = getattr(model.host, "unet", None)
+        kind = type(found.host).__name__
+        network = getattr(found.host, "unet", None)
         dtype = str(next(network.parameters()).dtype) if network is not None else ""
     seconds = time.perf_counter() - started
     file = io.BytesIO()
