@@ -67,9 +67,9 @@ def _control(name: str) -> tuple[str, Any, dict[str, Any]]:
     if "choices" in limits:
         return label, gr.Radio, {"choices": list(limits["choices"])}
     if _FIELDS[name].default is None:
-        meaning = f"{NOT_GIVEN}: automatic" if "Default: automatic" in label else f"{NOT_GIVEN}: not given"
-        label = f"{label.removesuffix('Default: automatic').rstrip('. ')}. {meaning}"
-        # A page counts steps from the least value: they must not pass by 0.
-        step = min(limits["step"], 1)
-        return label, gr.Slider, {"minimum": NOT_GIVEN, "maximum": limits["max"], "step": step}
+        automatic = "Default: automatic"
+        meaning = f"{NOT_GIVEN}: {'automatic' if automatic in label else 'not used'}"
+        label = label.replace(automatic, meaning) if automatic in label else f"{label}. {meaning}"
+        # A page counts steps from the least value: larger ones than 1 would shut out 0.
+        return label, gr.Slider, {"minimum": NOT_GIVEN, "maximum": limits["max"], "step": min(limits["step"], 1)}
     return label, gr.Slider, {"minimum": limits["min"], "maximum": limits["max"], "step": limits["step"]}

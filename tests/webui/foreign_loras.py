@@ -20,6 +20,8 @@ from dfosd_core.networks.unet import build_unet
 from dfosd_core.networks.vae import build_vae
 
 NAMES = ("osediff.pkl", "pisa_sr.pkl", "HYPIR_sd2.pth", "OMGSR-S")
+FOLDER = "imported"
+"""Where they lie in models/DFOSD."""
 Layers = Mapping[str, nn.Module]
 
 

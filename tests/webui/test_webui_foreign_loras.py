@@ -1,57 +1,28 @@
 """Other methods' LoRAs, full size with random weights, inside running WebUIs, as they are.
 
-They are written into models/DFOSD for the length of the tests: 1.1 GB. The checkpoint must have its text encoder.
+The checkpoint must have its text encoder. conftest.py says where the files come from.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import foreign_loras
+import numpy as np
 import pytest
 import torch
-from webui_calls import SHARED, input_image, ok, options, picture, probed, state, txt2img
+from foreign_loras import FOLDER
+from webui_calls import SHARED, ok, options, picture, probed, state, txt2img
 from webui_process import WebUI
 
-from dfosd_core.hosts.own import OwnHost, load_base
-from dfosd_core.lora.importers.content import ImportedLora
-from dfosd_core.lora.open import open_lora
-from dfosd_core.networks.reading import read_empty_prompt
-from dfosd_core.pipeline import UpscaleSettings, upscale
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
-FOLDER = "of-the-test"
 WITH_LORA = "a cat <lora:user_lora:1>"
 
 
-@pytest.fixture(scope="module")
-def files(installed: tuple[str, Path]) -> Iterator[Path]:
-    """The folder of the four."""
-    folder = installed[1] / "models" / "DFOSD" / FOLDER
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        foreign_loras.write_all(folder)
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def base(installed: tuple[str, Path]) -> tuple[OwnHost, torch.Tensor]:
-    """Our own networks with the host's checkpoint, and its empty prompt."""
-    checkpoint = next((installed[1] / "models" / "Stable-diffusion").glob("*.safetensors"))
-    return load_base(checkpoint, torch.float32), read_empty_prompt(checkpoint, 1024)
-
-
 @pytest.mark.parametrize("name", foreign_loras.NAMES)
-def test_gives_the_image_of_the_standalone_host(
-    webui: WebUI, files: Path, base: tuple[OwnHost, torch.Tensor], name: str
-) -> None:
+def test_gives_the_image_of_the_standalone_host(foreign: Path, webui: WebUI, name: str) -> None:
     """Also right after an image with the user's LoRA, in the UNet and in the text encoder, which is back afterwards."""
     before = txt2img(webui), txt2img(webui, WITH_LORA)
     assert before[0] != before[1]
@@ -64,16 +35,14 @@ def test_gives_the_image_of_the_standalone_host(
     assert torch.equal(output, second)
     assert txt2img(webui, WITH_LORA) == before[1]
     assert txt2img(webui) == before[0]
-    lora = open_lora(files / name)
-    assert isinstance(lora, ImportedLora)
-    expected = upscale(input_image(), base[0], lora.with_prompt(base[1]), UpscaleSettings())
+    expected = torch.from_numpy(np.load(foreign / f"{name}.npy"))
     assert (output - expected).abs().max() < 2e-3
     _, plain = probed(webui, choice, scale=4.0, strength=0.0)
     assert (plain - output).abs().max() > 0.01
     print(webui.name, name, float((output - expected).abs().max()), answer["seconds"], again["seconds"])  # noqa: T201
 
 
-def test_empty_prompt_is_the_hosts_own(webui: WebUI, files: Path) -> None:
+def test_empty_prompt_is_the_hosts_own(foreign: Path, webui: WebUI) -> None:
     """Whatever the user's settings are, and with a LoRA of the user's on the text encoder."""
     name = f"{FOLDER}/osediff.pkl"
     plain = txt2img(webui)
@@ -91,7 +60,7 @@ def test_empty_prompt_is_the_hosts_own(webui: WebUI, files: Path) -> None:
     assert txt2img(webui) == plain
 
 
-def test_every_face_takes_it_and_says_where_it_comes_from(webui: WebUI, files: Path) -> None:
+def test_every_face_takes_it_and_says_where_it_comes_from(foreign: Path, webui: WebUI) -> None:
     name = f"{FOLDER}/pisa_sr.pkl"
     body: dict[str, Any] = {"image": picture(16, 16), "lora": name, "settings": {"scale": 4}}
     info = ok(webui.post("/dfosd/v1/upscale", body))["info"]
@@ -107,11 +76,11 @@ def test_every_face_takes_it_and_says_where_it_comes_from(webui: WebUI, files: P
     assert [f"{FOLDER}/{known}" for known in foreign_loras.NAMES if f"{FOLDER}/{known}" not in options_page] == []
 
 
-def test_damaged_one_is_refused_in_a_line(webui: WebUI, files: Path) -> None:
-    whole = (files / "osediff.pkl").read_bytes()
-    (files / "half.pkl").write_bytes(whole[: len(whole) // 2])
+def test_damaged_one_is_refused_in_a_line(foreign: Path, webui: WebUI) -> None:
+    whole = (foreign / "osediff.pkl").read_bytes()
+    (foreign / "half.pkl").write_bytes(whole[: len(whole) // 2])
     body = {"image": picture(8, 8), "lora": f"{FOLDER}/half.pkl"}
     status, answer = webui.post("/dfosd/v1/upscale", body)
     assert status == 422
     assert "'half.pkl' is damaged" in answer
-    (files / "half.pkl").unlink()
+    (foreign / "half.pkl").unlink()
