@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import ConfigError
-from ..lora.open import may_be_lora
+from ..lora.metadata import describe_origin
+from ..lora.open import may_be_lora, open_lora
 from ..networks.embedded import EMBEDDED_BASE, EMBEDDED_LORA
 from ..tensor_files import kind_of_file
 
@@ -39,6 +40,11 @@ class ModelFiles:
     def lora(self, name: str) -> Path | None:
         """As `base`."""
         return self._chosen("LoRA", name)
+
+    def about_lora(self, name: str) -> str:
+        """Where an imported LoRA comes from, in a line; "" for one of DFOSD's. Raises DfosdError."""
+        path = self.lora(name)
+        return describe_origin(open_lora(path).metadata) if path else ""
 
     def _chosen(self, kind: Kind, name: str) -> Path | None:
         offered = self._offered(kind)

@@ -31,6 +31,15 @@ class ModelLists:
 
     bases: Callable[[], Sequence[str]]
     loras: Callable[[], Sequence[str]]
+    about_lora: Callable[[str], str] = lambda _: ""
+    """Where a LoRA of the list comes from, in a line; "" where there is nothing to say. May raise DfosdError."""
+
+    def origin(self, name: str | None) -> str:
+        """What is shown beside the choice of a LoRA, as HTML: its origin, or why it cannot be used."""
+        try:
+            return view.summary([line] if (line := self.about_lora(name or "")) else [], [])
+        except DfosdError as error:
+            return view.summary([], [str(error)])
 
 
 @dataclass
@@ -173,7 +182,9 @@ def _draw_models(models: ModelLists | None, prefix: str) -> tuple[Any, Any]:
         for name, label, entries in (("base", "Base", models.bases), ("lora", "LoRA", models.loras)):
             choices = list(entries())
             drawn.append(gr.Dropdown(label=label, choices=choices, value=choices[0], elem_id=f"{prefix}_{name}"))
+        origin = gr.HTML(models.origin(drawn[1].value), elem_id=f"{prefix}_origin")
         again = gr.Button("Look for new files", size="sm", elem_id=f"{prefix}_refresh")
+    drawn[1].change(models.origin, [drawn[1]], [origin], **_QUIET)
     again.click(
         lambda: [gr.update(choices=list(entries())) for entries in (models.bases, models.loras)], [], drawn, **_QUIET
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,9 +18,13 @@ from ...dfosd_core.errors import BaseModelMismatchError, DfosdError
 from ...dfosd_core.host import Host
 from ...dfosd_core.hosts.own import fast_dtype, load_base, load_default
 from ...dfosd_core.hosts.webui import program
-from ...dfosd_core.lora.file import DfosdLora, load_lora
-from ...dfosd_core.lora.metadata import check_base
+from ...dfosd_core.hosts.webui.shared import CheckpointHost
+from ...dfosd_core.lora.file import DfosdLora
+from ...dfosd_core.lora.importers.content import ImportedLora
+from ...dfosd_core.lora.metadata import check_base, describe_origin
+from ...dfosd_core.lora.open import open_lora
 from ...dfosd_core.networks.embedded import EMBEDDED_BASE, EMBEDDED_LORA
+from ...dfosd_core.networks.reading import read_empty_prompt
 from ...dfosd_core.tensor_files import context_dim
 from .files import AUTOMATIC, ModelFile, find_base, find_lora, own_bases, own_loras
 from .options import option
@@ -50,7 +55,8 @@ class Model:
 
 
 _kept: dict[str, tuple[object, Any]] = {}
-"""Networks of our own from the last run, and the LoRA: name -> (what it was read from, it)."""
+"""From the last run networks of our own, the LoRA, and the prompt of an imported one: name -> (what it was read from,
+it)."""
 
 
 def forget_models() -> None:
@@ -100,14 +106,15 @@ def _embedded() -> Model:
 
 def _with_base(file: ModelFile, base: ModelFile | None) -> Model:
     """The LoRA of `file` with `base`; without one with the loaded checkpoint or, if it does not fit, our own bases."""
-    lora: DfosdLora = _keep("lora", _facts(file.path), lambda: load_lora(file.path))
+    lora = read_lora(file)
     if base is not None:
         return _own_base(lora, file.name, base)
     reason = ""
     try:
         loaded = loaded_checkpoint(lora)
+        whole = _with_prompt(lora, _loaded_facts(), loaded.empty_prompt)
         device = torch.device(devices.device)  # beside the networks on a graphics card, which move as the host likes
-        return Model(host=loaded, lora=lora, lora_name=file.name, base_name=_loaded_name(), device=device)
+        return Model(host=loaded, lora=whole, lora_name=file.name, base_name=_loaded_name(), device=device)
     except BaseModelMismatchError as error:
         reason = str(error)
     for own in own_bases():
@@ -119,15 +126,33 @@ def _with_base(file: ModelFile, base: ModelFile | None) -> Model:
     raise BaseModelMismatchError(reason)
 
 
-def _own_base(lora: DfosdLora, lora_name: str, base: ModelFile) -> Model:
-    device = devices.device
+def read_lora(file: ModelFile) -> DfosdLora | ImportedLora:
+    """The LoRA of `file`, as it was kept if the file is the same. Raises LoraFormatError."""
+    return _keep("lora", _facts(file.path), lambda: open_lora(file.path))
+
+
+def about_lora(name: str) -> str:
+    """Where an imported LoRA of the drop-downs comes from; "" for all other entries. Raises LoraFormatError."""
+    if name in (AUTOMATIC, EMBEDDED_LORA):
+        return ""
+    return describe_origin(read_lora(find_lora(name)).metadata)
+
+
+def _with_prompt(lora: DfosdLora | ImportedLora, base: object, empty_prompt: Callable[[], torch.Tensor]) -> DfosdLora:
+    """An imported LoRA gets the empty prompt of the base it runs on, which is computed once."""
+    return lora if isinstance(lora, DfosdLora) else lora.with_prompt(_keep("prompt", base, empty_prompt))
+
+
+def _own_base(lora: DfosdLora | ImportedLora, lora_name: str, base: ModelFile) -> Model:
+    device, layout = devices.device, lora.metadata.base_layout
     _make_room(device)
     host = _keep("base", (_facts(base.path), str(device)), lambda: load_base(base.path, fast_dtype(device), device))
-    check_base(lora.metadata.base_layout, host.layout, f"'{lora_name}'")
-    return Model(host=host, lora=lora, lora_name=lora_name, base_name=base.name, device=device)
+    check_base(layout, host.layout, f"'{lora_name}'")
+    whole = _with_prompt(lora, _facts(base.path), lambda: read_empty_prompt(base.path, layout.context_dim))
+    return Model(host=host, lora=whole, lora_name=lora_name, base_name=base.name, device=device)
 
 
-def loaded_checkpoint(lora: DfosdLora) -> Host:
+def loaded_checkpoint(lora: DfosdLora | ImportedLora) -> CheckpointHost:
     """The checkpoint that the user has chosen, as a `Host`. Raises BaseModelMismatchError when `lora` does not fit."""
     host = program().open_checkpoint(lora)
     check_base(lora.metadata.base_layout, host.layout)
@@ -139,6 +164,11 @@ def _loaded_name() -> str:
     return str(getattr(info, "name_for_extra", None) or "loaded checkpoint")
 
 
+def _loaded_facts() -> tuple[object, str]:
+    """What tells the loaded checkpoint from others: A1111 puts the next one's weights into the same networks."""
+    return weakref.ref(sd_models.model_data.sd_model), _loaded_name()
+
+
 def _make_room(device: Any) -> None:
     for name in ("backend.memory_management", "ldm_patched.modules.model_management"):  # Forge's, and reForge's
         manager = sys.modules.get(name)
@@ -147,9 +177,10 @@ def _make_room(device: Any) -> None:
     devices.torch_gc()
 
 
-def _facts(path: Path) -> tuple[str, int, int]:
-    facts = path.stat()
-    return str(path), facts.st_mtime_ns, facts.st_size
+def _facts(path: Path) -> tuple[object, ...]:
+    """What changes when the file, or one in the folder, does."""
+    files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
+    return str(path), *((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
 def _keep(kind: str, key: object, load: Callable[[], Any]) -> Any:

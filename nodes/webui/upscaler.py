@@ -12,7 +12,7 @@ from ...dfosd_core.errors import DfosdError
 from ...dfosd_core.image_files.pil import from_pil, to_pil
 from ...dfosd_core.settings import MAX_SCALE
 from .models import Choice
-from .options import option, upscaler_settings
+from .options import SETTINGS, option, upscaler_settings
 from .run import RunInterruptedError, upscale_image
 
 NAME = "DFOSD x4"
@@ -58,7 +58,7 @@ class UpscalerDFOSD(Upscaler):  # pyright: ignore[reportUntypedBaseClass]
 
 def options_now() -> str:
     """What on the settings page changes the picture."""
-    return repr([option(name) for name in ("lora", "base", "color_fix", "strength", "unet_tile", "vae_tile")])
+    return repr([option(name) for name in ("lora", "base", *SETTINGS)])
 
 
 def forget_outdated() -> None:

@@ -16,10 +16,10 @@ from support.held_engine import TILES, HeldEngine
 
 from dfosd_core.app import controls, view
 from dfosd_core.app.limits import Limits
-from dfosd_core.app.panel import Panel
+from dfosd_core.app.panel import ModelLists, Panel, build_panel
 from dfosd_core.app.preview import Pair
 from dfosd_core.app.runner import Workplace
-from dfosd_core.errors import ConfigError
+from dfosd_core.errors import ConfigError, LoraFormatError
 from dfosd_core.settings import UpscaleSettings
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +93,22 @@ def test_text_box_that_holds_no_size_is_refused(typed: str, found: str) -> None:
     values = [typed if name == "unet_tile" else default for name, default in zip(controls.ORDER, DEFAULTS, strict=True)]
     with pytest.raises(ConfigError, match=f"^Expected unet_tile a whole number from 0 to 8192, found {found}\\.$"):
         controls.settings_of(values)
+
+
+def test_origin_of_a_lora_is_shown_beside_its_choice() -> None:
+    def about(name: str) -> str:
+        if name == "bad":
+            raise LoraFormatError("'bad' is damaged.")
+        return "HYPIR. Licence: <b>its own</b>." if name == "hypir" else ""
+
+    lists = ModelLists(bases=lambda: ["base"], loras=lambda: ["plain", "hypir", "bad"], about_lora=about)
+    assert lists.origin("plain") == lists.origin(None) == ""
+    assert "HYPIR. Licence: &lt;b&gt;its own" in lists.origin("hypir")
+    assert "dfosd-problem" in lists.origin("bad")
+    with gr.Blocks() as page:
+        build_panel(HeldEngine(), lists, results=Path(), previews=Path())
+    shown = [block for block in page.blocks.values() if getattr(block, "elem_id", "") == "dfosd_origin"]
+    assert len(shown) == 1
 
 
 def test_run_shows_progress_then_offers_the_result(panel: Panel, photo: Photo, engine: HeldEngine) -> None:

@@ -9,6 +9,7 @@ from modules import sd_models  # pyright: ignore[reportMissingImports]
 
 from ...errors import BaseModelMismatchError
 from ...lora.file import DfosdLora
+from ...lora.importers.content import ImportedLora
 from ...tensor_files import context_dim
 from .patcher import PatcherHost, objects_of
 from .shared import NO_CHECKPOINT
@@ -19,7 +20,7 @@ def detect() -> bool:
     return hasattr(sd_models, "forge_model_reload")
 
 
-def open_checkpoint(lora: DfosdLora) -> ForgeHost:
+def open_checkpoint(lora: DfosdLora | ImportedLora) -> ForgeHost:
     """The chosen checkpoint, loaded now if it was not.
 
     Raises BaseModelMismatchError where there is none, it cannot be loaded or `lora` does not fit it.
@@ -52,7 +53,7 @@ class ForgeHost(PatcherHost):
         )
 
 
-def _refuse_by_header(lora: DfosdLora) -> None:
+def _refuse_by_header(lora: DfosdLora | ImportedLora) -> None:
     """Before tens of gigabytes are loaded only to be told that they do not fit."""
     info = sd_models.model_data.forge_loading_parameters.get("checkpoint_info")
     if info is None:

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from ...errors import BaseModelMismatchError
 from ...lora.file import DfosdLora
+from ...lora.importers.content import ImportedLora
 from .shared import NOT_SHARED
 
 
@@ -15,6 +16,6 @@ def detect() -> bool:
     return find_spec("modules.scripts_manager") is not None
 
 
-def open_checkpoint(lora: DfosdLora) -> NoReturn:
+def open_checkpoint(lora: DfosdLora | ImportedLora) -> NoReturn:
     """Raises BaseModelMismatchError, before asking for the checkpoint would load it."""
     raise BaseModelMismatchError(NOT_SHARED)
