@@ -30,6 +30,8 @@ TAESD_WIDTH = 64
 _STATE = "model_state_dict"
 """Where VOSR's file keeps the tensors."""
 _MOST_WIDTH, _MOST_LAYERS = 2048, 16
+_MOST_BYTES = 300_000_000
+"""A list does not look into larger files; VOSR's has about 50 MB."""
 
 
 class LightDecoder(nn.Module):
@@ -103,6 +105,23 @@ def read_decoder(
         network, prefix = _network(path.name, tensors)
     named = {f"{prefix}{key}": value for key, value in tensors.items()}
     return fill(network, Part({}, partial(_checked, path.name, prefix, named)), dtype, device)
+
+
+def is_light_decoder(path: Path) -> bool:
+    """Whether lists offer `path`: it has one of the two kinds' names and shapes. Values are not looked at.
+
+    A file named after TAESD for SDXL is left out, the only thing that tells it from the one for SD.
+    """
+    try:
+        if path.name.startswith("taesdxl") or not 0 < path.stat().st_size <= _MOST_BYTES:
+            return False
+        tensors = _tensors(path)
+        with torch.device("meta"):
+            network, prefix = _network(path.name, tensors)
+        shapes = {key.removeprefix(prefix): value.shape for key, value in network.state_dict().items()}
+        return shapes == {key: getattr(value, "shape", None) for key, value in tensors.items()}
+    except (BaseModelMismatchError, OSError):
+        return False
 
 
 def _tensors(path: Path) -> Tensors:

@@ -17,6 +17,7 @@ from ...dfosd_core.mosaic import PREVIEW_PX, Mosaic
 from ...dfosd_core.pipeline import Progress, upscale
 from ...dfosd_core.settings import UpscaleSettings
 from .before_after import save_before_after
+from .decoder_files import DECODER_HELP, FULL, DecoderFile, decoder_fingerprint, decoder_names
 from .embedded import EMBEDDED, EmbeddedModel, load_embedded
 from .inputs import Inputs, settings_from, settings_inputs
 from .load_lora import LoraSettings
@@ -38,6 +39,7 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
 
     def __init__(self) -> None:
         self._file = LoraFile()
+        self._decoder = DecoderFile()
         self._clones = LoraClones()
         self._embedded: EmbeddedModel | None = None
 
@@ -65,14 +67,15 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
                     {"tooltip": "From DFOSD Load LoRA, with its MODEL: `lora` and `strength` above are not used then."},
                 ),
                 **settings_inputs(later=True),
+                "decoder": (decoder_names(), {"default": FULL, "tooltip": DECODER_HELP}),
             },
             "hidden": {"unique_id": "UNIQUE_ID"},  # pyright: ignore[reportReturnType]
         }
 
     @classmethod
-    def IS_CHANGED(cls, lora: str | None = None, **_: Any) -> str:  # noqa: N802
-        """Another file under the same name is another LoRA."""
-        return "" if lora == EMBEDDED else lora_fingerprint(lora)
+    def IS_CHANGED(cls, lora: str | None = None, decoder: str | None = None, **_: Any) -> str:  # noqa: N802
+        """Another file under the same name is another LoRA, or decoder."""
+        return ("" if lora == EMBEDDED else lora_fingerprint(lora)) + decoder_fingerprint(decoder)
 
     @classmethod
     def VALIDATE_INPUTS(  # noqa: N802
@@ -106,6 +109,7 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
         conditioning: Any = None,
         lora_settings: LoraSettings | None = None,
         unique_id: str | None = None,
+        decoder: str = FULL,
         **values: Any,
     ) -> dict[str, Any]:
         """Upscale; `values` are the widgets that `settings_inputs` made."""
@@ -113,6 +117,7 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
         if lora_settings is not None:
             settings = _as_loaded(settings, lora_settings)
         host, chosen = self._source(lora, model, vae, conditioning, lora_settings)
+        host = self._decoder.around(host, decoder)
         output = upscale(image, host, chosen, settings, progress_bar(image, settings, unique_id))
         shown = {"dfosd_before_after": save_before_after(image, output), "dfosd_origin": [chosen.metadata.origin]}
         return {"ui": shown, "result": (output,)}

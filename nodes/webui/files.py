@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +12,12 @@ from modules import paths, sd_models  # pyright: ignore[reportMissingImports]
 from ...dfosd_core.errors import BaseModelMismatchError, LoraFormatError
 from ...dfosd_core.lora.open import may_be_lora
 from ...dfosd_core.networks.embedded import EMBEDDED_LORA
+from ...dfosd_core.networks.light_decoder import is_light_decoder
 from ...dfosd_core.tensor_files import kind_of_file, read_header
 
 AUTOMATIC = "automatic"
+FULL = "full"
+"""The base's own decoder."""
 
 
 class ModelFile(NamedTuple):
@@ -47,6 +51,19 @@ def base_names() -> list[str]:
     return [AUTOMATIC, *dict.fromkeys(file.name for file in [*own_bases(), *_checkpoints()])]
 
 
+def decoder_names() -> list[str]:
+    """Entries of the drop-down: the base's own, the light decoders in DFOSD's folder and among the WebUI's."""
+    return [FULL, *dict.fromkeys(file.name for file in _decoders())]
+
+
+def find_decoder(name: str) -> ModelFile:
+    """Raises BaseModelMismatchError when it is not there (any more)."""
+    found = next((file for file in _decoders() if file.name == name), None)
+    if found is None:
+        raise BaseModelMismatchError(f"There is no decoder '{name}'. Put it in {folder()}, or choose '{FULL}'.")
+    return found
+
+
 def find_lora(name: str) -> ModelFile:
     """Raises LoraFormatError when it is not there (any more)."""
     found = next((file for file in own_loras() if file.name == name), None)
@@ -78,8 +95,30 @@ def _is_base(path: Path) -> bool:
 
 
 def _is_other(path: Path) -> bool:
-    """A base, or by its header something else than a LoRA, such as a decoder. What is damaged stays: a run says so."""
-    return _is_base(path) or (bool(read_header(path)) and kind_of_file(path) == "other")
+    """A base, a decoder, or by its header something else than a LoRA. What is damaged stays: a run says so."""
+    return _is_base(path) or _is_decoder(path) or (bool(read_header(path)) and kind_of_file(path) == "other")
+
+
+def _is_decoder(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    facts = path.stat()
+    return _looked_at(str(path), facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _looked_at(path: str, *facts: int) -> bool:
+    """Lists are drawn often: a file is opened again when it has changed."""
+    return is_light_decoder(Path(path))
+
+
+def _decoders() -> list[ModelFile]:
+    try:
+        previews = sorted(path for path in (Path(paths.models_path) / "VAE-approx").iterdir())
+    except OSError:
+        previews = []  # a WebUI that has downloaded none yet
+    files = [*_found(), *(ModelFile(path.name, path) for path in previews)]
+    return [file for file in files if _is_decoder(file.path)]
 
 
 def _found() -> list[ModelFile]:

@@ -7,7 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from modules import devices, sd_models  # pyright: ignore[reportMissingImports]
 
 from ...dfosd_core.errors import BaseModelMismatchError, DfosdError
 from ...dfosd_core.host import Host
+from ...dfosd_core.hosts.light import LightHost
 from ...dfosd_core.hosts.own import fast_dtype, load_base, load_default
 from ...dfosd_core.hosts.webui import program
 from ...dfosd_core.hosts.webui.shared import CheckpointHost
@@ -24,9 +25,10 @@ from ...dfosd_core.lora.importers.content import ImportedLora
 from ...dfosd_core.lora.metadata import check_base, describe_origin
 from ...dfosd_core.lora.open import open_lora
 from ...dfosd_core.networks.embedded import EMBEDDED_BASE, EMBEDDED_LORA
+from ...dfosd_core.networks.light_decoder import read_decoder
 from ...dfosd_core.networks.reading import read_empty_prompt
 from ...dfosd_core.tensor_files import context_dim
-from .files import AUTOMATIC, ModelFile, find_base, find_lora, own_bases, own_loras
+from .files import AUTOMATIC, FULL, ModelFile, find_base, find_decoder, find_lora, own_bases, own_loras
 from .options import option
 
 logger = logging.getLogger("dfosd")
@@ -52,6 +54,7 @@ class Model:
     base_name: str
     device: torch.device
     """Where images go in."""
+    decoder_name: str = FULL
 
 
 _kept: dict[str, tuple[object, Any]] = {}
@@ -69,14 +72,25 @@ def chosen_model(choice: Choice) -> Iterator[Model]:
     """The networks for one run. Raises DfosdError, one line, when the choice cannot be had.
 
     Automatic: the first LoRA in models/DFOSD that fits the loaded checkpoint or a base in that folder; else the
-    embedded model. The user's checkpoint stays loaded.
+    embedded model. The user's checkpoint stays loaded. The decoder is that of the settings page, but for the embedded
+    model, which has latents of its own.
     """
     try:
-        yield _choose(choice)
+        yield _with_decoder(_choose(choice))
     finally:
         if not option("keep_models"):
             forget_models()
         devices.torch_gc()
+
+
+def _with_decoder(model: Model) -> Model:
+    name = option("decoder")
+    if name in (FULL, "") or model.lora_name == EMBEDDED_LORA:
+        return model
+    file, device = find_decoder(name), devices.device
+    key = _facts(file.path), str(device)
+    decoder = _keep("decoder", key, lambda: read_decoder(file.path, fast_dtype(device), device))
+    return replace(model, host=LightHost(model.host, decoder), decoder_name=name)
 
 
 def _choose(choice: Choice) -> Model:

@@ -19,6 +19,7 @@ from ...dfosd_core.mosaic import Mosaic
 from ...dfosd_core.settings import UpscaleSettings
 from ...dfosd_core.tiles.run import Progress, ProgressCallback
 from ...dfosd_core.upscale_file import PHASES, upscale_picture
+from .files import FULL
 from .models import Choice, Model, chosen_model
 
 _extras_job = ""
@@ -74,6 +75,7 @@ def infotext(model: Model, settings: UpscaleSettings) -> dict[str, Any]:
         "DFOSD color fix": settings.color_fix,
         "DFOSD strength": f"{settings.strength:g}",
         **({} if pixel is None else {"DFOSD pixel strength": f"{pixel:g}"}),
+        **({} if model.decoder_name == FULL else {"DFOSD decoder": model.decoder_name}),
         "DFOSD tiles": given or "automatic",
     }
 

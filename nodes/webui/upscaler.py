@@ -58,7 +58,7 @@ class UpscalerDFOSD(Upscaler):  # pyright: ignore[reportUntypedBaseClass]
 
 def options_now() -> str:
     """What on the settings page changes the picture."""
-    return repr([option(name) for name in ("lora", "base", *SETTINGS)])
+    return repr([option(name) for name in ("lora", "base", "decoder", *SETTINGS)])
 
 
 def forget_outdated() -> None:
