@@ -22,7 +22,7 @@ from ...dfosd_core.hosts.webui import program
 from ...dfosd_core.hosts.webui.shared import CheckpointHost
 from ...dfosd_core.lora.file import DfosdLora
 from ...dfosd_core.lora.importers.content import ImportedLora
-from ...dfosd_core.lora.metadata import check_base, describe_origin
+from ...dfosd_core.lora.metadata import LoraMetadata, check_base, describe_origin
 from ...dfosd_core.lora.open import open_lora
 from ...dfosd_core.networks.embedded import EMBEDDED_BASE, EMBEDDED_LORA
 from ...dfosd_core.networks.light_decoder import read_decoder
@@ -60,6 +60,10 @@ class Model:
 _kept: dict[str, tuple[object, Any]] = {}
 """From the last run networks of our own, the LoRA, and the prompt of an imported one: name -> (what it was read from,
 it)."""
+
+
+_metadata: dict[tuple[object, ...], LoraMetadata] = {}
+"""Of every LoRA file that was opened: whether one fits can be told without reading a gigabyte again."""
 
 
 def forget_models() -> None:
@@ -120,21 +124,21 @@ def _embedded() -> Model:
 
 def _with_base(file: ModelFile, base: ModelFile | None) -> Model:
     """The LoRA of `file` with `base`; without one with the loaded checkpoint or, if it does not fit, our own bases."""
-    lora = read_lora(file)
+    about = read_metadata(file)
     if base is not None:
-        return _own_base(lora, file.name, base)
+        return _own_base(file, base)
     reason = ""
     try:
-        loaded = loaded_checkpoint(lora)
-        whole = _with_prompt(lora, _loaded_facts(), loaded.empty_prompt)
+        loaded = loaded_checkpoint(about)
+        whole = _with_prompt(file, _loaded_facts(), loaded.empty_prompt)
         device = torch.device(devices.device)  # beside the networks on a graphics card, which move as the host likes
         return Model(host=loaded, lora=whole, lora_name=file.name, base_name=_loaded_name(), device=device)
     except BaseModelMismatchError as error:
         reason = str(error)
     for own in own_bases():
-        if context_dim(own.path) == lora.metadata.base_layout.context_dim:
+        if context_dim(own.path) == about.base_layout.context_dim:
             try:
-                return _own_base(lora, file.name, own)
+                return _own_base(file, own)
             except BaseModelMismatchError as error:
                 reason = str(error)  # a v-predicting one, or a damaged file; the next may be the right one
     raise BaseModelMismatchError(reason)
@@ -149,27 +153,36 @@ def about_lora(name: str) -> str:
     """Where an imported LoRA of the drop-downs comes from; "" for all other entries. Raises LoraFormatError."""
     if name in (AUTOMATIC, EMBEDDED_LORA):
         return ""
-    return describe_origin(read_lora(find_lora(name)).metadata)
+    return describe_origin(read_metadata(find_lora(name)))
 
 
-def _with_prompt(lora: DfosdLora | ImportedLora, base: object, empty_prompt: Callable[[], torch.Tensor]) -> DfosdLora:
-    """An imported LoRA gets the empty prompt of the base it runs on, which is computed once."""
+def read_metadata(file: ModelFile) -> LoraMetadata:
+    """What the LoRA of `file` says of itself. Raises LoraFormatError."""
+    facts = _facts(file.path)
+    if facts not in _metadata:
+        _metadata[facts] = read_lora(file).metadata
+    return _metadata[facts]
+
+
+def _with_prompt(file: ModelFile, base: object, empty_prompt: Callable[[], torch.Tensor]) -> DfosdLora:
+    """The LoRA of `file`. An imported one gets the empty prompt of the base it runs on, which is computed once."""
+    lora = read_lora(file)
     return lora if isinstance(lora, DfosdLora) else lora.with_prompt(_keep("prompt", base, empty_prompt))
 
 
-def _own_base(lora: DfosdLora | ImportedLora, lora_name: str, base: ModelFile) -> Model:
-    device, layout = devices.device, lora.metadata.base_layout
+def _own_base(file: ModelFile, base: ModelFile) -> Model:
+    device, layout = devices.device, read_metadata(file).base_layout
     _make_room(device)
     host = _keep("base", (_facts(base.path), str(device)), lambda: load_base(base.path, fast_dtype(device), device))
-    check_base(layout, host.layout, f"'{lora_name}'")
-    whole = _with_prompt(lora, _facts(base.path), lambda: read_empty_prompt(base.path, layout.context_dim))
-    return Model(host=host, lora=whole, lora_name=lora_name, base_name=base.name, device=device)
+    check_base(layout, host.layout, f"'{file.name}'")
+    whole = _with_prompt(file, _facts(base.path), lambda: read_empty_prompt(base.path, layout.context_dim))
+    return Model(host=host, lora=whole, lora_name=file.name, base_name=base.name, device=device)
 
 
-def loaded_checkpoint(lora: DfosdLora | ImportedLora) -> CheckpointHost:
+def loaded_checkpoint(lora: LoraMetadata) -> CheckpointHost:
     """The checkpoint that the user has chosen, as a `Host`. Raises BaseModelMismatchError when `lora` does not fit."""
     host = program().open_checkpoint(lora)
-    check_base(lora.metadata.base_layout, host.layout)
+    check_base(lora.base_layout, host.layout)
     return host
 
 

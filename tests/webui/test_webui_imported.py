@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import shutil
 from collections.abc import Iterator
@@ -143,6 +144,19 @@ def test_prompt_is_computed_once_for_each_checkpoint(place: Place, monkeypatch: 
     assert len(calls) == 3
 
 
+def test_one_that_does_not_fit_is_read_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = place.part("nodes.webui.models")
+    opened: list[str] = []
+    original = models.open_lora
+    monkeypatch.setattr(models, "open_lora", lambda path: opened.append(path.name) or original(path))
+    for method in ("osediff", "pisa_sr"):
+        PEERS[method]().write(place.folder)
+    place.program.load(tiny_sd())
+    for _ in range(3):
+        assert place.run()[1].lora_name == "embedded small x4"
+    assert sorted(opened) == ["osediff.pkl", "pisa_sr.pkl"]
+
+
 def test_base_of_our_own_gives_the_prompt_from_its_file(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(place.part("nodes.webui.models"), "fast_dtype", lambda device: torch.float32)
     peer = PEERS["omgsr"]()
@@ -216,8 +230,8 @@ def test_origin_is_in_the_infotext_of_imported_ones_only(place: Place) -> None:
     script = place.part("nodes.webui.extras").DfosdExtras()
     image = SimpleNamespace(image=Image.new("RGB", (16, 16)), info={}, nametags=[])
     script.process(image, enable=True, lora=name, scale=1.0)
-    digest = place.part("nodes.webui.models").read_lora(place.part("nodes.webui.files").find_lora(name)).metadata
-    expected = f"HYPIR. Licence: HYPIR's own, non-commercial. SHA-256: {digest.source_sha256[:12]}..."
+    digest = hashlib.sha256((place.folder / name).read_bytes()).hexdigest()
+    expected = f"HYPIR. Licence: HYPIR's own, non-commercial. SHA-256: {digest[:12]}..."
     assert image.info["DFOSD LoRA source"] == expected
     embedded = SimpleNamespace(image=Image.new("RGB", (16, 16)), info={}, nametags=[])
     script.process(embedded, enable=True, lora="embedded small x4", scale=1.0)

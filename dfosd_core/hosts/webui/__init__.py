@@ -5,8 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Protocol, cast
 
-from ...lora.file import DfosdLora
-from ...lora.importers.content import ImportedLora
+from ...lora.metadata import LoraMetadata
 from .shared import CheckpointHost
 
 PROGRAMS = ("forge", "sdnext", "reforge", "a1111")
@@ -20,7 +19,7 @@ class Program(Protocol):
         """Whether DFOSD runs inside this program. Loads nothing."""
         ...
 
-    def open_checkpoint(self, lora: DfosdLora | ImportedLora) -> CheckpointHost:
+    def open_checkpoint(self, lora: LoraMetadata) -> CheckpointHost:
         """The checkpoint that the user has chosen, loaded if it is not yet; `lora` is what it is for.
 
         Raises BaseModelMismatchError when it cannot be shared, or is not loaded because `lora` would not fit.

@@ -12,9 +12,7 @@ from modules import devices, sd_models, sd_unet, shared  # pyright: ignore[repor
 from torch import Tensor, nn
 
 from ...errors import BaseModelMismatchError
-from ...lora.file import DfosdLora
-from ...lora.importers.content import ImportedLora
-from ...lora.metadata import BaseLayout
+from ...lora.metadata import BaseLayout, LoraMetadata
 from .ldm_layers import NOT_SD, unet_facts
 from .shared import NO_CHECKPOINT, NOT_SHARED, CheckpointHost
 
@@ -26,7 +24,7 @@ def detect() -> bool:
     return True
 
 
-def open_checkpoint(lora: DfosdLora | ImportedLora) -> A1111Host:
+def open_checkpoint(lora: LoraMetadata) -> A1111Host:
     """The loaded checkpoint. Raises BaseModelMismatchError where there is none or it is not A1111's kind."""
     sd_model = shared.sd_model
     if sd_model is None:
