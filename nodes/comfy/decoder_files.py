@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management as model_management  # pyright: ignore[reportMissingImports]
 import folder_paths  # pyright: ignore[reportMissingImports]
+import torch
 
 from ...dfosd_core.errors import BaseModelMismatchError
 from ...dfosd_core.host import Host
 from ...dfosd_core.hosts.light import LightHost
-from ...dfosd_core.hosts.own import fast_dtype
 from ...dfosd_core.networks.light_decoder import LightDecoder, is_light_decoder, read_decoder
 
 FULL = "full"
@@ -72,14 +73,18 @@ class DecoderFile:
         self._read_from: tuple[object, ...] = ()
         self._decoder: LightDecoder | None = None
 
-    def around(self, host: Host, name: str) -> Host:
-        """`host` with the decoder of this name, or itself. Raises BaseModelMismatchError where it cannot be used."""
+    def around(self, host: Host, name: str, vae: Any) -> Host:
+        """`host` with the decoder of this name, in the number format of `vae`, the connected one; or `host` itself.
+
+        Raises BaseModelMismatchError where it cannot be used.
+        """
         if name == FULL:
             self._read_from, self._decoder = (), None
             return host
         path, device = _path(name), model_management.get_torch_device()
-        read_from = (*_facts(path), str(device))
+        dtype: torch.dtype = getattr(vae, "vae_dtype", torch.float32)  # the embedded model comes without a VAE
+        read_from = (*_facts(path), str(device), dtype)
         if self._decoder is None or read_from != self._read_from:
-            self._decoder = read_decoder(path, fast_dtype(device), device)
+            self._decoder = read_decoder(path, dtype, device)
             self._read_from = read_from
         return LightHost(host, self._decoder)

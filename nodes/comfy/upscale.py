@@ -117,7 +117,7 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
         if lora_settings is not None:
             settings = _as_loaded(settings, lora_settings)
         host, chosen = self._source(lora, model, vae, conditioning, lora_settings)
-        host = self._decoder.around(host, decoder)
+        host = self._decoder.around(host, decoder, vae)
         output = upscale(image, host, chosen, settings, progress_bar(image, settings, unique_id))
         shown = {"dfosd_before_after": save_before_after(image, output), "dfosd_origin": [chosen.metadata.origin]}
         return {"ui": shown, "result": (output,)}

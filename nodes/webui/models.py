@@ -92,8 +92,9 @@ def _with_decoder(model: Model) -> Model:
     if name in (FULL, "") or model.lora_name == EMBEDDED_LORA:
         return model
     file, device = find_decoder(name), devices.device
-    key = _facts(file.path), str(device)
-    decoder = _keep("decoder", key, lambda: read_decoder(file.path, fast_dtype(device), device))
+    dtype: torch.dtype = getattr(devices, "dtype_vae", torch.float32)  # the user's choice, by --no-half-vae and such
+    key = _facts(file.path), str(device), dtype
+    decoder = _keep("decoder", key, lambda: read_decoder(file.path, dtype, device))
     return replace(model, host=LightHost(model.host, decoder), decoder_name=name)
 
 

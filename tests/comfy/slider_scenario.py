@@ -29,11 +29,10 @@ def first_release(name: str) -> dict[str, Any]:
     """The template as the first release saved it: without the inputs that came later."""
     workflow = example(name)
     for node in workflow["nodes"]:
-        later = {"DFOSDUpscale": "pixel_strength", "DFOSDLoadLoRA": "conditioning"}.get(node["type"])
-        if later:
-            node["inputs"] = [slot for slot in node["inputs"] if slot["name"] != later]
-        if later == "pixel_strength":
-            assert node["widgets_values"].pop() == -1
+        later = {"DFOSDUpscale": ["pixel_strength", "decoder"], "DFOSDLoadLoRA": ["conditioning"]}
+        node["inputs"] = [slot for slot in node["inputs"] if slot["name"] not in later.get(node["type"], [])]
+        if node["type"] == "DFOSDUpscale":
+            assert [node["widgets_values"].pop() for _ in range(2)] == ["full", -1]
     return workflow
 
 

@@ -42,7 +42,7 @@ def test_example_workflows_load_without_a_warning(seen: dict[str, Any]) -> None:
 
 
 def test_workflow_of_the_first_release_opens_as_it_was(seen: dict[str, Any]) -> None:
-    upscale = [4, 0, 0, -1, -1, -1, -1, "wavelet", 1, -1]
+    upscale = [4, 0, 0, -1, -1, -1, -1, "wavelet", 1, -1, "full"]
     for kind, values, links in seen["old"]:
         if kind == "DFOSDUpscale":
             assert (values[1:], links) == (upscale, 4)
@@ -88,7 +88,7 @@ def test_slider_goes_with_its_node(seen: dict[str, Any]) -> None:
 
 
 def test_slider_adds_nothing_to_the_workflow(seen: dict[str, Any]) -> None:
-    assert seen["survive"]["values"][1:] == [4, 0, 0, -1, -1, -1, -1, "wavelet", 1, -1]
+    assert seen["survive"]["values"][1:] == [4, 0, 0, -1, -1, -1, -1, "wavelet", 1, -1, "full"]
 
 
 def test_page_speaks_chinese(seen: dict[str, Any]) -> None:

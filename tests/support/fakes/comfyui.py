@@ -117,6 +117,7 @@ class VAE:
     """comfy/sd.py."""
 
     latent_dim, latent_channels, output_channels = 2, 4, 3
+    vae_dtype = torch.float32
 
     def __init__(self, sd: TinySd, patcher: ModelPatcher) -> None:
         self.first_stage_model: Any = sd.vae
