@@ -153,6 +153,8 @@ class ModelChoice:
     lora: str | None = None
     device: str | None = None
     dtype: str | None = None
+    decoder: str | None = None
+    """A light decoder's file; None: the base's own."""
 
     def __post_init__(self) -> None:
         if self.base and not self.lora:
