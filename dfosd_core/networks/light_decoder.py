@@ -7,7 +7,7 @@ decoder at half its widths; TAESD's `taesd_decoder` (Ollin Boer Bohan, MIT) is p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import BaseModelMismatchError
 from ..images import to_signed
-from ..tensor_files import TensorFileError, is_pickle, read_entries, read_tensors
+from ..tensor_files import TensorFileError, is_pickle, kind_of_file, read_entries, read_tensors
 from ..tiles.size import TileSize
 from .checkpoint import Part, Tensors, fill
 from .config import VaeConfig
@@ -26,6 +26,8 @@ from .vae import EPS, Decoder
 
 LATENT_CHANNELS, LATENT_FACTOR = 4, 8
 """What both kinds decode: Stable Diffusion's latents, of 1.x and 2.x."""
+SUFFIXES = (".safetensors", ".pth", ".pkl")
+"""How decoders' files are called in lists."""
 TAESD_WIDTH = 64
 _STATE = "model_state_dict"
 """Where VOSR's file keeps the tensors."""
@@ -88,6 +90,25 @@ class _Block(nn.Module):
 
 def _conv(inputs: int = TAESD_WIDTH, outputs: int = TAESD_WIDTH, *, bias: bool = True) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
+
+
+def is_decoder(path: Path) -> bool:
+    """Whether a list shows `path` as a decoder, and not as a LoRA: by the names and shapes of the tensors in it."""
+    if path.suffix not in SUFFIXES or not path.is_file() or kind_of_file(path) != "other":
+        return False
+    facts = path.stat()
+    return _is_decoder(path, facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=256)
+def _is_decoder(path: Path, changed_ns: int, size: int) -> bool:
+    """Read once for each state of the file."""
+    try:
+        with torch.device("meta"):
+            _network(path.name, _tensors(path))
+    except (BaseModelMismatchError, OSError):
+        return False
+    return True
 
 
 def read_decoder(

@@ -11,6 +11,8 @@ from modules import paths, sd_models  # pyright: ignore[reportMissingImports]
 from ...dfosd_core.errors import BaseModelMismatchError, LoraFormatError
 from ...dfosd_core.lora.open import may_be_lora
 from ...dfosd_core.networks.embedded import EMBEDDED_LORA
+from ...dfosd_core.networks.light_decoder import is_decoder
+from ...dfosd_core.settings import FULL_DECODER
 from ...dfosd_core.tensor_files import kind_of_file, read_header
 
 AUTOMATIC = "automatic"
@@ -47,6 +49,11 @@ def base_names() -> list[str]:
     return [AUTOMATIC, *dict.fromkeys(file.name for file in [*own_bases(), *_checkpoints()])]
 
 
+def decoder_names() -> list[str]:
+    """Entries of the drop-downs: the base's own, the light ones in DFOSD's folder."""
+    return [FULL_DECODER, *(file.name for file in own_decoders())]
+
+
 def find_lora(name: str) -> ModelFile:
     """Raises LoraFormatError when it is not there (any more)."""
     found = next((file for file in own_loras() if file.name == name), None)
@@ -63,6 +70,16 @@ def find_base(name: str) -> ModelFile:
     return found
 
 
+def find_decoder(name: str) -> ModelFile:
+    """Raises BaseModelMismatchError when it is not there (any more)."""
+    found = next((file for file in own_decoders() if file.name == name), None)
+    if found is None:
+        raise BaseModelMismatchError(
+            f"There is no decoder '{name}' in {folder()}. Put it there, or choose another one."
+        )
+    return found
+
+
 def own_loras() -> list[ModelFile]:
     """The LoRAs in DFOSD's folder: DFOSD's own, and files and folders of other methods."""
     return [file for file in _found() if may_be_lora(file.path) and not _is_other(file.path)]
@@ -73,13 +90,18 @@ def own_bases() -> list[ModelFile]:
     return [file for file in _found() if file.path.is_file() and _is_base(file.path)]
 
 
+def own_decoders() -> list[ModelFile]:
+    """The light decoders in DFOSD's folder."""
+    return [file for file in _found() if is_decoder(file.path)]
+
+
 def _is_base(path: Path) -> bool:
     return kind_of_file(path) == "base model"
 
 
 def _is_other(path: Path) -> bool:
-    """A base, or by its header something else than a LoRA, such as a decoder. What is damaged stays: a run says so."""
-    return _is_base(path) or (bool(read_header(path)) and kind_of_file(path) == "other")
+    """A base, a decoder, or by its header something else. What is damaged stays a LoRA: a run says what is wrong."""
+    return _is_base(path) or is_decoder(path) or (bool(read_header(path)) and kind_of_file(path) == "other")
 
 
 def _found() -> list[ModelFile]:

@@ -7,7 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from modules import devices, sd_models  # pyright: ignore[reportMissingImports]
 
 from ...dfosd_core.errors import BaseModelMismatchError, DfosdError
 from ...dfosd_core.host import Host
+from ...dfosd_core.hosts.light import LightHost
 from ...dfosd_core.hosts.own import fast_dtype, load_base, load_default
 from ...dfosd_core.hosts.webui import program
 from ...dfosd_core.hosts.webui.shared import CheckpointHost
@@ -24,9 +25,11 @@ from ...dfosd_core.lora.importers.content import ImportedLora
 from ...dfosd_core.lora.metadata import LoraMetadata, check_base, describe_origin
 from ...dfosd_core.lora.open import open_lora
 from ...dfosd_core.networks.embedded import EMBEDDED_BASE, EMBEDDED_LORA
+from ...dfosd_core.networks.light_decoder import read_decoder
 from ...dfosd_core.networks.reading import read_empty_prompt
+from ...dfosd_core.settings import FULL_DECODER
 from ...dfosd_core.tensor_files import context_dim
-from .files import AUTOMATIC, ModelFile, find_base, find_lora, own_bases, own_loras
+from .files import AUTOMATIC, ModelFile, find_base, find_decoder, find_lora, own_bases, own_loras
 from .options import option
 
 logger = logging.getLogger("dfosd")
@@ -40,6 +43,7 @@ class Choice:
 
     lora: str = AUTOMATIC
     base: str = AUTOMATIC
+    decoder: str = FULL_DECODER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,7 @@ class Model:
     lora: DfosdLora
     lora_name: str
     base_name: str
+    decoder_name: str = FULL_DECODER
     device: torch.device
     """Where images go in."""
 
@@ -76,7 +81,7 @@ def chosen_model(choice: Choice) -> Iterator[Model]:
     embedded model. The user's checkpoint stays loaded.
     """
     try:
-        yield _choose(choice)
+        yield _with_decoder(_choose(choice), choice.decoder)
     finally:
         if not option("keep_models"):
             forget_models()
@@ -95,6 +100,16 @@ def _choose(choice: Choice) -> Model:
         except DfosdError as error:
             logger.info("DFOSD: %s is not used: %s", lora.name, error)
     return _embedded()
+
+
+def _with_decoder(model: Model, name: str) -> Model:
+    """Raises BaseModelMismatchError for a decoder that is not there, is none, or does not fit the base's latents."""
+    if name == FULL_DECODER:
+        return model
+    file, device = find_decoder(name), model.device
+    key = (_facts(file.path), str(device))
+    decoder = _keep("decoder", key, lambda: read_decoder(file.path, fast_dtype(device), device))
+    return replace(model, host=LightHost(model.host, decoder), decoder_name=name)
 
 
 def _chosen_base(choice: Choice) -> ModelFile | None:
