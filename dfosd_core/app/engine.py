@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -22,13 +21,10 @@ from .runner import Request, UpscaleFile
 class LocalEngine:
     """Keeps the networks of the last run: the next one with the same choice starts at once."""
 
-    def __init__(
-        self, files: ModelFiles, device: torch.device, dtype: str | None = None, decoder: Path | None = None
-    ) -> None:
+    def __init__(self, files: ModelFiles, device: torch.device, dtype: str | None = None) -> None:
         self._files = files
         self._device = device
         self._dtype = dtype
-        self._decoder = decoder
         self._loaded: tuple[object, Host, DfosdLora] | None = None
 
     @contextmanager
@@ -41,7 +37,7 @@ class LocalEngine:
     def _models(self, request: Request) -> tuple[Host, DfosdLora]:
         base = self._files.base(request.base)
         lora = self._files.lora(request.lora)
-        names = {"base": base, "lora": lora, "decoder": self._decoder}
+        names = {"base": base, "lora": lora, "decoder": self._files.decoder(request.decoder)}
         choice = ModelChoice(**{name: str(path) if path else None for name, path in names.items()}, dtype=self._dtype)
         wanted = [(path, path.stat().st_mtime_ns) if path else None for path in names.values()]
         if self._loaded is None or self._loaded[0] != wanted:

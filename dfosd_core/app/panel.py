@@ -16,6 +16,7 @@ from typing import Any
 import gradio as gr
 
 from ..errors import DfosdError
+from ..settings import FULL_DECODER
 from . import controls, view
 from .limits import Limits, without_folder
 from .preview import Pair, thumbnail_url
@@ -31,6 +32,7 @@ class ModelLists:
 
     bases: Callable[[], Sequence[str]]
     loras: Callable[[], Sequence[str]]
+    decoders: Callable[[], Sequence[str]]
     about_lora: Callable[[str], str] = lambda _: ""
     """Where a LoRA of the list comes from, in a line; "" where there is nothing to say. May raise DfosdError."""
 
@@ -79,7 +81,9 @@ class Panel:
             lines[_SHOWN_LINES - 1 :] = [f"and {len(lines) - _SHOWN_LINES + 1} more"]
         return view.summary(lines, problems)
 
-    def run(self, files: Any, base: str | None, lora: str | None, *values: Any) -> Iterator[tuple[Any, ...]]:
+    def run(
+        self, files: Any, base: str | None, lora: str | None, decoder: str | None, *values: Any
+    ) -> Iterator[tuple[Any, ...]]:
         """Upscale. Yields what the outputs become: ticket, pairs, view, status, files, picker, two buttons."""
         paths = _paths(files)
         try:
@@ -91,7 +95,7 @@ class Panel:
             yield _outputs(status=view.summary([], ["Choose a picture first."]))
             return
         ticket, started = uuid.uuid4().hex, time.perf_counter()
-        request = Request(settings=settings, base=base or "", lora=lora or "")
+        request = Request(settings=settings, base=base or "", lora=lora or "", decoder=decoder or FULL_DECODER)
         run = self._runs[ticket] = Run(self.workplace, request, paths)
         try:
             run.start()
@@ -154,7 +158,7 @@ def build_panel(
                 stop = gr.Button("Stop", interactive=False, min_width=120, elem_id=f"{prefix}_stop")
             status = gr.HTML("", elem_id=f"{prefix}_status")
             drawn |= controls.draw_others(prefix)
-            base, lora = _draw_models(models, prefix)
+            chosen = _draw_models(models, prefix)
         with gr.Column(scale=5, min_width=320):
             shown = gr.HTML(view.welcome(), elem_id=f"{prefix}_view")
             picker = gr.Dropdown(label="Show", choices=[], visible=False, elem_id=f"{prefix}_picker")
@@ -167,28 +171,27 @@ def build_panel(
     for control in values:
         control.change(panel.summary, [files, *values], [status], **_QUIET)
     outputs = [ticket, pairs, shown, status, offered, picker, start, stop]
-    start.click(panel.run, [files, base, lora, *values], outputs, show_progress="hidden")
+    start.click(panel.run, [files, *chosen, *values], outputs, show_progress="hidden")
     stop.click(panel.stop, [ticket], [], **_QUIET)
     picker.input(panel.show, [pairs, picker], [shown], **_QUIET)
     return panel
 
 
-def _draw_models(models: ModelLists | None, prefix: str) -> tuple[Any, Any]:
-    """The two drop-downs and their refresh button; states that hold nothing where there is no choice."""
+def _draw_models(models: ModelLists | None, prefix: str) -> list[Any]:
+    """Base, LoRA and decoder, and their refresh button; states that hold nothing where there is no choice."""
     if models is None:
-        return gr.State(""), gr.State("")
+        return [gr.State(""), gr.State(""), gr.State("")]
+    lists = {"Base": models.bases, "LoRA": models.loras, "Decoder": models.decoders}
     drawn: list[Any] = []
     with gr.Accordion("Model", open=False):
-        for name, label, entries in (("base", "Base", models.bases), ("lora", "LoRA", models.loras)):
-            choices = list(entries())
-            drawn.append(gr.Dropdown(label=label, choices=choices, value=choices[0], elem_id=f"{prefix}_{name}"))
+        for label, entries in lists.items():
+            choices, elem_id = list(entries()), f"{prefix}_{label.lower()}"
+            drawn.append(gr.Dropdown(label=label, choices=choices, value=choices[0], elem_id=elem_id))
         origin = gr.HTML(models.origin(drawn[1].value), elem_id=f"{prefix}_origin")
         again = gr.Button("Look for new files", size="sm", elem_id=f"{prefix}_refresh")
     drawn[1].change(models.origin, [drawn[1]], [origin], **_QUIET)
-    again.click(
-        lambda: [gr.update(choices=list(entries())) for entries in (models.bases, models.loras)], [], drawn, **_QUIET
-    )
-    return drawn[0], drawn[1]
+    again.click(lambda: [gr.update(choices=list(entries())) for entries in lists.values()], [], drawn, **_QUIET)
+    return drawn
 
 
 def _outputs(*, is_running: bool = False, ticket: str = "", **changes: Any) -> tuple[Any, ...]:

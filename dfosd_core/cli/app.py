@@ -30,10 +30,10 @@ def run_app(given: argparse.Namespace) -> int:
     from ..app.model_files import ModelFiles
     from ..models import pick_device
 
-    models = ModelFiles(folder=folder, given_base=given_base, given_lora=given_lora)
+    models = ModelFiles(folder=folder, given_base=given_base, given_lora=given_lora, given_decoder=decoder)
     limits = {name: value for name in ("file_mb", "megapixels") if (value := getattr(given, name)) is not None}
     app = App(
-        engine=LocalEngine(models, pick_device(given.device), given.dtype, decoder),
+        engine=LocalEngine(models, pick_device(given.device), given.dtype),
         models=models,
         limits=Limits(**limits),
         out=Path(given.out) if given.out else None,

@@ -7,7 +7,7 @@ decoder at half its widths; TAESD's `taesd_decoder` (Ollin Boer Bohan, MIT) is p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,8 @@ from .vae import EPS, Decoder
 
 LATENT_CHANNELS, LATENT_FACTOR = 4, 8
 """What both kinds decode: Stable Diffusion's latents, of 1.x and 2.x."""
+SUFFIXES = (".safetensors", ".pth", ".pkl")
+"""How decoders' files are called in lists."""
 TAESD_WIDTH = 64
 _STATE = "model_state_dict"
 """Where VOSR's file keeps the tensors."""
@@ -92,6 +94,30 @@ def _conv(inputs: int = TAESD_WIDTH, outputs: int = TAESD_WIDTH, *, bias: bool =
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
 
 
+def is_decoder(path: Path) -> bool:
+    """Whether a list shows `path` as a decoder, and not as a LoRA: by the names and shapes of the tensors in it.
+
+    A file named after TAESD for SDXL is left out, the only thing that tells it from the one for SD.
+    """
+    if path.suffix not in SUFFIXES or path.name.startswith("taesdxl") or not path.is_file():
+        return False
+    facts = path.stat()
+    return facts.st_size <= _MOST_BYTES and _is_decoder(path, facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _is_decoder(path: Path, changed_ns: int, size: int) -> bool:
+    """Read once for each state of the file."""
+    try:
+        tensors = _tensors(path)
+        with torch.device("meta"):
+            network, prefix = _network(path.name, tensors)
+    except (BaseModelMismatchError, OSError):
+        return False
+    shapes = {key.removeprefix(prefix): value.shape for key, value in network.state_dict().items()}
+    return shapes == {key: getattr(value, "shape", None) for key, value in tensors.items()}
+
+
 def read_decoder(
     path: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> LightDecoder:
@@ -105,23 +131,6 @@ def read_decoder(
         network, prefix = _network(path.name, tensors)
     named = {f"{prefix}{key}": value for key, value in tensors.items()}
     return fill(network, Part({}, partial(_checked, path.name, prefix, named)), dtype, device)
-
-
-def is_light_decoder(path: Path) -> bool:
-    """Whether lists offer `path`: it has one of the two kinds' names and shapes. Values are not looked at.
-
-    A file named after TAESD for SDXL is left out, the only thing that tells it from the one for SD.
-    """
-    try:
-        if path.name.startswith("taesdxl") or not 0 < path.stat().st_size <= _MOST_BYTES:
-            return False
-        tensors = _tensors(path)
-        with torch.device("meta"):
-            network, prefix = _network(path.name, tensors)
-        shapes = {key.removeprefix(prefix): value.shape for key, value in network.state_dict().items()}
-        return shapes == {key: getattr(value, "shape", None) for key, value in tensors.items()}
-    except (BaseModelMismatchError, OSError):
-        return False
 
 
 def _tensors(path: Path) -> Tensors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import torch
 from ...dfosd_core.errors import BaseModelMismatchError
 from ...dfosd_core.host import Host
 from ...dfosd_core.hosts.light import LightHost
-from ...dfosd_core.networks.light_decoder import LightDecoder, is_light_decoder, read_decoder
+from ...dfosd_core.networks.light_decoder import LightDecoder, is_decoder, read_decoder
+from ...dfosd_core.settings import FULL_DECODER
 
-FULL = "full"
-"""The VAE's own. Frozen: workflows hold it."""
 DECODER_HELP = (
     "full: the VAE's own decoder. Light decoders from models/dfosd or models/vae_approx, VOSR's sd21_lwdecoder or "
     "TAESD's taesd_decoder, take less time and memory."
@@ -26,14 +24,16 @@ FOLDERS = ("dfosd", "vae_approx")
 
 def decoder_names() -> list[str]:
     """The names to choose from; of two of the same name the first is meant."""
-    names = [name for folder in FOLDERS for name in folder_paths.get_filename_list(folder) if is_decoder(folder, name)]
-    return [FULL, *dict.fromkeys(names)]
+    names = [
+        name for folder in FOLDERS for name in folder_paths.get_filename_list(folder) if is_decoder_name(folder, name)
+    ]
+    return [FULL_DECODER, *dict.fromkeys(names)]
 
 
-def is_decoder(folder: str, name: str) -> bool:
+def is_decoder_name(folder: str, name: str) -> bool:
     """Whether this file of one of the host's model folders is a light decoder, by its content."""
     path = folder_paths.get_full_path(folder, name)
-    return bool(path) and _looked_at(*_facts(Path(path)))
+    return bool(path) and is_decoder(Path(path))
 
 
 def _facts(path: Path) -> tuple[str, int, int]:
@@ -41,16 +41,10 @@ def _facts(path: Path) -> tuple[str, int, int]:
     return str(path), facts.st_mtime_ns, facts.st_size
 
 
-@lru_cache(maxsize=1024)
-def _looked_at(path: str, *facts: int) -> bool:
-    """At each page load the host asks for the list: a file is opened again when it has changed."""
-    return is_light_decoder(Path(path))
-
-
 def decoder_fingerprint(name: str | None) -> str:
     """As `lora_fingerprint`."""
     try:
-        return "" if name in (None, FULL) else ":".join(map(str, _facts(_path(name or ""))))
+        return "" if name in (None, FULL_DECODER) else ":".join(map(str, _facts(_path(name or ""))))
     except (BaseModelMismatchError, OSError):
         return ""
 
@@ -61,8 +55,8 @@ def _path(name: str) -> Path:
         if path is not None:
             return Path(path)
     raise BaseModelMismatchError(
-        f"There is no decoder '{name}' in models/dfosd or models/vae_approx. Put it there, or choose '{FULL}', and "
-        "press R."
+        f"There is no decoder '{name}' in models/dfosd or models/vae_approx. Put it there, or choose another, "
+        "and press R."
     )
 
 
@@ -78,7 +72,7 @@ class DecoderFile:
 
         Raises BaseModelMismatchError where it cannot be used.
         """
-        if name == FULL:
+        if name == FULL_DECODER:
             self._read_from, self._decoder = (), None
             return host
         path, device = _path(name), model_management.get_torch_device()

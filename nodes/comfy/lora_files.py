@@ -13,7 +13,7 @@ from ...dfosd_core.lora.file import DfosdLora
 from ...dfosd_core.lora.importers import omgsr
 from ...dfosd_core.lora.importers.content import ImportedLora
 from ...dfosd_core.lora.open import may_be_lora, open_lora
-from .decoder_files import is_decoder
+from .decoder_files import is_decoder_name
 
 FOLDERS = ("dfosd", "loras")
 LORA_HELP = (
@@ -40,7 +40,7 @@ def _names_in(folder: str) -> list[str]:
     folders = [name for name in around if (path := _path(folder, str(name))) and may_be_lora(path)]
     alone = [file for file in files if may_be_lora(file) and not any(name in file.parents for name in folders)]
     if folder == FOLDERS[0]:  # light decoders may lie there, too
-        alone = [file for file in alone if not is_decoder(folder, str(file))]
+        alone = [file for file in alone if not is_decoder_name(folder, str(file))]
     return [str(name) for name in sorted([*alone, *folders])]
 
 

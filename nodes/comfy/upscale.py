@@ -15,9 +15,9 @@ from ...dfosd_core.hosts.comfy.host import ComfyHost, LoadedLoraHost
 from ...dfosd_core.lora.file import DfosdLora
 from ...dfosd_core.mosaic import PREVIEW_PX, Mosaic
 from ...dfosd_core.pipeline import Progress, upscale
-from ...dfosd_core.settings import UpscaleSettings
+from ...dfosd_core.settings import FULL_DECODER, UpscaleSettings
 from .before_after import save_before_after
-from .decoder_files import DECODER_HELP, FULL, DecoderFile, decoder_fingerprint, decoder_names
+from .decoder_files import DECODER_HELP, DecoderFile, decoder_fingerprint, decoder_names
 from .embedded import EMBEDDED, EmbeddedModel, load_embedded
 from .inputs import Inputs, settings_from, settings_inputs
 from .load_lora import LoraSettings
@@ -67,7 +67,7 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
                     {"tooltip": "From DFOSD Load LoRA, with its MODEL: `lora` and `strength` above are not used then."},
                 ),
                 **settings_inputs(later=True),
-                "decoder": (decoder_names(), {"default": FULL, "tooltip": DECODER_HELP}),
+                "decoder": (decoder_names(), {"default": FULL_DECODER, "tooltip": DECODER_HELP}),
             },
             "hidden": {"unique_id": "UNIQUE_ID"},  # pyright: ignore[reportReturnType]
         }
@@ -109,7 +109,7 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
         conditioning: Any = None,
         lora_settings: LoraSettings | None = None,
         unique_id: str | None = None,
-        decoder: str = FULL,
+        decoder: str = FULL_DECODER,
         **values: Any,
     ) -> dict[str, Any]:
         """Upscale; `values` are the widgets that `settings_inputs` made."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +11,11 @@ from modules import paths, sd_models  # pyright: ignore[reportMissingImports]
 from ...dfosd_core.errors import BaseModelMismatchError, LoraFormatError
 from ...dfosd_core.lora.open import may_be_lora
 from ...dfosd_core.networks.embedded import EMBEDDED_LORA
-from ...dfosd_core.networks.light_decoder import is_light_decoder
+from ...dfosd_core.networks.light_decoder import is_decoder
+from ...dfosd_core.settings import FULL_DECODER
 from ...dfosd_core.tensor_files import kind_of_file, read_header
 
 AUTOMATIC = "automatic"
-FULL = "full"
-"""The base's own decoder."""
 
 
 class ModelFile(NamedTuple):
@@ -52,16 +50,8 @@ def base_names() -> list[str]:
 
 
 def decoder_names() -> list[str]:
-    """Entries of the drop-down: the base's own, the light decoders in DFOSD's folder and among the WebUI's."""
-    return [FULL, *dict.fromkeys(file.name for file in _decoders())]
-
-
-def find_decoder(name: str) -> ModelFile:
-    """Raises BaseModelMismatchError when it is not there (any more)."""
-    found = next((file for file in _decoders() if file.name == name), None)
-    if found is None:
-        raise BaseModelMismatchError(f"There is no decoder '{name}'. Put it in {folder()}, or choose '{FULL}'.")
-    return found
+    """Entries of the drop-downs: the base's own, the light ones in DFOSD's folder and the WebUI's own."""
+    return [FULL_DECODER, *dict.fromkeys(file.name for file in own_decoders())]
 
 
 def find_lora(name: str) -> ModelFile:
@@ -80,6 +70,16 @@ def find_base(name: str) -> ModelFile:
     return found
 
 
+def find_decoder(name: str) -> ModelFile:
+    """Raises BaseModelMismatchError when it is not there (any more)."""
+    found = next((file for file in own_decoders() if file.name == name), None)
+    if found is None:
+        raise BaseModelMismatchError(
+            f"There is no decoder '{name}' in {folder()}. Put it there, or choose another one."
+        )
+    return found
+
+
 def own_loras() -> list[ModelFile]:
     """The LoRAs in DFOSD's folder: DFOSD's own, and files and folders of other methods."""
     return [file for file in _found() if may_be_lora(file.path) and not _is_other(file.path)]
@@ -90,35 +90,23 @@ def own_bases() -> list[ModelFile]:
     return [file for file in _found() if file.path.is_file() and _is_base(file.path)]
 
 
+def own_decoders() -> list[ModelFile]:
+    """The light decoders in DFOSD's folder, and in the one where the WebUI keeps those of its previews."""
+    try:
+        previews = sorted((Path(paths.models_path) / "VAE-approx").iterdir())
+    except OSError:
+        previews = []  # it has fetched none yet
+    files = [*_found(), *(ModelFile(path.name, path) for path in previews)]
+    return [file for file in files if is_decoder(file.path)]
+
+
 def _is_base(path: Path) -> bool:
     return kind_of_file(path) == "base model"
 
 
 def _is_other(path: Path) -> bool:
-    """A base, a decoder, or by its header something else than a LoRA. What is damaged stays: a run says so."""
-    return _is_base(path) or _is_decoder(path) or (bool(read_header(path)) and kind_of_file(path) == "other")
-
-
-def _is_decoder(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    facts = path.stat()
-    return _looked_at(str(path), facts.st_mtime_ns, facts.st_size)
-
-
-@lru_cache(maxsize=1024)
-def _looked_at(path: str, *facts: int) -> bool:
-    """Lists are drawn often: a file is opened again when it has changed."""
-    return is_light_decoder(Path(path))
-
-
-def _decoders() -> list[ModelFile]:
-    try:
-        previews = sorted(path for path in (Path(paths.models_path) / "VAE-approx").iterdir())
-    except OSError:
-        previews = []  # a WebUI that has downloaded none yet
-    files = [*_found(), *(ModelFile(path.name, path) for path in previews)]
-    return [file for file in files if _is_decoder(file.path)]
+    """A base, a decoder, or by its header something else. What is damaged stays a LoRA: a run says what is wrong."""
+    return _is_base(path) or is_decoder(path) or (bool(read_header(path)) and kind_of_file(path) == "other")
 
 
 def _found() -> list[ModelFile]:

@@ -27,8 +27,9 @@ from ...dfosd_core.lora.open import open_lora
 from ...dfosd_core.networks.embedded import EMBEDDED_BASE, EMBEDDED_LORA
 from ...dfosd_core.networks.light_decoder import read_decoder
 from ...dfosd_core.networks.reading import read_empty_prompt
+from ...dfosd_core.settings import FULL_DECODER
 from ...dfosd_core.tensor_files import context_dim
-from .files import AUTOMATIC, FULL, ModelFile, find_base, find_decoder, find_lora, own_bases, own_loras
+from .files import AUTOMATIC, ModelFile, find_base, find_decoder, find_lora, own_bases, own_loras
 from .options import option
 
 logger = logging.getLogger("dfosd")
@@ -42,6 +43,7 @@ class Choice:
 
     lora: str = AUTOMATIC
     base: str = AUTOMATIC
+    decoder: str = FULL_DECODER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +54,9 @@ class Model:
     lora: DfosdLora
     lora_name: str
     base_name: str
+    decoder_name: str = FULL_DECODER
     device: torch.device
     """Where images go in."""
-    decoder_name: str = FULL
 
 
 _kept: dict[str, tuple[object, Any]] = {}
@@ -76,26 +78,14 @@ def chosen_model(choice: Choice) -> Iterator[Model]:
     """The networks for one run. Raises DfosdError, one line, when the choice cannot be had.
 
     Automatic: the first LoRA in models/DFOSD that fits the loaded checkpoint or a base in that folder; else the
-    embedded model. The user's checkpoint stays loaded. The decoder is that of the settings page, but for the embedded
-    model, which has latents of its own.
+    embedded model. The user's checkpoint stays loaded.
     """
     try:
-        yield _with_decoder(_choose(choice))
+        yield _with_decoder(_choose(choice), choice.decoder)
     finally:
         if not option("keep_models"):
             forget_models()
         devices.torch_gc()
-
-
-def _with_decoder(model: Model) -> Model:
-    name = option("decoder")
-    if name in (FULL, "") or model.lora_name == EMBEDDED_LORA:
-        return model
-    file, device = find_decoder(name), devices.device
-    dtype: torch.dtype = getattr(devices, "dtype_vae", torch.float32)  # the user's choice, by --no-half-vae and such
-    key = _facts(file.path), str(device), dtype
-    decoder = _keep("decoder", key, lambda: read_decoder(file.path, dtype, device))
-    return replace(model, host=LightHost(model.host, decoder), decoder_name=name)
 
 
 def _choose(choice: Choice) -> Model:
@@ -110,6 +100,17 @@ def _choose(choice: Choice) -> Model:
         except DfosdError as error:
             logger.info("DFOSD: %s is not used: %s", lora.name, error)
     return _embedded()
+
+
+def _with_decoder(model: Model, name: str) -> Model:
+    """Raises BaseModelMismatchError for a decoder that is not there, is none, or does not fit the base's latents."""
+    if name == FULL_DECODER:
+        return model
+    file, device = find_decoder(name), model.device
+    dtype: torch.dtype = getattr(devices, "dtype_vae", torch.float32)  # the user's choice, by --no-half-vae and such
+    key = (_facts(file.path), str(device), dtype)
+    decoder = _keep("decoder", key, lambda: read_decoder(file.path, dtype, device))
+    return replace(model, host=LightHost(model.host, decoder), decoder_name=name)
 
 
 def _chosen_base(choice: Choice) -> ModelFile | None:

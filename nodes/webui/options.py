@@ -10,8 +10,8 @@ import gradio as gr
 from modules import shared  # pyright: ignore[reportMissingImports]
 
 from ...dfosd_core.app.limits import Limits
-from ...dfosd_core.settings import UpscaleSettings
-from .files import AUTOMATIC, FULL, base_names, decoder_names, lora_names
+from ...dfosd_core.settings import FULL_DECODER, UpscaleSettings
+from .files import AUTOMATIC, base_names, decoder_names, lora_names
 
 SECTION = ("dfosd", "DFOSD")
 NOT_GIVEN = -1
@@ -22,7 +22,7 @@ _FIELDS = {field.name: field for field in fields(UpscaleSettings) if field.name 
 DEFAULTS: dict[str, Any] = {
     "lora": AUTOMATIC,
     "base": AUTOMATIC,
-    "decoder": FULL,
+    "decoder": FULL_DECODER,
     **{name: NOT_GIVEN if field.default is None else field.default for name, field in _FIELDS.items()},
     "keep_models": True,
     "megapixels": Limits().megapixels,
@@ -45,12 +45,7 @@ def add_options() -> None:
     page = {
         "lora": ("Model of the upscaler in the drop-downs", gr.Dropdown, lambda: {"choices": lora_names()}),
         "base": ("Base for it", gr.Dropdown, lambda: {"choices": base_names()}),
-        "decoder": (
-            "Decoder on Stable Diffusion, wherever DFOSD runs. A light one from models/DFOSD or models/VAE-approx "
-            "takes less time and memory",
-            gr.Dropdown,
-            lambda: {"choices": decoder_names()},
-        ),
+        "decoder": ("Decoder for it", gr.Dropdown, lambda: {"choices": decoder_names()}),
         **{name: _control(name) for name in _FIELDS},
         "keep_models": ("Keep DFOSD's own networks in memory between runs", gr.Checkbox, {}),
         "megapixels": (

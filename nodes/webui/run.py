@@ -16,10 +16,9 @@ from ...dfosd_core.image_files.pil import from_pil, to_pil
 from ...dfosd_core.image_files.tensors import to_tensor
 from ...dfosd_core.lora.metadata import describe_origin
 from ...dfosd_core.mosaic import Mosaic
-from ...dfosd_core.settings import UpscaleSettings
+from ...dfosd_core.settings import FULL_DECODER, UpscaleSettings
 from ...dfosd_core.tiles.run import Progress, ProgressCallback
 from ...dfosd_core.upscale_file import PHASES, upscale_picture
-from .files import FULL
 from .models import Choice, Model, chosen_model
 
 _extras_job = ""
@@ -72,10 +71,10 @@ def infotext(model: Model, settings: UpscaleSettings) -> dict[str, Any]:
         "DFOSD model": model.lora_name,
         **({"DFOSD LoRA source": origin} if origin else {}),
         "DFOSD base": model.base_name,
+        **({} if model.decoder_name == FULL_DECODER else {"DFOSD decoder": model.decoder_name}),
         "DFOSD color fix": settings.color_fix,
         "DFOSD strength": f"{settings.strength:g}",
         **({} if pixel is None else {"DFOSD pixel strength": f"{pixel:g}"}),
-        **({} if model.decoder_name == FULL else {"DFOSD decoder": model.decoder_name}),
         "DFOSD tiles": given or "automatic",
     }
 

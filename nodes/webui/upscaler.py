@@ -39,7 +39,8 @@ class UpscalerDFOSD(Upscaler):  # pyright: ignore[reportUntypedBaseClass]
             settings = upscaler_settings(min(scale, MAX_SCALE))
             # 8-bit RGB is what hosts take from an upscaler: Extras blends two of them, img2img has nothing else.
             rgb = to_pil(from_pil(img).without_alpha().with_three_colors().to_8_bit())
-            larger, _ = upscale_image(rgb, settings, Choice(lora=option("lora"), base=option("base")))
+            choice = Choice(lora=option("lora"), base=option("base"), decoder=option("decoder"))
+            larger, _ = upscale_image(rgb, settings, choice)
         except RunInterruptedError:
             larger, made_with = img, None  # the host throws it away, or goes on with it as it is
         except DfosdError as error:

@@ -67,8 +67,10 @@ def test_what_does_not_fit_is_one_line(
 def test_app_runs_with_the_decoder(folder: Path, photo: Path, tmp_path: Path) -> None:
     expected = upscaled(folder, photo, tmp_path / "a.png", "--decoder", folder / "taesd_decoder.pth")
     files = ModelFiles(folder=folder)
-    engine = LocalEngine(files, torch.device("cpu"), "float32", folder / "taesd_decoder.pth")
-    request = Request(settings=UpscaleSettings(), base="sd21-base", lora="pisa_sr.pkl")
+    assert files.decoders() == ["full", "taesd_decoder.pth"]
+    assert "taesd_decoder.pth" not in files.loras()
+    engine = LocalEngine(files, torch.device("cpu"), "float32")
+    request = Request(settings=UpscaleSettings(), base="sd21-base", lora="pisa_sr.pkl", decoder="taesd_decoder.pth")
     for name in ("b.png", "c.png"):
         with engine(request) as upscale_file:
             upscale_file(photo, tmp_path / name, lambda _: None)

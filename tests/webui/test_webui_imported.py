@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from support.decoders import taesd_tensors
 from support.fakes.install import installed
 from support.fakes.networks import TinySd, sd_of, tiny_sd
 from support.fakes.webui import WebUI, text_encoder
@@ -202,7 +203,7 @@ def test_list_has_every_layout_and_nothing_else(place: Place) -> None:
     deeper.mkdir(parents=True)
     shutil.copy(place.folder / "osediff.pkl", deeper / "osediff_face.pkl")
     write_checkpoint(place.folder / "base.safetensors")
-    save_file({"decoder.conv_in.weight": torch.zeros(4, 4, 3, 3)}, place.folder / "taesd_decoder.safetensors")
+    save_file({"decoder.conv_in.weight": torch.zeros(4, 4, 3, 3)}, place.folder / "another_decoder.safetensors")
     (place.folder / "damaged.safetensors").write_bytes(b"half a file")
     (place.folder / "readme.txt").write_text("no LoRA")
     diffusers = place.folder / "sd21"
@@ -212,6 +213,45 @@ def test_list_has_every_layout_and_nothing_else(place: Place) -> None:
     names = ["HYPIR_sd2.pth", "OMGSR-S", "damaged.safetensors", "more/deeper/osediff_face.pkl"]
     assert files.lora_names()[2:] == [*names, "osediff.pkl", "own.safetensors", "pisa_sr.pkl"]
     assert files.base_names()[1:] == ["base.safetensors"]
+
+
+def test_light_decoder_is_a_choice_of_its_own_in_every_face(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place.part("nodes.webui.models"), "fast_dtype", lambda device: torch.float32)
+    files, tensors = place.part("nodes.webui.files"), taesd_tensors()
+    torch.save(tensors, place.folder / "taesd_decoder.pth")
+    save_file(tensors, place.folder / "taesd_decoder.safetensors")
+    name = PEERS["omgsr"]().write(place.folder).name
+    assert files.decoder_names() == ["full", "taesd_decoder.pth", "taesd_decoder.safetensors"]
+    assert files.lora_names()[2:] == [name]
+    place.load()
+    light, used = place.run(lora=name, decoder="taesd_decoder.pth")
+    assert (used.host.name, used.decoder_name) == (NAMES[place.program.kind], "taesd_decoder.pth")
+    assert not torch.allclose(light, place.run(lora=name)[0], atol=0.05)
+    assert torch.equal(light, place.run(lora=name, decoder="taesd_decoder.safetensors")[0])
+    script = place.part("nodes.webui.extras").DfosdExtras()
+    image = SimpleNamespace(image=Image.new("RGB", (16, 16)), info={}, nametags=[])
+    script.process(image, enable=True, lora=name, scale=1.0, decoder="taesd_decoder.pth")
+    assert image.info["DFOSD decoder"] == "taesd_decoder.pth"
+    errors = place.part("dfosd_core.errors")
+    with pytest.raises(errors.BaseModelMismatchError, match="There is no decoder 'gone.pth' in "):
+        place.run(lora=name, decoder="gone.pth")
+    with pytest.raises(errors.BaseModelMismatchError, match="for the decoder, found 16 at 1/4"):
+        place.run(lora="embedded small x4", decoder="taesd_decoder.pth")
+
+
+def test_pisa_srs_two_strengths(place: Place) -> None:
+    """Its exact rule on a WebUI's checkpoint, by hooks."""
+    place.load()
+    name = PEERS["pisa_sr"]().write(place.folder).name
+    script = place.part("nodes.webui.extras").DfosdExtras()
+    noise = Image.effect_noise((128, 64), 60).convert("RGB")
+    seen: list[bytes] = []
+    for pixel in (None, 0.5, 0.0):
+        image = SimpleNamespace(image=noise, info={}, nametags=[])
+        script.process(image, enable=True, lora=name, scale=1.0, color_fix="none", pixel_strength=pixel)
+        assert image.info.get("DFOSD pixel strength") == (None if pixel is None else f"{pixel:g}")
+        seen.append(image.image.tobytes())
+    assert len(set(seen)) == 3
 
 
 def test_changed_folder_is_read_again(place: Place) -> None:

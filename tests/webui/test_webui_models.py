@@ -98,7 +98,7 @@ def test_networks_of_our_own_are_kept_or_let_go(place: Place, monkeypatch: pytes
     assert not models._kept
 
 
-def test_decoder_of_the_settings_page_runs_on_stable_diffusion(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_light_decoders_are_listed_by_content_and_run(place: Place) -> None:
     models, files = place.program.folder / "models", place.part("nodes.webui.files")
     assert files.decoder_names() == ["full"]
     (models / "VAE-approx").mkdir()
@@ -113,17 +113,16 @@ def test_decoder_of_the_settings_page_runs_on_stable_diffusion(place: Place, mon
     script = place.part("nodes.webui.extras").DfosdExtras()
     page: dict[str, SimpleNamespace] = {}
     for name in ("full", "lw.pth", "taesd_decoder.pth"):
-        monkeypatch.setattr(place.program.shared.opts, "dfosd_decoder", name, raising=False)
         page[name] = SimpleNamespace(image=image, info={}, nametags=[])
-        script.process(page[name], enable=True, lora=LORA, scale=2.0, color_fix="none")
+        script.process(page[name], enable=True, lora=LORA, decoder=name, scale=2.0, color_fix="none")
         assert page[name].image.size == (64, 128)
         assert page[name].info.get("DFOSD decoder", "full") == name
     assert len({found.image.tobytes() for found in page.values()}) == 3
-    assert place.chosen() == (NAMES[place.program.kind], LORA, "tiny")
-    assert place.chosen(lora="embedded small x4") == EMBEDDED  # whose latents are of another kind
-    monkeypatch.setattr(place.program.shared.opts, "dfosd_decoder", "gone.pth")
-    with pytest.raises(place.part("dfosd_core.errors").BaseModelMismatchError, match="There is no decoder 'gone.pth'"):
-        place.chosen()
+    error = place.part("dfosd_core.errors").BaseModelMismatchError
+    with pytest.raises(error, match=r"There is no decoder 'gone\.pth'"):
+        place.chosen(decoder="gone.pth")
+    with pytest.raises(error, match="for the decoder, found 16 at 1/4"):
+        place.chosen(lora="embedded small x4", decoder="lw.pth")
     if place.program.kind == "a1111":
         assert place.sd.weights() == before
 
