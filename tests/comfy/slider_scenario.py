@@ -162,7 +162,8 @@ def work(program: str, url: str) -> dict[str, Any]:
         seen["loaded"]["old"] = page.js("document.querySelectorAll('.p-dialog, .p-toast-message').length")
         load(page, example("Upscale a photo"), "one")
         seen["previews"] = run(page)
-        seen["left_preview"] = page.js(f"Boolean({NODE}.imgs) || {NODE}.widgets.length !== 13")
+        preview = f"{NODE}.widgets.some((widget) => widget.name.startsWith('$$'))"
+        seen["left_preview"] = page.js(f"Boolean({NODE}.imgs) || {preview}")
         seen["move"] = move(page)
         load(page, two_images(), "two")
         run(page)
