@@ -140,12 +140,6 @@ class LoraMetadata:
             "ss_network_alpha": _number(self.lora_alpha),
         }
 
-    @property
-    def origin(self) -> str:
-        """Source, licence and hash in one line for people: of an imported LoRA, else empty or what is known."""
-        named = (("", self.source), ("licence: ", self.license), ("sha256: ", self.source_sha256))
-        return " · ".join(f"{name}{value}" for name, value in named if value)
-
     @staticmethod
     def from_header(header: Mapping[str, str], name: str) -> LoraMetadata:
         """Read a header; raises LoraFormatError naming the file `name` and the entry at fault."""
@@ -183,6 +177,13 @@ def describe_layout(base: BaseLayout) -> str:
     if base.in_channels != base.latent_channels:
         family += ", inpainting or depth"
     return f"{family} (context {base.context_dim}, {base.prediction_type})"
+
+
+def describe_origin(lora: LoraMetadata) -> str:
+    """What an imported LoRA is, for people: method, licence, the start of the file's SHA-256. "" for DFOSD's own."""
+    if not lora.source:
+        return ""
+    return f"{lora.source}. Licence: {lora.license or 'none stated'}. SHA-256: {lora.source_sha256[:12]}..."
 
 
 def check_base(lora: BaseLayout, host: BaseLayout, lora_name: str = "The LoRA") -> None:
