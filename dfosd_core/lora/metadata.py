@@ -140,12 +140,6 @@ class LoraMetadata:
             "ss_network_alpha": _number(self.lora_alpha),
         }
 
-    @property
-    def origin(self) -> str:
-        """Source, licence and hash in one line for people: of an imported LoRA, else empty or what is known."""
-        named = (("", self.source), ("licence: ", self.license), ("sha256: ", self.source_sha256))
-        return " · ".join(f"{name}{value}" for name, value in named if value)
-
     @staticmethod
     def from_header(header: Mapping[str, str], name: str) -> LoraMetadata:
         """Read a header; raises LoraFormatError naming the file `name` and the entry at fault."""

@@ -13,6 +13,7 @@ from ...dfosd_core.host import Host
 from ...dfosd_core.hosts.comfy.clones import LoraClones
 from ...dfosd_core.hosts.comfy.host import ComfyHost, LoadedLoraHost
 from ...dfosd_core.lora.file import DfosdLora
+from ...dfosd_core.lora.metadata import describe_origin
 from ...dfosd_core.mosaic import PREVIEW_PX, Mosaic
 from ...dfosd_core.pipeline import Progress, upscale
 from ...dfosd_core.settings import FULL_DECODER, UpscaleSettings
@@ -119,7 +120,8 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
         host, chosen = self._source(lora, model, vae, conditioning, lora_settings)
         host = self._decoder.around(host, decoder, vae)
         output = upscale(image, host, chosen, settings, progress_bar(image, settings, unique_id))
-        shown = {"dfosd_before_after": save_before_after(image, output), "dfosd_origin": [chosen.metadata.origin]}
+        origin = describe_origin(chosen.metadata)
+        shown = {"dfosd_before_after": save_before_after(image, output), "dfosd_origin": [origin]}
         return {"ui": shown, "result": (output,)}
 
     def _source(

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from comfy_graph import Graph, fingerprint, picture
-from safetensors.torch import load_file, save_file
+from comfy_graph import BASE, Graph, fingerprint, picture
+from safetensors.torch import load_file
 from support.diffusers_host import DiffusersHost
 from support.peers import PEERS, Peer
-from support.tiny_models import ldm_tensors
-from text_encoder import text_encoder_tensors
 from torch import Tensor
 
 from dfosd_core.models import load_models
@@ -25,34 +20,23 @@ from dfosd_core.settings import ModelChoice, UpscaleSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-BASE = "with_text.safetensors"
 TOLERANCE = 2e-3
 PROMPT = {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["1", 1]}}
 
 
-@pytest.fixture(scope="module")
-def base(graph: Graph, twin: DiffusersHost) -> Iterator[Path]:
-    """The random base with a text encoder."""
-    path = graph.process.base / "models" / "checkpoints" / BASE
-    tensors = {**ldm_tensors(twin), **text_encoder_tensors()}
-    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
-    graph.refresh()
-    yield path
-    path.unlink()
-
-
 @pytest.fixture(scope="module", params=PEERS)
-def peer(request: pytest.FixtureRequest, twin: DiffusersHost) -> Peer:
-    """A method's adapters on a copy of the base's networks. Not kept, unlike those of the small base."""
-    return inspect.unwrap(PEERS[request.param])(copy.deepcopy(twin))
+def added(request: pytest.FixtureRequest, graph: Graph, twin: DiffusersHost) -> tuple[Peer, Path]:
+    return graph.add_peer(request.param, twin)
 
 
 @pytest.fixture(scope="module")
-def file(peer: Peer, graph: Graph) -> Path:
-    """The method's file, or folder, among ComfyUI's."""
-    path = peer.write(graph.process.base / "models" / ("dfosd" if peer.source == "OMGSR-S" else "loras"))
-    graph.refresh()
-    return path
+def peer(added: tuple[Peer, Path]) -> Peer:
+    return added[0]
+
+
+@pytest.fixture(scope="module")
+def file(added: tuple[Peer, Path]) -> Path:
+    return added[1]
 
 
 def graph_with_prompt(graph: Graph, image: Tensor, name: str, **more: Any) -> dict[str, Any]:
@@ -87,15 +71,16 @@ def test_image_is_the_standalone_programs_and_the_methods_own(peer: Peer, file: 
     image = picture(1, 24, 32)
     before = fingerprint(graph, BASE)
     host, lora = load_models(ModelChoice(base=str(base), lora=str(file), dtype="float32"), torch.device("cpu"))
-    for strength, color_fix in ((1.0, "none"), (0.6, "wavelet")):
-        settings = UpscaleSettings(scale=2.0, strength=strength, color_fix=color_fix)
-        expected = upscale(image, host, lora, settings)
+    cases: list[dict[str, Any]] = [{"color_fix": "none"}, {"strength": 0.6}]
+    if peer.source == "PiSA-SR":
+        cases.append({"strength": 1.2, "pixel_strength": 0.5, "color_fix": "none"})  # in two passes
+    for case in cases:
+        expected = upscale(image, host, lora, UpscaleSettings(scale=2.0, **case))
         assert ((expected > 0) & (expected < 1)).float().mean() > 0.3
         for card in (False, True):
-            more = {"scale": 2.0, "strength": strength, "color_fix": color_fix}
-            found = graph.output(graph_with_prompt(graph, image, file.name, card=card, **more))
+            found = graph.output(graph_with_prompt(graph, image, file.name, card=card, scale=2.0, **case))
             torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
-        if strength == 1.0:
+        if case is cases[0]:
             x_lr = torch.nn.functional.interpolate(image.movedim(-1, 1), (48, 64), mode="bicubic", antialias=True)
             own = peer.image(x_lr.clamp(0, 1) * 2 - 1, lora.prompt_embeds)
             torch.testing.assert_close(expected, (own.movedim(1, -1) / 2 + 0.5).clamp(0, 1), rtol=0, atol=TOLERANCE)
@@ -110,7 +95,7 @@ def test_load_lora_gives_the_same_image(peer: Peer, file: Path, base: Path, grap
     alone = graph_with_prompt(graph, image, file.name, scale=2.0, strength=0.6)
     result = graph.run(alone)
     assert result.status == "success", result.error
-    assert result.outputs["3"]["dfosd_origin"][0].startswith(f"{peer.source} · licence: ")
+    assert result.outputs["3"]["dfosd_origin"][0].startswith(f"{peer.source}. Licence: ")
     expected = load_file(graph.folder / "out.safetensors")["image"]
     inputs = {"model": ["1", 0], "lora": file.name, "strength": 0.6, "conditioning": ["7", 0]}
     chain = graph.upscale(image, BASE, scale=2.0, model=["5", 0], lora_settings=["5", 3])
