@@ -181,15 +181,18 @@ def _draw_models(models: ModelLists | None, prefix: str) -> list[Any]:
     """Base, LoRA and decoder, and their refresh button; states that hold nothing where there is no choice."""
     if models is None:
         return [gr.State(""), gr.State(""), gr.State("")]
-    lists = {"Base": models.bases, "LoRA": models.loras, "Decoder": models.decoders}
-    drawn: list[Any] = []
+    lists = {"base": models.bases, "lora": models.loras, "decoder": models.decoders}
+
+    def draw(name: str, label: str) -> Any:
+        choices = list(lists[name]())
+        return gr.Dropdown(label=label, choices=choices, value=choices[0], elem_id=f"{prefix}_{name}")
+
     with gr.Accordion("Model", open=False):
-        for label, entries in lists.items():
-            choices, elem_id = list(entries()), f"{prefix}_{label.lower()}"
-            drawn.append(gr.Dropdown(label=label, choices=choices, value=choices[0], elem_id=elem_id))
-        origin = gr.HTML(models.origin(drawn[1].value), elem_id=f"{prefix}_origin")
+        base, lora = draw("base", "Base"), draw("lora", "LoRA")
+        origin = gr.HTML(models.origin(lora.value), elem_id=f"{prefix}_origin")
+        drawn = [base, lora, draw("decoder", "Decoder")]
         again = gr.Button("Look for new files", size="sm", elem_id=f"{prefix}_refresh")
-    drawn[1].change(models.origin, [drawn[1]], [origin], **_QUIET)
+    lora.change(models.origin, [lora], [origin], **_QUIET)
     again.click(lambda: [gr.update(choices=list(entries())) for entries in lists.values()], [], drawn, **_QUIET)
     return drawn
 

@@ -69,7 +69,8 @@ def _thirds(layers: Layers) -> dict[str, list[str]]:
 def _osediff(folder: Path, unet: Layers, vae: Layers, random: Callable[..., Tensor]) -> None:
     thirds = _thirds(unet)
     encoder = [name for name in vae if name.startswith(("encoder", "quant_conv"))]
-    state = {"conv_in.base_layer.weight": random(320, 4, 3, 3) * 2.5, "conv_in.base_layer.bias": torch.zeros(320)}
+    first = unet["conv_in"].get_parameter("weight").shape
+    state = {"conv_in.base_layer.weight": random(*first) * 2.5, "conv_in.base_layer.bias": torch.zeros(first[0])}
     for part, names in thirds.items():
         state |= _pairs(unet, names, 4, f".default_{part}", random)
     entries = {

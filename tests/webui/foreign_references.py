@@ -37,7 +37,7 @@ def reference(checkpoint: Path, file: Path) -> Tensor:
         weight = layers[layer].get_parameter("weight")
         change = pair.alpha / pair.rank * (pair.up.float().flatten(1) @ pair.down.float().flatten(1))
         weight.add_(change.view_as(weight))
-    whole = lora.with_prompt(read_empty_prompt(checkpoint, 1024))
+    whole = lora.with_prompt(read_empty_prompt(checkpoint, lora.metadata.base_layout.context_dim))
     return upscale_attached(input_image(), host, whole, UpscaleSettings())
 
 

@@ -158,6 +158,16 @@ def test_one_that_does_not_fit_is_read_once(place: Place, monkeypatch: pytest.Mo
     assert sorted(opened) == ["osediff.pkl", "pisa_sr.pkl"]
 
 
+@pytest.mark.parametrize("method", ["osediff", "hypir"])
+def test_pickles_are_read_where_the_program_has_exchanged_torch_load(
+    method: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """modules/safe.py of A1111 and reForge: what its own check refuses is None."""
+    monkeypatch.setattr(torch, "load", lambda *_, **__: None)
+    name = PEERS[method]().write(place.folder).name
+    assert place.part("nodes.webui.models").about_lora(name)
+
+
 def test_base_of_our_own_gives_the_prompt_from_its_file(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(place.part("nodes.webui.models"), "fast_dtype", lambda device: torch.float32)
     peer = PEERS["omgsr"]()
