@@ -142,6 +142,10 @@ class UpscaleSettings:
         )
 
 
+FULL_DECODER = "full"
+"""In drop-downs the base's own; all other entries are light decoders' files. Frozen: workflows hold it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
     """Which networks, where and how. None: the embedded ones, a GPU if there is one, its fast format.
@@ -153,6 +157,8 @@ class ModelChoice:
     lora: str | None = None
     device: str | None = None
     dtype: str | None = None
+    decoder: str | None = None
+    """A light decoder's file; None: the base's own."""
 
     def __post_init__(self) -> None:
         if self.base and not self.lora:

@@ -27,6 +27,10 @@ LDM_TEXT = "cond_stage_model.model."
 _LORA_KEY = re.compile(r"(^|\.)lora_")  # kohya's `lora_unet_...`, PEFT's `....lora_A.weight`
 _CONTEXT_KEY = f"{LDM_UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
+# AUTOMATIC1111 puts a reader of its own in the place of `torch.load`, which knows no `weights_only` and gives None for
+# what it does not like.
+_torch_load = torch.serialization.load
+
 ReadT = TypeVar("ReadT")
 Kind = Literal["base model", "LoRA", "other"]
 
@@ -56,7 +60,7 @@ def read_tensors(path: Path) -> TensorFile:
     if path.suffix == ".safetensors":
         load = cast("Callable[[Path], dict[str, Tensor]]", safetensors.torch.load_file)
         return _safely(path, lambda: TensorFile(load(path), _metadata(read_header(path))))
-    loaded = _safely(path, lambda: torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path)))
+    loaded = _safely(path, lambda: _torch_load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path)))
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return TensorFile({key: value for key, value in cast("Any", state).items() if isinstance(value, Tensor)}, {})
 
@@ -67,7 +71,7 @@ def read_entries(path: Path) -> dict[str, Any]:
     No code of it is run, and nothing larger than the file is made. Raises TensorFileError, one line, for all else.
     """
     _safely(path, lambda: _check_zip(path))
-    loaded = _safely(path, lambda: torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    loaded = _safely(path, lambda: _torch_load(path, map_location="cpu", weights_only=True, mmap=True))
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in cast("dict[Any, Any]", loaded)):
         reason = f"expected a dictionary with names, found {type(loaded).__name__}"
         raise TensorFileError(f"'{path.name}' is no file of a LoRA: {reason}.", reason)

@@ -37,8 +37,9 @@ class LocalEngine:
     def _models(self, request: Request) -> tuple[Host, DfosdLora]:
         base = self._files.base(request.base)
         lora = self._files.lora(request.lora)
-        choice = ModelChoice(base=str(base) if base else None, lora=str(lora) if lora else None, dtype=self._dtype)
-        wanted = [(path, path.stat().st_mtime_ns) if path else None for path in (base, lora)]
+        names = {"base": base, "lora": lora, "decoder": self._files.decoder(request.decoder)}
+        choice = ModelChoice(**{name: str(path) if path else None for name, path in names.items()}, dtype=self._dtype)
+        wanted = [(path, path.stat().st_mtime_ns) if path else None for path in names.values()]
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # free the old networks before the new ones come
             self._loaded = (wanted, *load_models(choice, self._device))

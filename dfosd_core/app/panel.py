@@ -16,6 +16,7 @@ from typing import Any
 import gradio as gr
 
 from ..errors import DfosdError
+from ..settings import FULL_DECODER
 from . import controls, view
 from .limits import Limits, without_folder
 from .preview import Pair, thumbnail_url
@@ -31,6 +32,16 @@ class ModelLists:
 
     bases: Callable[[], Sequence[str]]
     loras: Callable[[], Sequence[str]]
+    decoders: Callable[[], Sequence[str]]
+    about_lora: Callable[[str], str] = lambda _: ""
+    """Where a LoRA of the list comes from, in a line; "" where there is nothing to say. May raise DfosdError."""
+
+    def origin(self, name: str | None) -> str:
+        """What is shown beside the choice of a LoRA, as HTML: its origin, or why it cannot be used."""
+        try:
+            return view.summary([line] if (line := self.about_lora(name or "")) else [], [])
+        except DfosdError as error:
+            return view.summary([], [str(error)])
 
 
 @dataclass
@@ -70,7 +81,9 @@ class Panel:
             lines[_SHOWN_LINES - 1 :] = [f"and {len(lines) - _SHOWN_LINES + 1} more"]
         return view.summary(lines, problems)
 
-    def run(self, files: Any, base: str | None, lora: str | None, *values: Any) -> Iterator[tuple[Any, ...]]:
+    def run(
+        self, files: Any, base: str | None, lora: str | None, decoder: str | None, *values: Any
+    ) -> Iterator[tuple[Any, ...]]:
         """Upscale. Yields what the outputs become: ticket, pairs, view, status, files, picker, two buttons."""
         paths = _paths(files)
         try:
@@ -82,7 +95,7 @@ class Panel:
             yield _outputs(status=view.summary([], ["Choose a picture first."]))
             return
         ticket, started = uuid.uuid4().hex, time.perf_counter()
-        request = Request(settings=settings, base=base or "", lora=lora or "")
+        request = Request(settings=settings, base=base or "", lora=lora or "", decoder=decoder or FULL_DECODER)
         run = self._runs[ticket] = Run(self.workplace, request, paths)
         try:
             run.start()
@@ -145,7 +158,7 @@ def build_panel(
                 stop = gr.Button("Stop", interactive=False, min_width=120, elem_id=f"{prefix}_stop")
             status = gr.HTML("", elem_id=f"{prefix}_status")
             drawn |= controls.draw_others(prefix)
-            base, lora = _draw_models(models, prefix)
+            chosen = _draw_models(models, prefix)
         with gr.Column(scale=5, min_width=320):
             shown = gr.HTML(view.welcome(), elem_id=f"{prefix}_view")
             picker = gr.Dropdown(label="Show", choices=[], visible=False, elem_id=f"{prefix}_picker")
@@ -158,26 +171,30 @@ def build_panel(
     for control in values:
         control.change(panel.summary, [files, *values], [status], **_QUIET)
     outputs = [ticket, pairs, shown, status, offered, picker, start, stop]
-    start.click(panel.run, [files, base, lora, *values], outputs, show_progress="hidden")
+    start.click(panel.run, [files, *chosen, *values], outputs, show_progress="hidden")
     stop.click(panel.stop, [ticket], [], **_QUIET)
     picker.input(panel.show, [pairs, picker], [shown], **_QUIET)
     return panel
 
 
-def _draw_models(models: ModelLists | None, prefix: str) -> tuple[Any, Any]:
-    """The two drop-downs and their refresh button; states that hold nothing where there is no choice."""
+def _draw_models(models: ModelLists | None, prefix: str) -> list[Any]:
+    """Base, LoRA and decoder, and their refresh button; states that hold nothing where there is no choice."""
     if models is None:
-        return gr.State(""), gr.State("")
-    drawn: list[Any] = []
+        return [gr.State(""), gr.State(""), gr.State("")]
+    lists = {"base": models.bases, "lora": models.loras, "decoder": models.decoders}
+
+    def draw(name: str, label: str) -> Any:
+        choices = list(lists[name]())
+        return gr.Dropdown(label=label, choices=choices, value=choices[0], elem_id=f"{prefix}_{name}")
+
     with gr.Accordion("Model", open=False):
-        for name, label, entries in (("base", "Base", models.bases), ("lora", "LoRA", models.loras)):
-            choices = list(entries())
-            drawn.append(gr.Dropdown(label=label, choices=choices, value=choices[0], elem_id=f"{prefix}_{name}"))
+        base, lora = draw("base", "Base"), draw("lora", "LoRA")
+        origin = gr.HTML(models.origin(lora.value), elem_id=f"{prefix}_origin")
+        drawn = [base, lora, draw("decoder", "Decoder")]
         again = gr.Button("Look for new files", size="sm", elem_id=f"{prefix}_refresh")
-    again.click(
-        lambda: [gr.update(choices=list(entries())) for entries in (models.bases, models.loras)], [], drawn, **_QUIET
-    )
-    return drawn[0], drawn[1]
+    lora.change(models.origin, [lora], [origin], **_QUIET)
+    again.click(lambda: [gr.update(choices=list(entries())) for entries in lists.values()], [], drawn, **_QUIET)
+    return drawn
 
 
 def _outputs(*, is_running: bool = False, ticket: str = "", **changes: Any) -> tuple[Any, ...]:

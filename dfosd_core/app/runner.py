@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DfosdError
 from ..files import copy_whole, free_path, reason_of, write_whole
-from ..settings import UpscaleSettings
+from ..settings import FULL_DECODER, UpscaleSettings
 from ..upscale_file import explain
 from .limits import Limits, without_folder
 from .preview import Pair, make_pair
@@ -24,11 +24,12 @@ if TYPE_CHECKING:  # torch takes seconds to import; drawing a panel needs none o
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What was asked for, besides the files. `base` and `lora` are entries of the panel's drop-downs."""
+    """What was asked for, besides the files. `base`, `lora` and `decoder` are entries of the panel's drop-downs."""
 
     settings: UpscaleSettings
     base: str = ""
     lora: str = ""
+    decoder: str = FULL_DECODER
 
 
 UpscaleFile = Callable[[Path, Path, "ProgressCallback"], tuple[int, int]]

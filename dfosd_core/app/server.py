@@ -53,7 +53,10 @@ class App:
             make_folder(folder, ConfigError)
         with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
             gr.Markdown("**DFOSD**  larger and sharper pictures in one step", elem_id="dfosd_title")
-            lists = ModelLists(bases=self.models.bases, loras=self.models.loras)
+            offered = self.models
+            lists = ModelLists(
+                bases=offered.bases, loras=offered.loras, decoders=offered.decoders, about_lora=offered.about_lora
+            )
             self._panel = build_panel(
                 self.engine, lists, results=results, previews=previews, keep=self.out, limits=self.limits
             )

@@ -179,6 +179,13 @@ def describe_layout(base: BaseLayout) -> str:
     return f"{family} (context {base.context_dim}, {base.prediction_type})"
 
 
+def describe_origin(lora: LoraMetadata) -> str:
+    """What an imported LoRA is, for people: method, licence, the start of the file's SHA-256. "" for DFOSD's own."""
+    if not lora.source:
+        return ""
+    return f"{lora.source}. Licence: {lora.license or 'none stated'}. SHA-256: {lora.source_sha256[:12]}..."
+
+
 def check_base(lora: BaseLayout, host: BaseLayout, lora_name: str = "The LoRA") -> None:
     """Refuse a base that the LoRA was not trained on: raises BaseModelMismatchError with one clear line."""
     differing = [key for key, value in vars(lora).items() if vars(host)[key] != value]

@@ -10,7 +10,8 @@ from ...dfosd_core.hosts.comfy.layout import unet_layout
 from ...dfosd_core.lora.file import DfosdLora
 from ...dfosd_core.lora.metadata import check_base
 from .inputs import Inputs, settings_inputs
-from .lora_files import LoraFile, lora_fingerprint, lora_names
+from .lora_files import LORA_HELP, LoraFile, lora_fingerprint, lora_names
+from .prompt import CONDITIONING_HELP, with_prompt
 
 
 class LoraSettings(NamedTuple):
@@ -21,7 +22,7 @@ class LoraSettings(NamedTuple):
 
 
 class DFOSDLoadLoRA:
-    """Put a DFOSD LoRA on a MODEL; the host keeps the result, and hands it to as many nodes as want it."""
+    """Put a LoRA on a MODEL; the host keeps the result, and hands it to as many nodes as want it."""
 
     CATEGORY = "image/upscaling"
     FUNCTION = "run"
@@ -29,11 +30,11 @@ class DFOSDLoadLoRA:
     RETURN_NAMES = ("model", "conditioning", "timestep", "lora_settings")
     OUTPUT_TOOLTIPS = (
         "The MODEL with the LoRA's UNet layers on it.",
-        "The prompt embedding that the LoRA was trained with.",
+        "The prompt embedding that the LoRA was trained with, or the connected one.",
         "The timestep at which the LoRA's UNet is called.",
         "For DFOSD Upscale: everything else the file says.",
     )
-    DESCRIPTION = "Apply a DFOSD LoRA to a MODEL, for DFOSD Upscale's lora_settings or a graph of your own."
+    DESCRIPTION = "Apply a DFOSD or imported LoRA to a MODEL, for DFOSD Upscale's lora_settings or your own graph."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Inputs]:  # noqa: N802
@@ -41,9 +42,10 @@ class DFOSDLoadLoRA:
         return {
             "required": {
                 "model": ("MODEL", {"tooltip": "The base the LoRA was trained on."}),
-                "lora": (lora_names(), {"tooltip": "A DFOSD LoRA from models/dfosd or models/loras."}),
+                "lora": (lora_names(), {"tooltip": f"A {LORA_HELP}"}),
                 "strength": settings_inputs()["strength"],
-            }
+            },
+            "optional": {"conditioning": ("CONDITIONING", {"tooltip": CONDITIONING_HELP})},
         }
 
     @classmethod
@@ -51,9 +53,11 @@ class DFOSDLoadLoRA:
         """Another file under the same name is another LoRA."""
         return lora_fingerprint(lora)
 
-    def run(self, model: Any, lora: str, strength: float) -> tuple[Any, Any, int, LoraSettings]:
+    def run(
+        self, model: Any, lora: str, strength: float, conditioning: Any = None
+    ) -> tuple[Any, Any, int, LoraSettings]:
         """Raises BaseModelMismatchError or LoraMismatchError when the LoRA does not fit the MODEL."""
-        chosen = LoraFile().read(lora)
+        chosen = with_prompt(LoraFile().read(lora), conditioning)
         wanted = chosen.metadata.base_layout
         check_base(wanted, unet_layout(model, wanted), f"'{lora}'")
         patched = with_unet_lora(model, *weighted(chosen, strength))

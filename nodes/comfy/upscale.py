@@ -13,18 +13,21 @@ from ...dfosd_core.host import Host
 from ...dfosd_core.hosts.comfy.clones import LoraClones
 from ...dfosd_core.hosts.comfy.host import ComfyHost, LoadedLoraHost
 from ...dfosd_core.lora.file import DfosdLora
+from ...dfosd_core.lora.metadata import describe_origin
 from ...dfosd_core.mosaic import PREVIEW_PX, Mosaic
 from ...dfosd_core.pipeline import Progress, upscale
-from ...dfosd_core.settings import UpscaleSettings
+from ...dfosd_core.settings import FULL_DECODER, UpscaleSettings
 from .before_after import save_before_after
+from .decoder_files import DECODER_HELP, DecoderFile, decoder_fingerprint, decoder_names
 from .embedded import EMBEDDED, EmbeddedModel, load_embedded
 from .inputs import Inputs, settings_from, settings_inputs
 from .load_lora import LoraSettings
-from .lora_files import LoraFile, lora_fingerprint, lora_names
+from .lora_files import LORA_HELP, LoraFile, lora_fingerprint, lora_names
+from .prompt import CONDITIONING_HELP, with_prompt
 
 
 class DFOSDUpscale:
-    """Upscale with the embedded small model, or with a DFOSD LoRA on the connected MODEL and VAE."""
+    """Upscale with the embedded small model, or with a LoRA on the connected MODEL and VAE."""
 
     CATEGORY = "image/upscaling"
     FUNCTION = "run"
@@ -33,10 +36,11 @@ class DFOSDUpscale:
     RETURN_NAMES = ("image",)
     OUTPUT_TOOLTIPS = ("The upscaled images, with alpha where the input has it.",)
     DESCRIPTION = "One-step diffusion super-resolution. Works at once with the embedded small model; with a base \
-model's MODEL and VAE and a DFOSD LoRA for it, at full quality."
+model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
 
     def __init__(self) -> None:
         self._file = LoraFile()
+        self._decoder = DecoderFile()
         self._clones = LoraClones()
         self._embedded: EmbeddedModel | None = None
 
@@ -48,10 +52,7 @@ model's MODEL and VAE and a DFOSD LoRA for it, at full quality."
                 "image": ("IMAGE", {"tooltip": "Images to upscale, RGB or RGBA; each one by itself."}),
                 "lora": (
                     [EMBEDDED, *lora_names()],
-                    {
-                        "default": EMBEDDED,
-                        "tooltip": "The embedded small model, or a DFOSD LoRA from models/dfosd or models/loras.",
-                    },
+                    {"default": EMBEDDED, "tooltip": f"The embedded small model, or a {LORA_HELP}"},
                 ),
                 **settings_inputs(),
             },
@@ -61,23 +62,21 @@ model's MODEL and VAE and a DFOSD LoRA for it, at full quality."
                     {"lazy": True, "tooltip": "The base the LoRA was trained on. The embedded model needs none."},
                 ),
                 "vae": ("VAE", {"lazy": True, "tooltip": "The base's VAE. The embedded model needs none."}),
-                "conditioning": (
-                    "CONDITIONING",
-                    {"tooltip": "One text embedding to use instead of the prompt the LoRA was trained with."},
-                ),
+                "conditioning": ("CONDITIONING", {"lazy": True, "tooltip": CONDITIONING_HELP}),
                 "lora_settings": (
                     "DFOSD_LORA",
                     {"tooltip": "From DFOSD Load LoRA, with its MODEL: `lora` and `strength` above are not used then."},
                 ),
                 **settings_inputs(later=True),
+                "decoder": (decoder_names(), {"default": FULL_DECODER, "tooltip": DECODER_HELP}),
             },
             "hidden": {"unique_id": "UNIQUE_ID"},  # pyright: ignore[reportReturnType]
         }
 
     @classmethod
-    def IS_CHANGED(cls, lora: str | None = None, **_: Any) -> str:  # noqa: N802
-        """Another file under the same name is another LoRA."""
-        return "" if lora == EMBEDDED else lora_fingerprint(lora)
+    def IS_CHANGED(cls, lora: str | None = None, decoder: str | None = None, **_: Any) -> str:  # noqa: N802
+        """Another file under the same name is another LoRA, or decoder."""
+        return ("" if lora == EMBEDDED else lora_fingerprint(lora)) + decoder_fingerprint(decoder)
 
     @classmethod
     def VALIDATE_INPUTS(  # noqa: N802
@@ -91,14 +90,16 @@ model's MODEL and VAE and a DFOSD LoRA for it, at full quality."
         return True
 
     def check_lazy_status(self, lora: str, lora_settings: LoraSettings | None = None, **inputs: Any) -> list[str]:
-        """Names of inputs to load. The embedded model needs no base, so none is loaded for it, even when connected."""
-        embedded = lora == EMBEDDED and lora_settings is None
-        missing = [name for name in ("model", "vae") if name in inputs and inputs[name] is None]
-        if embedded or missing:
-            # The last run's base: another one is on its way or none is needed. This is the host's only call before it
-            # loads another; in `run`, both would be in memory.
+        """Names of inputs to load: none for the embedded model, even when they are connected."""
+        if _is_embedded(lora, lora_settings):
             self._clones.clear()
-        return [] if embedded else missing
+            return []
+        missing = [name for name in ("model", "vae", "conditioning") if name in inputs and inputs[name] is None]
+        if missing not in ([], ["conditioning"]):
+            # The last run's base: another one is on its way. This is the host's only call before it loads another; in
+            # `run`, both would be in memory.
+            self._clones.clear()
+        return missing
 
     def run(
         self,
@@ -109,21 +110,25 @@ model's MODEL and VAE and a DFOSD LoRA for it, at full quality."
         conditioning: Any = None,
         lora_settings: LoraSettings | None = None,
         unique_id: str | None = None,
+        decoder: str = FULL_DECODER,
         **values: Any,
     ) -> dict[str, Any]:
         """Upscale; `values` are the widgets that `settings_inputs` made."""
         settings = settings_from(values)
         if lora_settings is not None:
             settings = _as_loaded(settings, lora_settings)
-        host, chosen = self._source(lora, model, vae, lora_settings)
-        if conditioning is not None:
-            chosen = dataclasses.replace(chosen, prompt_embeds=prompt_of(conditioning, chosen))
+        host, chosen = self._source(lora, model, vae, conditioning, lora_settings)
+        host = self._decoder.around(host, decoder, vae)
         output = upscale(image, host, chosen, settings, progress_bar(image, settings, unique_id))
-        return {"ui": {"dfosd_before_after": save_before_after(image, output)}, "result": (output,)}
+        origin = describe_origin(chosen.metadata)
+        shown = {"dfosd_before_after": save_before_after(image, output), "dfosd_origin": [origin]}
+        return {"ui": shown, "result": (output,)}
 
-    def _source(self, lora: str, model: Any, vae: Any, lora_settings: LoraSettings | None) -> tuple[Host, DfosdLora]:
+    def _source(
+        self, lora: str, model: Any, vae: Any, conditioning: Any, lora_settings: LoraSettings | None
+    ) -> tuple[Host, DfosdLora]:
         """The LoRA that is on MODEL, the embedded model, or a LoRA file on MODEL and VAE."""
-        if lora == EMBEDDED and lora_settings is None:
+        if _is_embedded(lora, lora_settings):
             self._embedded = load_embedded()
             return self._embedded.host, self._embedded.lora
         loaded = None if lora_settings is None else lora_settings.lora
@@ -136,7 +141,12 @@ model's MODEL and VAE and a DFOSD LoRA for it, at full quality."
             )
         self._embedded = None
         kind = ComfyHost if loaded is None else LoadedLoraHost
-        return kind(model, vae, self._clones), chosen
+        return kind(model, vae, self._clones), with_prompt(chosen, conditioning)
+
+
+def _is_embedded(lora: str, lora_settings: LoraSettings | None) -> bool:
+    """It has a base and a prompt of its own: what is connected for others is not even loaded."""
+    return lora == EMBEDDED and lora_settings is None
 
 
 def _as_loaded(settings: UpscaleSettings, lora: LoraSettings) -> UpscaleSettings:
@@ -147,20 +157,6 @@ def _as_loaded(settings: UpscaleSettings, lora: LoraSettings) -> UpscaleSettings
             "the plain MODEL. Choose the LoRA in DFOSD Upscale instead, or set pixel_strength to -1."
         )
     return dataclasses.replace(settings, strength=lora.strength)
-
-
-def prompt_of(conditioning: Any, lora: DfosdLora) -> Tensor:
-    """A CONDITIONING's embedding, (1, N, C). Raises ConfigError for several, BaseModelMismatchError for another C."""
-    if len(conditioning) != 1:
-        raise ConfigError(f"Expected a conditioning of one text embedding, found {len(conditioning)}. Connect one.")
-    embedding: Tensor = conditioning[0][0][:1]
-    width = lora.prompt_embeds.shape[-1]
-    if embedding.ndim != 3 or embedding.shape[-1] != width:
-        raise BaseModelMismatchError(
-            f"Expected a conditioning of width {width}, the LoRA's, found {tuple(embedding.shape)}. "
-            "Encode the text with the base's own CLIP, or leave conditioning unconnected."
-        )
-    return embedding
 
 
 def progress_bar(image: Tensor, settings: UpscaleSettings, unique_id: str | None) -> Any:

@@ -17,7 +17,7 @@ from ...dfosd_core.errors import DfosdError, ImageFileError, NumericError
 from ...dfosd_core.image_files.picture import Picture
 from ...dfosd_core.image_files.read import decode_image, decode_size
 from ...dfosd_core.image_files.write import encode_image
-from ...dfosd_core.settings import UpscaleSettings
+from ...dfosd_core.settings import FULL_DECODER, UpscaleSettings
 from ...dfosd_core.tiles.run import is_out_of_memory
 from .files import AUTOMATIC
 from .models import Choice
@@ -46,6 +46,7 @@ def upscale(
     lora: str = Body(AUTOMATIC, embed=True),
     base: str = Body(AUTOMATIC, embed=True),
     settings: Mapping[str, Any] = Body({}, embed=True),
+    decoder: str = Body(FULL_DECODER, embed=True),
 ) -> dict[str, Any]:
     """`image`: a file in base64, `settings`: fields of `UpscaleSettings`. Answers with a PNG file in base64.
 
@@ -58,7 +59,7 @@ def upscale(
             shared.state.begin("dfosd")
             shared.state.job_count = 1  # the host says -1, not known, and shows a bar that runs backwards
             try:
-                result, info = upscale_chosen(picture, wanted, Choice(lora=lora, base=base))
+                result, info = upscale_chosen(picture, wanted, Choice(lora=lora, base=base, decoder=decoder))
             finally:
                 shared.state.end()
     except NumericError as error:

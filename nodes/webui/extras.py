@@ -13,7 +13,8 @@ from modules.ui_components import InputAccordion  # pyright: ignore[reportMissin
 from ...dfosd_core.app import controls
 from ...dfosd_core.errors import DfosdError
 from ...dfosd_core.hosts.webui import sdnext
-from .files import AUTOMATIC, base_names, lora_names
+from ...dfosd_core.settings import FULL_DECODER
+from .files import AUTOMATIC, base_names, decoder_names, lora_names
 from .models import Choice
 from .run import RunInterruptedError, note_extras_job, upscale_image
 from .upscaler import forget_outdated
@@ -37,8 +38,9 @@ class DfosdExtras(scripts_postprocessing.ScriptPostprocessing):  # pyright: igno
             with gr.Row():
                 lora = gr.Dropdown(lora_names(), value=AUTOMATIC, label="Model", elem_id=f"{prefix}_lora")
                 base = gr.Dropdown(base_names(), value=AUTOMATIC, label="Base", elem_id=f"{prefix}_base")
+                decoder = gr.Dropdown(decoder_names(), value=FULL_DECODER, label="Decoder", elem_id=f"{prefix}_decoder")
             drawn = controls.draw_first(prefix) | controls.draw_others(prefix)
-        return {"enable": enable, "lora": lora, "base": base, **drawn}
+        return {"enable": enable, "lora": lora, "base": base, "decoder": decoder, **drawn}
 
     def process_firstpass(self, pp: Any, **values: Any) -> None:
         """Called before any script works on an image of Extras, whether DFOSD is on or not."""
@@ -46,7 +48,13 @@ class DfosdExtras(scripts_postprocessing.ScriptPostprocessing):  # pyright: igno
         forget_outdated()  # the WebUI's own Upscale may have our last results
 
     def process(
-        self, pp: Any, enable: bool | None = None, lora: str | None = None, base: str | None = None, **values: Any
+        self,
+        pp: Any,
+        enable: bool | None = None,
+        lora: str | None = None,
+        base: str | None = None,
+        decoder: str | None = None,
+        **values: Any,
     ) -> None:
         """Upscale in place. The host's API passes None for everything: off."""
         if not enable or pp.image is None:  # SD.Next brings videos, too
@@ -54,7 +62,8 @@ class DfosdExtras(scripts_postprocessing.ScriptPostprocessing):  # pyright: igno
         try:
             # A control that the API left out is None, and so at its default.
             settings = controls.settings_of([values.get(name) for name in controls.ORDER])
-            image, info = upscale_image(pp.image, settings, Choice(lora=lora or AUTOMATIC, base=base or AUTOMATIC))
+            choice = Choice(lora=lora or AUTOMATIC, base=base or AUTOMATIC, decoder=decoder or FULL_DECODER)
+            image, info = upscale_image(pp.image, settings, choice)
         except RunInterruptedError:
             return
         except DfosdError as error:

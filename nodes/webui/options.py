@@ -10,22 +10,20 @@ import gradio as gr
 from modules import shared  # pyright: ignore[reportMissingImports]
 
 from ...dfosd_core.app.limits import Limits
-from ...dfosd_core.settings import UpscaleSettings
-from .files import AUTOMATIC, base_names, lora_names
+from ...dfosd_core.settings import FULL_DECODER, UpscaleSettings
+from .files import AUTOMATIC, base_names, decoder_names, lora_names
 
 SECTION = ("dfosd", "DFOSD")
-AUTOMATIC_TILE = -1
+NOT_GIVEN = -1
 """A slider always has a number; this one stands for None."""
-_FIELDS = {
-    field.name: field
-    for field in fields(UpscaleSettings)
-    if field.name in ("color_fix", "strength", "unet_tile", "vae_tile")
-}
-"""The settings of a run that are on the page; the scale comes from where the upscaler is used."""
+SETTINGS = ("color_fix", "strength", "pixel_strength", "unet_tile", "vae_tile")
+"""Those of a run that are on the page; the scale comes from where the upscaler is used."""
+_FIELDS = {field.name: field for field in fields(UpscaleSettings) if field.name in SETTINGS}
 DEFAULTS: dict[str, Any] = {
     "lora": AUTOMATIC,
     "base": AUTOMATIC,
-    **{name: AUTOMATIC_TILE if field.default is None else field.default for name, field in _FIELDS.items()},
+    "decoder": FULL_DECODER,
+    **{name: NOT_GIVEN if field.default is None else field.default for name, field in _FIELDS.items()},
     "keep_models": True,
     "megapixels": Limits().megapixels,
 }
@@ -38,7 +36,7 @@ def option(name: str) -> Any:
 
 def upscaler_settings(scale: float) -> UpscaleSettings:
     """What an upscaler drop-down runs with. Raises ConfigError."""
-    given = {name: value for name in _FIELDS if (value := option(name)) != AUTOMATIC_TILE}
+    given = {name: value for name in _FIELDS if (value := option(name)) != NOT_GIVEN}
     return UpscaleSettings.from_values({"scale": scale, **given})
 
 
@@ -47,6 +45,7 @@ def add_options() -> None:
     page = {
         "lora": ("Model of the upscaler in the drop-downs", gr.Dropdown, lambda: {"choices": lora_names()}),
         "base": ("Base for it", gr.Dropdown, lambda: {"choices": base_names()}),
+        "decoder": ("Decoder for it", gr.Dropdown, lambda: {"choices": decoder_names()}),
         **{name: _control(name) for name in _FIELDS},
         "keep_models": ("Keep DFOSD's own networks in memory between runs", gr.Checkbox, {}),
         "megapixels": (
@@ -70,7 +69,9 @@ def _control(name: str) -> tuple[str, Any, dict[str, Any]]:
     if "choices" in limits:
         return label, gr.Radio, {"choices": list(limits["choices"])}
     if _FIELDS[name].default is None:
-        label = label.replace("Default: automatic", f"{AUTOMATIC_TILE}: automatic")
-        # A page counts steps from the least value: any step but 1 would shut out 0.
-        return label, gr.Slider, {"minimum": AUTOMATIC_TILE, "maximum": limits["max"], "step": 1}
+        automatic = "Default: automatic"
+        meaning = f"{NOT_GIVEN}: {'automatic' if automatic in label else 'not used'}"
+        label = label.replace(automatic, meaning) if automatic in label else f"{label}. {meaning}"
+        # A page counts steps from the least value: larger ones than 1 would shut out 0.
+        return label, gr.Slider, {"minimum": NOT_GIVEN, "maximum": limits["max"], "step": min(limits["step"], 1)}
     return label, gr.Slider, {"minimum": limits["min"], "maximum": limits["max"], "step": limits["step"]}

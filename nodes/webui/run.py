@@ -14,8 +14,9 @@ from ...dfosd_core.attach import attached
 from ...dfosd_core.image_files.picture import Picture
 from ...dfosd_core.image_files.pil import from_pil, to_pil
 from ...dfosd_core.image_files.tensors import to_tensor
+from ...dfosd_core.lora.metadata import describe_origin
 from ...dfosd_core.mosaic import Mosaic
-from ...dfosd_core.settings import UpscaleSettings
+from ...dfosd_core.settings import FULL_DECODER, UpscaleSettings
 from ...dfosd_core.tiles.run import Progress, ProgressCallback
 from ...dfosd_core.upscale_file import PHASES, upscale_picture
 from .models import Choice, Model, chosen_model
@@ -64,11 +65,13 @@ def infotext(model: Model, settings: UpscaleSettings) -> dict[str, Any]:
     """What becomes of it in the file's text."""
     tiles = {"UNet": settings.unet_tile, "VAE": settings.vae_tile}
     given = ", ".join(f"{name} {tile}" for name, tile in tiles.items() if tile is not None)
-    pixel = settings.pixel_strength
+    origin, pixel = describe_origin(model.lora.metadata), settings.pixel_strength
     return {
         "DFOSD scale": f"{settings.scale:g}",
         "DFOSD model": model.lora_name,
+        **({"DFOSD LoRA source": origin} if origin else {}),
         "DFOSD base": model.base_name,
+        **({} if model.decoder_name == FULL_DECODER else {"DFOSD decoder": model.decoder_name}),
         "DFOSD color fix": settings.color_fix,
         "DFOSD strength": f"{settings.strength:g}",
         **({} if pixel is None else {"DFOSD pixel strength": f"{pixel:g}"}),

@@ -15,8 +15,8 @@ from modules.call_queue import queue_lock  # pyright: ignore[reportMissingImport
 
 from ...dfosd_core.tiles.run import Progress, ProgressCallback
 from ...dfosd_core.upscale_file import upscale_file
-from .files import AUTOMATIC, base_names, lora_names
-from .models import Choice, chosen_model
+from .files import AUTOMATIC, base_names, decoder_names, lora_names
+from .models import Choice, about_lora, chosen_model
 from .options import option
 from .run import attached_model
 
@@ -39,7 +39,7 @@ def draw_tab() -> list[tuple[Any, str, str]]:
     with gr.Blocks(analytics_enabled=False) as page:
         panel = build_panel(
             engine,
-            ModelLists(bases=base_names, loras=lora_names),
+            ModelLists(bases=base_names, loras=lora_names, decoders=decoder_names, about_lora=about_lora),
             **folders,
             keep=_keep_folder(),
             limits=Limits(megapixels=int(option("megapixels"))),
@@ -61,7 +61,7 @@ def close_panels() -> None:
 def engine(request: Request) -> Iterator[UpscaleFile]:
     """The panel's `Engine`: waits for the WebUI's queue, and is one of its jobs."""
     settings = request.settings
-    choice = Choice(lora=request.lora or AUTOMATIC, base=request.base or AUTOMATIC)
+    choice = Choice(lora=request.lora or AUTOMATIC, base=request.base or AUTOMATIC, decoder=request.decoder)
 
     with queue_lock:
         shared.state.begin("dfosd")

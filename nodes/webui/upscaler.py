@@ -12,7 +12,7 @@ from ...dfosd_core.errors import DfosdError
 from ...dfosd_core.image_files.pil import from_pil, to_pil
 from ...dfosd_core.settings import MAX_SCALE
 from .models import Choice
-from .options import option, upscaler_settings
+from .options import SETTINGS, option, upscaler_settings
 from .run import RunInterruptedError, upscale_image
 
 NAME = "DFOSD x4"
@@ -39,7 +39,8 @@ class UpscalerDFOSD(Upscaler):  # pyright: ignore[reportUntypedBaseClass]
             settings = upscaler_settings(min(scale, MAX_SCALE))
             # 8-bit RGB is what hosts take from an upscaler: Extras blends two of them, img2img has nothing else.
             rgb = to_pil(from_pil(img).without_alpha().with_three_colors().to_8_bit())
-            larger, _ = upscale_image(rgb, settings, Choice(lora=option("lora"), base=option("base")))
+            choice = Choice(lora=option("lora"), base=option("base"), decoder=option("decoder"))
+            larger, _ = upscale_image(rgb, settings, choice)
         except RunInterruptedError:
             larger, made_with = img, None  # the host throws it away, or goes on with it as it is
         except DfosdError as error:
@@ -58,7 +59,7 @@ class UpscalerDFOSD(Upscaler):  # pyright: ignore[reportUntypedBaseClass]
 
 def options_now() -> str:
     """What on the settings page changes the picture."""
-    return repr([option(name) for name in ("lora", "base", "color_fix", "strength", "unet_tile", "vae_tile")])
+    return repr([option(name) for name in ("lora", "base", "decoder", *SETTINGS)])
 
 
 def forget_outdated() -> None:

@@ -57,7 +57,9 @@ def pillow_engine(request: Request) -> Iterator[UpscaleFile]:
 
 def draw(folder: Path) -> gr.Blocks:
     """A page with the panel on it."""
-    lists = ModelLists(bases=lambda: ["small base"], loras=lambda: ["small x4", "other"])
+    lists = ModelLists(
+        bases=lambda: ["small base"], loras=lambda: ["small x4", "other"], decoders=lambda: ["full", "light"]
+    )
     with gr.Blocks(analytics_enabled=False, title="DFOSD") as page:
         build_panel(pillow_engine, lists, results=folder, previews=folder)
     return page

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from support.peers import PEERS
 from support.tiny_models import random_lora, tiny_host, write_folder
 
 from dfosd_core.app.engine import LocalEngine
@@ -48,6 +50,17 @@ def test_files_of_the_command_line_come_first(tmp_path: Path) -> None:
     models = ModelFiles(given_base=tmp_path / "mine", given_lora=tmp_path / "my.safetensors")
     assert models.bases() == ["mine", EMBEDDED_BASE]
     assert models.lora("my.safetensors") == tmp_path / "my.safetensors"
+
+
+def test_origin_of_an_imported_lora_is_told(models: ModelFiles) -> None:
+    assert models.folder
+    peer = PEERS["hypir"]()
+    digest = hashlib.sha256(peer.write(models.folder).read_bytes()).hexdigest()
+    line = models.about_lora(peer.file_name)
+    assert line == f"HYPIR. Licence: HYPIR's own, non-commercial. SHA-256: {digest[:12]}..."
+    assert models.about_lora("tiny_lora.safetensors") == models.about_lora(EMBEDDED_LORA) == ""
+    with pytest.raises(LoraFormatError, match=r"'broken\.safetensors' is damaged"):
+        models.about_lora("broken.safetensors")
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "notes.txt", ""])

@@ -16,10 +16,10 @@ from support.held_engine import TILES, HeldEngine
 
 from dfosd_core.app import controls, view
 from dfosd_core.app.limits import Limits
-from dfosd_core.app.panel import Panel
+from dfosd_core.app.panel import ModelLists, Panel, build_panel
 from dfosd_core.app.preview import Pair
 from dfosd_core.app.runner import Workplace
-from dfosd_core.errors import ConfigError
+from dfosd_core.errors import ConfigError, LoraFormatError
 from dfosd_core.settings import UpscaleSettings
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def panel(engine: HeldEngine, tmp_path: Path) -> Iterator[Panel]:
 
 def run(panel: Panel, files: Any, **changed: Any) -> list[tuple[Any, ...]]:
     values = [changed.get(field.name, field.default) for field in fields(UpscaleSettings)]
-    return list(panel.run(files, "", "", *values))
+    return list(panel.run(files, "", "", "", *values))
 
 
 def draw_all() -> dict[str, Any]:
@@ -95,10 +95,28 @@ def test_text_box_that_holds_no_size_is_refused(typed: str, found: str) -> None:
         controls.settings_of(values)
 
 
+def test_origin_of_a_lora_is_shown_beside_its_choice() -> None:
+    def about(name: str) -> str:
+        if name == "bad":
+            raise LoraFormatError("'bad' is damaged.")
+        return "HYPIR. Licence: <b>its own</b>." if name == "hypir" else ""
+
+    lists = ModelLists(
+        bases=lambda: ["base"], loras=lambda: ["plain", "hypir", "bad"], decoders=lambda: ["full"], about_lora=about
+    )
+    assert lists.origin("plain") == lists.origin(None) == ""
+    assert "HYPIR. Licence: &lt;b&gt;its own" in lists.origin("hypir")
+    assert "dfosd-problem" in lists.origin("bad")
+    with gr.Blocks() as page:
+        build_panel(HeldEngine(), lists, results=Path(), previews=Path())
+    shown = [block for block in page.blocks.values() if getattr(block, "elem_id", "") == "dfosd_origin"]
+    assert len(shown) == 1
+
+
 def test_run_shows_progress_then_offers_the_result(panel: Panel, photo: Photo, engine: HeldEngine) -> None:
     engine.go.clear()
     steps: list[tuple[Any, ...]] = []
-    for step in panel.run([str(photo())], "", "", *DEFAULTS):
+    for step in panel.run([str(photo())], "", "", "", *DEFAULTS):
         steps.append(step)
         engine.go.set()
     assert 'role="progressbar"' in steps[0][STATUS]
@@ -119,7 +137,7 @@ def test_batch_offers_the_zip_first_and_a_choice_of_views(panel: Panel, photo: P
 
 def test_stop_button_ends_the_run_of_its_ticket(panel: Panel, photo: Photo, engine: HeldEngine) -> None:
     engine.go.clear()
-    steps = panel.run([str(photo())], "", "", *DEFAULTS)
+    steps = panel.run([str(photo())], "", "", "", *DEFAULTS)
     ticket = next(steps)[TICKET]
     assert engine.begun.wait(20)
     panel.stop("another")
@@ -133,7 +151,7 @@ def test_stop_button_ends_the_run_of_its_ticket(panel: Panel, photo: Photo, engi
 
 def test_closed_page_stops_its_run(panel: Panel, photo: Photo, engine: HeldEngine) -> None:
     engine.go.clear()
-    steps = panel.run([str(photo())], "", "", *DEFAULTS)
+    steps = panel.run([str(photo())], "", "", "", *DEFAULTS)
     next(steps)
     assert engine.begun.wait(20)
     steps.close()  # type: ignore[attr-defined]

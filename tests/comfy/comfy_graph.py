@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from comfy_process import ComfyProcess, Result
 from safetensors.torch import load_file, save_file
 from support.diffusers_host import DiffusersHost
+from support.peers import PEERS, Peer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,6 +20,8 @@ from dfosd_core.lora.file import DfosdLora, LoraPair
 from dfosd_core.lora.names import UNET_PREFIX, VAE_PREFIX, kohya_name
 
 CHECKPOINT = "random.safetensors"
+BASE = "with_text.safetensors"
+"""The same with a text encoder."""
 LORA = "random_lora.safetensors"
 VAE_LORA = "vae_lora.safetensors"
 EMBEDDED = "embedded small x4 (no model needed)"
@@ -82,6 +87,16 @@ class Graph:
             workflow["8"] = {"class_type": "ProbeLikeOnACard", "inputs": {"model": ["1", 0]}}
         return workflow
 
+    def add_peer(self, name: str, twin: DiffusersHost) -> tuple[Peer, Path]:
+        """Another method's adapters on a copy of the base's networks; its file or folder among the host's LoRAs."""
+        peer = inspect.unwrap(PEERS[name])(copy.deepcopy(twin))  # not kept, unlike those of the small base
+        folder = self.process.base / "models" / ("dfosd" if name == "omgsr" else "loras")
+        path = folder / peer.file_name
+        if not path.exists():
+            peer.write(folder)
+        self.refresh()
+        return peer, path
+
     def refresh(self) -> None:
         """Let the host see new files, as a press of R on the page does."""
         self.process.refresh()
@@ -93,3 +108,12 @@ class Graph:
         result = self.run(workflow)
         assert result.status == "success", result.error
         return load_file(self.folder / "out.safetensors")["image"]
+
+
+def fingerprint(graph: Graph, checkpoint: str = CHECKPOINT) -> str:
+    """Of what the host's own nodes make of the base, and of its weights."""
+    loader = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}}
+    probe = {"class_type": "ProbeFingerprint", "inputs": {"model": ["1", 0], "vae": ["1", 2]}}
+    result = graph.run({"1": loader, "9": probe})
+    assert result.status == "success", result.error
+    return result.outputs["9"]["sha256"][0]

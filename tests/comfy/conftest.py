@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from comfy_graph import CHECKPOINT, LORA, VAE_LORA, Graph, with_vae_layers
+from comfy_graph import BASE, CHECKPOINT, LORA, VAE_LORA, Graph, with_vae_layers
 from comfy_process import HERE, NOT_SET, PATH, ROOT, ComfyProcess
 from safetensors.torch import save_file
 from support.diffusers_host import DiffusersHost
 from support.tiny_models import fill, ldm_tensors, random_lora
+from text_encoder import text_encoder_tensors
 
 from dfosd_core.lora.file import DfosdLora, save_lora
 from dfosd_core.networks.sd_configs import unet_config, vae_config
@@ -60,3 +62,14 @@ def graph(
         yield Graph(process, base)
     finally:
         process.close()
+
+
+@pytest.fixture(scope="module")
+def base(graph: Graph, twin: DiffusersHost) -> Iterator[Path]:
+    """BASE among the host's checkpoints."""
+    path = graph.process.base / "models" / "checkpoints" / BASE
+    tensors = {**ldm_tensors(twin), **text_encoder_tensors()}
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+    graph.refresh()
+    yield path
+    path.unlink()

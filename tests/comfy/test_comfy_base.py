@@ -6,22 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from comfy_graph import CHECKPOINT, LORA, VAE_LORA, Graph, picture
+from comfy_graph import CHECKPOINT, LORA, VAE_LORA, Graph, fingerprint, picture
 from support.diffusers_host import DiffusersHost
 from torch import Tensor
 
 from dfosd_core.lora.file import DfosdLora
 from dfosd_core.pipeline import UpscaleSettings, upscale
-
-LOADER = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": CHECKPOINT}}
-
-
-def fingerprint(graph: Graph) -> str:
-    """Of what the host's own nodes make of the base, and of its weights."""
-    probe = {"class_type": "ProbeFingerprint", "inputs": {"model": ["1", 0], "vae": ["1", 2]}}
-    result = graph.run({"1": LOADER, "9": probe})
-    assert result.status == "success", result.error
-    return result.outputs["9"]["sha256"][0]
 
 
 def limited(graph: Graph, image: Tensor, latents: int, **inputs: Any) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def contract(modules: dict[str, Any]) -> Contract:
         },
         ("comfy/sd.py", "VAE"): (
             *("first_stage_model", "patcher", "process_input", "process_output"),
-            *("latent_dim", "latent_channels", "output_channels"),
+            *("latent_dim", "latent_channels", "output_channels", "vae_dtype"),
         ),
         ("comfy/model_management.py", "load_models_gpu"): patching.load_models_gpu,
         **{("comfy/model_management.py", n): function for n, function in management.items()},

@@ -70,10 +70,10 @@ def test_ids_inputs_and_their_order_are_the_frozen_ones(crowded: ComfyProcess) -
     assert order == {
         "DFOSDUpscale": {
             "required": ["image", "lora", *widgets, "color_fix", "strength"],
-            "optional": ["model", "vae", "conditioning", "lora_settings", "pixel_strength"],
+            "optional": ["model", "vae", "conditioning", "lora_settings", "pixel_strength", "decoder"],
             "hidden": ["unique_id"],
         },
-        "DFOSDLoadLoRA": {"required": ["model", "lora", "strength"]},
+        "DFOSDLoadLoRA": {"required": ["model", "lora", "strength"], "optional": ["conditioning"]},
         "DFOSDColorFix": {"required": ["image", "reference", "method"]},
     }
     for name in order:

@@ -6,46 +6,25 @@ import dataclasses
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from comfy_graph import EMBEDDED, picture
-from support.fakes.comfyui import ComfyUI, InterruptProcessingException, load_checkpoint
-from support.fakes.install import installed
-from support.fakes.networks import TinySd, tiny_sd
+from fake_place import LORA, Place, fake_place
+from support.decoders import taesd_tensors, vosr_decoder, write_vosr
+from support.fakes.comfyui import InterruptProcessingException
 from torch import Tensor
 
 from dfosd_core.lora.file import save_lora
 
-LORA = "tiny.safetensors"
 SETTINGS = {"scale": 2.0, "color_fix": "none"}
-
-
-class Place(NamedTuple):
-    """A ComfyUI with DFOSD and a base in it."""
-
-    program: ComfyUI
-    pack: str
-    sd: TinySd
-    model: Any
-    vae: Any
-
-    def node(self, name: str) -> Any:
-        return importlib.import_module(f"{self.pack}.nodes.comfy.mappings").NODE_CLASS_MAPPINGS[name]()
-
-    def part(self, name: str) -> Any:
-        return importlib.import_module(f"{self.pack}.dfosd_core.{name}")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    program, sd = ComfyUI(tmp_path_factory.mktemp("comfy")), tiny_sd()
-    for folder in ("dfosd", "loras"):
-        (program.folder / "models" / folder).mkdir(parents=True)
-    save_lora(program.folder / "models" / "dfosd" / LORA, sd.lora)
-    with installed(program.modules()) as pack:
-        yield Place(program, pack, sd, *load_checkpoint(sd, on_a_card=True))
+    with fake_place(tmp_path_factory.mktemp("comfy")) as place:
+        yield place
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +42,11 @@ def test_ids_and_inputs_are_those_that_workflows_hold(place: Place) -> None:
     inputs = place.node("DFOSDUpscale").INPUT_TYPES()
     assert inputs["required"]["lora"][0] == [EMBEDDED, LORA]
     assert list(inputs["required"])[:4] == ["image", "lora", "scale", "long_edge"]
-    assert list(inputs["optional"]) == ["model", "vae", "conditioning", "lora_settings", "pixel_strength"]
-    assert list(place.node("DFOSDLoadLoRA").INPUT_TYPES()["required"]) == ["model", "lora", "strength"]
+    later = ["pixel_strength", "decoder"]
+    assert list(inputs["optional"]) == ["model", "vae", "conditioning", "lora_settings", *later]
+    inputs = place.node("DFOSDLoadLoRA").INPUT_TYPES()
+    assert list(inputs["required"]) == ["model", "lora", "strength"]
+    assert list(inputs["optional"]) == ["conditioning"]
 
 
 def test_embedded_model_needs_no_base(place: Place, image: Tensor) -> None:
@@ -76,6 +58,7 @@ def test_embedded_model_needs_no_base(place: Place, image: Tensor) -> None:
     assert torch.equal(output(result), pipeline.upscale(image, host, lora, pipeline.UpscaleSettings(**SETTINGS)))
     (shown,) = result["ui"]["dfosd_before_after"]
     assert all((place.program.folder / "temp" / file["filename"]).is_file() for file in shown.values())
+    assert result["ui"]["dfosd_origin"] == [""]
 
 
 def test_lora_file_and_loaded_lora_give_the_same_image(place: Place, image: Tensor) -> None:
@@ -118,6 +101,36 @@ def test_loaded_lora_of_two_parts_has_the_pixel_part_in_full(place: Place, image
     exact = output(node.run(image, file, place.model, place.vae, strength=1.0, pixel_strength=1.0, **SETTINGS))
     plain = output(node.run(image, file, place.model, place.vae, strength=1.0, **SETTINGS))
     torch.testing.assert_close(exact, plain, rtol=0, atol=1e-5)
+
+
+def test_light_decoder_is_listed_by_its_content_and_runs(place: Place, image: Tensor) -> None:
+    models = place.program.folder / "models"
+    (models / "vae_approx").mkdir(exist_ok=True)
+    tensors = taesd_tensors()
+    torch.save(tensors, models / "vae_approx" / "taesd_decoder.pth")
+    torch.save(tensors, models / "vae_approx" / "taesdxl_decoder.pth")
+    torch.save({"0.weight": torch.zeros(64, 3, 3, 3)}, models / "vae_approx" / "taesd_encoder.pth")
+    write_vosr(models / "dfosd" / "another_name.pth", vosr_decoder((32, 32, 32, 32), 1))
+    node = place.node("DFOSDUpscale")
+    inputs = node.INPUT_TYPES()
+    assert inputs["optional"]["decoder"][0] == ["full", "another_name.pth", "taesd_decoder.pth"]
+    assert "another_name.pth" not in inputs["required"]["lora"][0]
+    base = (image, LORA, place.model, place.vae)
+    full = output(node.run(*base, decoder="full", **SETTINGS))
+    assert torch.equal(output(node.run(*base, **SETTINGS)), full)
+    narrow, tiny = (
+        output(node.run(*base, decoder=name, **SETTINGS)) for name in ("another_name.pth", "taesd_decoder.pth")
+    )
+    assert narrow.shape == tiny.shape == full.shape
+    assert all((a - b).abs().max() > 0.05 for a, b in ((full, narrow), (full, tiny), (narrow, tiny)))
+    assert torch.equal(output(node.run(*base, decoder="taesd_decoder.pth", **SETTINGS)), tiny)
+    assert torch.equal(output(node.run(*base, decoder="full", **SETTINGS)), full)
+    assert node.IS_CHANGED(LORA, "taesd_decoder.pth") != node.IS_CHANGED(LORA, "full") == node.IS_CHANGED(LORA)
+    error = place.part("errors").BaseModelMismatchError
+    with pytest.raises(error, match="4 channels at 1/8 size for the decoder, found 16 at 1/4"):
+        node.run(image, EMBEDDED, decoder="taesd_decoder.pth", **SETTINGS)
+    with pytest.raises(error, match="There is no decoder 'gone' in models/dfosd or models/vae_approx"):
+        node.run(*base, decoder="gone", **SETTINGS)
 
 
 def test_bar_moves_and_the_stop_button_ends_a_run(place: Place, image: Tensor) -> None:

@@ -10,8 +10,12 @@ import pytest
 import torch
 from comfy_graph import CHECKPOINT, EMBEDDED, LORA, VAE_LORA, Graph, picture
 from PIL import Image
+from safetensors.torch import save_file
+from support.decoders import taesd_image, taesd_tensors
 from support.diffusers_host import DiffusersHost
+from torch import Tensor
 
+from dfosd_core.host import HostAround
 from dfosd_core.hosts.own import fast_dtype, load_default
 from dfosd_core.lora.file import DfosdLora, save_lora
 from dfosd_core.pipeline import UpscaleSettings, upscale
@@ -45,6 +49,31 @@ def test_vae_layers_and_replaced_weights_are_the_standalone_hosts(
         found = graph.output(graph.upscale(image, card=card, lora=VAE_LORA, scale=2.0, strength=0.7))
         torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
     assert (expected - upscale(image, twin, lora, settings)).abs().max() > 0.01
+
+
+def test_light_decoder_gives_its_own_image(graph: Graph, twin: DiffusersHost, lora: DfosdLora) -> None:
+    """Put where the host keeps TAESD; listed by its content."""
+    image, tensors = picture(1, 32, 40), taesd_tensors()
+    folder = graph.process.base / "models" / "vae_approx"
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / "some_decoder.safetensors")
+    save_file({"1.weight": torch.zeros(64, 16, 3, 3)}, folder / "of_another_model.safetensors")
+    graph.refresh()
+    names = graph.process.nodes["DFOSDUpscale"]["input"]["optional"]["decoder"][0]
+    assert names == ["full", "some_decoder.safetensors"]
+    settings = UpscaleSettings(scale=2.0, color_fix="none")
+    found = graph.output(graph.upscale(image, scale=2.0, color_fix="none", decoder="some_decoder.safetensors"))
+    z_sr: list[Tensor] = []
+
+    class Watched(HostAround):
+        def decode(self, z: Tensor) -> Tensor:
+            z_sr.append(z)
+            return super().decode(z)
+
+    full = upscale(image, Watched(twin), lora, settings)
+    expected = taesd_image(tensors, z_sr[0]).clamp(0, 1).movedim(1, -1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+    assert (expected - full).abs().max() > 0.05
 
 
 def test_v_predicting_base_is_the_standalone_hosts(graph: Graph, twin: DiffusersHost, lora: DfosdLora) -> None:

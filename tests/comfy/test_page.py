@@ -38,7 +38,17 @@ def seen(host: ComfyProcess) -> dict[str, Any]:
 
 def test_example_workflows_load_without_a_warning(seen: dict[str, Any]) -> None:
     names = {path.stem for path in (ROOT / "example_workflows").glob("*.json")}
-    assert seen["loaded"] == dict.fromkeys(names, 0)
+    assert seen["loaded"] == dict.fromkeys({*names, "old"}, 0)
+
+
+def test_workflow_of_the_first_release_opens_as_it_was(seen: dict[str, Any]) -> None:
+    upscale = [4, 0, 0, -1, -1, -1, -1, "wavelet", 1, -1, "full"]
+    for kind, values, links in seen["old"]:
+        if kind == "DFOSDUpscale":
+            assert (values[1:], links) == (upscale, 4)
+        else:
+            assert (values[1:], links) == ([values[1]], 1)
+    assert len(seen["old"]) == 4
 
 
 def test_hosts_preview_is_shown_during_a_run_and_gives_way_to_the_slider(seen: dict[str, Any]) -> None:
@@ -78,7 +88,7 @@ def test_slider_goes_with_its_node(seen: dict[str, Any]) -> None:
 
 
 def test_slider_adds_nothing_to_the_workflow(seen: dict[str, Any]) -> None:
-    assert seen["survive"]["values"][1:] == [4, 0, 0, -1, -1, -1, -1, "wavelet", 1]
+    assert seen["survive"]["values"][1:] == [4, 0, 0, -1, -1, -1, -1, "wavelet", 1, -1, "full"]
 
 
 def test_page_speaks_chinese(seen: dict[str, Any]) -> None:

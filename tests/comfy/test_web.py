@@ -21,13 +21,13 @@ LATER = ["pixel_strength"]
 """Came after the first release, so they stand behind all others."""
 FIRST = [name for name in SETTINGS if name not in LATER]
 NODES = {
-    "DFOSDUpscale": ["image", "lora", *FIRST, "model", "vae", "conditioning", "lora_settings", *LATER],
-    "DFOSDLoadLoRA": ["model", "lora", "strength"],
+    "DFOSDUpscale": ["image", "lora", *FIRST, "model", "vae", "conditioning", "lora_settings", *LATER, "decoder"],
+    "DFOSDLoadLoRA": ["model", "lora", "strength", "conditioning"],
     "DFOSDColorFix": ["image", "reference", "method"],
 }
 """Their inputs. `test_comfy_loading.py` holds the real nodes to these."""
 OUTPUTS = {"DFOSDUpscale": 1, "DFOSDLoadLoRA": 4, "DFOSDColorFix": 1}
-WIDGETS = {"DFOSDUpscale": ["lora", *FIRST, *LATER], "DFOSDLoadLoRA": ["lora", "strength"]}
+WIDGETS = {"DFOSDUpscale": ["lora", *FIRST, *LATER, "decoder"], "DFOSDLoadLoRA": ["lora", "strength"]}
 LANGUAGES = ("en", "zh")
 SCRIPTS = sorted((ROOT / "web" / "js").glob("*.js"))
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
@@ -112,6 +112,7 @@ def test_example_workflow_fits_the_nodes(path: Path) -> None:
         assert len(node["outputs"]) == OUTPUTS[node["type"]]
         values = dict(zip(WIDGETS[node["type"]], node["widgets_values"], strict=True))
         edges = {"long_edge": 0, "short_edge": 0}
+        assert values.pop("decoder", "full") == "full"
         given = {k: v for k, v in values.items() if k != "lora" and v != edges.get(k, -1)}
         assert UpscaleSettings(**given).scale == 4
     for number, start, start_slot, end, end_slot, kind in workflow["links"]:

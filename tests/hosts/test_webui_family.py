@@ -35,7 +35,7 @@ def open_host(program: WebUI) -> Callable[[TinySd], Any]:
 
     def open_host(sd: TinySd) -> Any:
         program.load(sd)
-        return door().program().open_checkpoint(sd.lora)
+        return door().program().open_checkpoint(sd.lora.metadata)
 
     return open_host
 
@@ -93,7 +93,7 @@ class TestWebui(CheckpointConformance):
         monkeypatch.setattr(program.model_data, "forge_loading_parameters", {})
         monkeypatch.setattr(program.shared, "sd_model", None)
         with pytest.raises(BaseModelMismatchError, match="The WebUI has no checkpoint. Choose SD 2.1-base, or"):
-            door().program().open_checkpoint(sd.lora)
+            door().program().open_checkpoint(sd.lora.metadata)
 
 
 def _infinite_in_half(module: nn.Module, given: Any, output: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def test_users_networks_are_out_of_effect_in_a1111(tmp_path: Path) -> None:
     webui, sd = WebUI("a1111", tmp_path), tiny_sd()
     with installed(webui.modules()):
         model = webui.load(sd)
-        host = door().program().open_checkpoint(sd.lora)
+        host = door().program().open_checkpoint(sd.lora.metadata)
         other = object()
         webui.networks.append("lora")
         webui.shared.loaded_hypernetworks.append("hypernetwork")
@@ -130,14 +130,14 @@ def test_forge_does_not_load_a_checkpoint_whose_header_tells_that_it_cannot_fit(
     with installed(webui.modules()):
         webui.model_data.forge_loading_parameters = {"checkpoint_info": SimpleNamespace(name="xl", filename=str(file))}
         with pytest.raises(BaseModelMismatchError, match="wants a base with context 24 .* 'xl' has 2048. Put the base"):
-            door().program().open_checkpoint(sd.lora)  # loading would say that there is no model
+            door().program().open_checkpoint(sd.lora.metadata)  # loading would say that there is no model
 
 
 def test_sdnexts_checkpoint_is_not_shared(tmp_path: Path) -> None:
     webui = WebUI("a1111", tmp_path)
     with installed({**webui.modules(), "modules.scripts_manager": {}}):
         with pytest.raises(BaseModelMismatchError, match="cannot be shared. Choose a base, or the embedded model"):
-            door().program().open_checkpoint(tiny_sd().lora)
+            door().program().open_checkpoint(tiny_sd().lora.metadata)
         assert webui.shared.sd_model is None
 
 
@@ -155,4 +155,4 @@ def test_other_models_are_refused_in_a1111(tmp_path: Path, model: Any, message: 
     webui = WebUI("a1111", tmp_path)
     webui.shared.sd_model = model
     with installed(webui.modules()), pytest.raises(BaseModelMismatchError, match=message):
-        door().program().open_checkpoint(tiny_sd().lora)
+        door().program().open_checkpoint(tiny_sd().lora.metadata)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import foreign_loras
 import pytest
-from webui_process import FLAGS, WebUI
+from webui_process import FLAGS, ROOT, WebUI
 
 
 @pytest.fixture(scope="module", params=list(FLAGS))
@@ -18,6 +22,32 @@ def installed(request: pytest.FixtureRequest) -> tuple[str, Path]:
     if not path:
         pytest.skip(f"{variable} does not name an installed WebUI.")
     return variable, Path(path)
+
+
+@pytest.fixture(scope="module")
+def foreign(installed: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Full-size LoRAs of other methods in models/DFOSD, and what our own networks make of each: 1.1 GB.
+
+    Made before the host starts, for want of memory. FOREIGN_LORAS names a folder that keeps them for other hosts with
+    the same checkpoint; it may be empty at first.
+    """
+    root, prepared = installed[1], Path(os.environ.get("FOREIGN_LORAS") or tmp_path_factory.mktemp("foreign"))
+    if not (prepared / foreign_loras.NAMES[-1]).exists():
+        foreign_loras.write_all(prepared)
+    if not (prepared / f"{foreign_loras.NAMES[-1]}.npy").exists():
+        checkpoint = next((root / "models" / "Stable-diffusion").glob("*.safetensors"))
+        script = Path(__file__).with_name("foreign_references.py")
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+        subprocess.run([sys.executable, str(script), str(checkpoint), str(prepared)], check=True, env=env)
+    folder = root / "models" / "DFOSD" / foreign_loras.FOLDER
+    folder.mkdir(parents=True)
+    try:
+        for name in foreign_loras.NAMES:
+            (folder / name).symlink_to(prepared / name)
+            (folder / f"{name}.npy").symlink_to(prepared / f"{name}.npy")
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

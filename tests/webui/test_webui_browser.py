@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from foreign_loras import FOLDER
 from PIL import Image
 from support.chromium import Browser
 from webui_calls import ok, options
@@ -29,6 +30,7 @@ pytestmark = [
 ]
 STATUS = "(document.querySelector('#dfosd_tab_status')?.innerText ?? '')"
 AT = "parseFloat(getComputedStyle(document.querySelector('.dfosd-frame')).getPropertyValue('--dfosd-at'))"
+ORIGIN = "(document.querySelector('#dfosd_tab_origin')?.innerText ?? '')"
 LINK = "document.querySelector('#dfosd_tab_results a[href]')"
 BAR = "document.querySelector('#dfosd_tab_status [role=progressbar]')"
 
@@ -111,6 +113,31 @@ def test_tab_upscales_compares_and_offers_the_result(webui: WebUI, page: Browser
     page.resize(390, 844, is_phone=True)
     page.wait("document.querySelector('.dfosd-frame').getBoundingClientRect().right <= 390")
     picture(page, webui, "tab-phone", whole=True)
+
+
+def test_tab_runs_another_methods_file_and_says_whose_it_is(
+    foreign: Path, webui: WebUI, page: Browser, tmp_path: Path
+) -> None:
+    """Full size with random weights, on the host's checkpoint: the result is noise over the colours of the photo."""
+    small = tmp_path / "photo.png"
+    Image.open(PHOTO).resize((48, 32)).save(small)
+    tab(page, "DFOSD")
+    page.upload("#dfosd_tab_files input[type=file]", small)
+    page.wait(f"{STATUS}.includes('photo.png: 48×32 → 192×128')")
+    open_model(page)
+    page.click("#dfosd_tab_refresh")  # the files came when the page was drawn already
+    time.sleep(2)
+    choose(page, "#dfosd_tab_lora", f"{FOLDER}/osediff.pkl")
+    page.wait(f"{ORIGIN}.includes('OSEDiff. Licence: Apache-2.0. SHA-256: ')", 60)
+    page.click("#dfosd_tab_start")
+    page.wait(f"{STATUS}.includes('Done in')", 900)
+    page.wait("document.querySelectorAll('.dfosd-frame img').length === 2")
+    picture(page, webui, "imported")
+    choose(page, "#dfosd_tab_lora", "embedded small x4")
+    page.wait(f"{ORIGIN} === ''", 60)
+    for path in (webui.root / "outputs").rglob("photo_x4*.png"):
+        if path.stat().st_mtime > webui.started:
+            path.unlink()
 
 
 def test_tab_stops_in_the_middle(webui: WebUI, page: Browser, tmp_path: Path) -> None:

@@ -43,22 +43,26 @@ def a1111(modules: Any) -> Contract:
     return {
         (diffusion, "LatentDiffusion.decode_first_stage"): fake.LatentDiffusion.decode_first_stage,
         (diffusion, "LatentDiffusion.apply_model"): fake.LatentDiffusion.apply_model,
-        (diffusion, "LatentDiffusion"): ("first_stage_model", "parameterization", "scale_factor", "model"),
+        (diffusion, "LatentDiffusion"): (
+            *("cond_stage_model", "first_stage_model", "parameterization", "scale_factor", "model"),
+        ),
         (diffusion, "DiffusionWrapper"): ("diffusion_model",),
         (vae, "AutoencoderKL.encode"): fake.FirstStage.encode,
         (vae, "AutoencoderKL.decode"): networks.LdmVae.decode,
         (vae, "AutoencoderKL"): ("encoder", "decoder", "quant_conv", "post_quant_conv"),
         (f"{LDM}/modules/distributions/distributions.py", "DiagonalGaussianDistribution.mode"): fake.Posterior.mode,
         (unet, "UNetModel"): ("in_channels", "out_channels", "model_channels", "channel_mult", "num_classes"),
-        ("extensions-builtin/Lora/networks.py", ""): ("loaded_networks",),
+        ("extensions-builtin/Lora/networks.py", ""): ("loaded_networks", "network_apply_weights"),
         ("modules/sd_models.py", "SdModelData"): ("sd_model", "lock"),
         ("modules/sd_models.py", "apply_token_merging"): modules["modules.sd_models"]["apply_token_merging"],
         ("modules/lowvram.py", ""): ("is_enabled",),
     }
 
 
-def patchers(memory: str, patcher: str, vae: str) -> Contract:
+def patchers(memory: str, patcher: str, vae: str, clip: str) -> Contract:
     return {
+        (clip, "CLIP.clone"): fake.Clip.clone,
+        (clip, "CLIP"): ("cond_stage_model", "patcher"),
         (memory, "load_models_gpu"): patching.load_models_gpu,
         (memory, "soft_empty_cache"): patching.soft_empty_cache,
         (memory, "free_memory"): patching.free_memory,
@@ -76,7 +80,12 @@ def patchers(memory: str, patcher: str, vae: str) -> Contract:
 
 def forge(modules: Any) -> Contract:
     return {
-        **patchers("backend/memory_management.py", "backend/patcher/base.py", "backend/patcher/vae.py"),
+        **patchers(
+            "backend/memory_management.py",
+            "backend/patcher/base.py",
+            "backend/patcher/vae.py",
+            "backend/patcher/clip.py",
+        ),
         ("modules/sd_models.py", "forge_model_reload"): modules["modules.sd_models"]["forge_model_reload"],
         ("modules/sd_models.py", "SdModelData"): ("sd_model", "forge_loading_parameters"),
         ("backend/modules/k_model.py", "KModel"): ("diffusion_model", "predictor", "computation_dtype"),
@@ -99,7 +108,7 @@ def forge(modules: Any) -> Contract:
 def reforge(modules: Any) -> Contract:
     folder = "ldm_patched/modules"
     return {
-        **patchers(f"{folder}/model_management.py", f"{folder}/model_patcher.py", f"{folder}/sd.py"),
+        **patchers(f"{folder}/model_management.py", f"{folder}/model_patcher.py", f"{folder}/sd.py", f"{folder}/sd.py"),
         (f"{folder}/model_base.py", "BaseModel"): ("diffusion_model", "model_sampling", "manual_cast_dtype"),
         (f"{folder}/model_base.py", "BaseModel.get_dtype"): fake.ReforgeModel.get_dtype,
         (f"{folder}/model_base.py", "BaseModel.process_latent_in"): fake.ReforgeModel.process_latent_in,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from support.decoders import taesd_tensors, vosr_decoder, write_vosr
 from support.fakes.install import installed
 from support.fakes.networks import TinySd, tiny_sd
 from support.fakes.webui import WebUI
@@ -95,6 +96,35 @@ def test_networks_of_our_own_are_kept_or_let_go(place: Place, monkeypatch: pytes
     monkeypatch.setattr(place.program.shared.opts, "dfosd_keep_models", False, raising=False)
     place.chosen(lora=LORA, base=BASE)
     assert not models._kept
+
+
+def test_light_decoders_are_listed_by_content_and_run(place: Place) -> None:
+    models, files = place.program.folder / "models", place.part("nodes.webui.files")
+    assert files.decoder_names() == ["full"]
+    (models / "VAE-approx").mkdir()
+    torch.save(taesd_tensors(), models / "VAE-approx" / "taesd_decoder.pth")
+    torch.save({"conv1.weight": torch.zeros(8, 4, 7, 7)}, models / "VAE-approx" / "model.pt")
+    write_vosr(models / "DFOSD" / "lw.pth", vosr_decoder((32, 32, 32, 32), 1))
+    assert files.decoder_names() == ["full", "lw.pth", "taesd_decoder.pth"]
+    place.add_lora()
+    assert files.lora_names() == ["automatic", "embedded small x4", LORA]
+    place.program.load(place.sd)
+    image, before = Image.effect_noise((32, 64), 80).convert("RGB"), place.sd.weights()
+    script = place.part("nodes.webui.extras").DfosdExtras()
+    page: dict[str, SimpleNamespace] = {}
+    for name in ("full", "lw.pth", "taesd_decoder.pth"):
+        page[name] = SimpleNamespace(image=image, info={}, nametags=[])
+        script.process(page[name], enable=True, lora=LORA, decoder=name, scale=2.0, color_fix="none")
+        assert page[name].image.size == (64, 128)
+        assert page[name].info.get("DFOSD decoder", "full") == name
+    assert len({found.image.tobytes() for found in page.values()}) == 3
+    error = place.part("dfosd_core.errors").BaseModelMismatchError
+    with pytest.raises(error, match=r"There is no decoder 'gone\.pth'"):
+        place.chosen(decoder="gone.pth")
+    with pytest.raises(error, match="for the decoder, found 16 at 1/4"):
+        place.chosen(lora="embedded small x4", decoder="lw.pth")
+    if place.program.kind == "a1111":
+        assert place.sd.weights() == before
 
 
 def test_extras_upscale_with_the_loaded_checkpoint_as_with_the_same_from_a_file(

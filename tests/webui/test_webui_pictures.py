@@ -85,16 +85,13 @@ def face(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
 @pytest.fixture
 def run(face: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """run.py with a tiny model, whatever is chosen."""
-    host = tiny_host()
-    model = SimpleNamespace(
-        host=host, lora=random_lora(host), lora_name="tiny", base_name="tiny", device=torch.device("cpu")
-    )
+    host, run = tiny_host(), face("run")
+    model = run.Model(host=host, lora=random_lora(host), lora_name="tiny", base_name="tiny", device=torch.device("cpu"))
 
     @contextmanager
     def chosen_model(_: object) -> Iterator[Any]:
         yield model
 
-    run = face("run")
     monkeypatch.setattr(run, "chosen_model", chosen_model)
     return run
 
@@ -174,13 +171,15 @@ def test_settings_page_has_the_settings_own_limits_defaults_and_help(face: Calla
     page.add_options()
     added = page.shared.opts.added
     assert added["dfosd_color_fix"][2] == {"choices": list(COLOR_FIX_NAMES)}
-    for name in ("strength", "unet_tile", "vae_tile"):
+    for name in ("strength", "pixel_strength", "unet_tile", "vae_tile"):
         default, label, arguments = added[f"dfosd_{name}"]
         assert arguments["maximum"] == LIMITS[name]["max"]
         assert label.startswith(LIMITS[name]["help"].split(";")[0].removesuffix("."))
-        assert default == (1.0 if name == "strength" else page.AUTOMATIC_TILE)
+        assert default == (1.0 if name == "strength" else page.NOT_GIVEN)
     assert added["dfosd_unet_tile"][1].endswith("0: no tiles. -1: automatic")
     assert added["dfosd_unet_tile"][2] == {"minimum": -1, "maximum": 8192, "step": 1}
+    assert added["dfosd_pixel_strength"][1].endswith("calls the UNet twice. -1: not used")
+    assert added["dfosd_pixel_strength"][2] == {"minimum": -1, "maximum": 2.0, "step": 0.05}
 
 
 def test_untouched_settings_page_gives_the_default_settings(face: Callable[[str], Any]) -> None:
@@ -189,9 +188,10 @@ def test_untouched_settings_page_gives_the_default_settings(face: Callable[[str]
 
 def test_what_is_set_on_the_settings_page_is_used(face: Callable[[str], Any]) -> None:
     page = face("options")
-    for name, value in {"color_fix": "lab", "strength": 0.5, "unet_tile": 8192.0, "vae_tile": 0}.items():
+    values = {"color_fix": "lab", "strength": 0.5, "pixel_strength": 0, "unet_tile": 8192.0, "vae_tile": 0}
+    for name, value in values.items():
         setattr(page.shared.opts, f"dfosd_{name}", value)
-    expected = UpscaleSettings(scale=2.0, color_fix="lab", strength=0.5, unet_tile=8192, vae_tile=0)
+    expected = UpscaleSettings(scale=2.0, color_fix="lab", strength=0.5, pixel_strength=0.0, unet_tile=8192, vae_tile=0)
     assert vars(page.upscaler_settings(2.0)) == vars(expected)
 
 

@@ -2,13 +2,15 @@
 
 const STEP = 0.02
 const BIG_STEP = 0.1
+/** In pixels: what the line below the picture takes. */
+export const NOTE_HEIGHT = 20
 
 const STYLE = `
 .dfosd-compare { container-type: size; position: relative; width: 100%; height: 100%; overflow: hidden;
-  display: grid; place-items: center; border-radius: 6px; background: #1a1a1a; user-select: none;
+  display: grid; place-items: center; align-content: center; border-radius: 6px; background: #1a1a1a; user-select: none;
   font: 12px/1 system-ui, sans-serif; color: #fff; }
 .dfosd-compare .stage { position: relative; overflow: hidden; aspect-ratio: var(--ratio);
-  width: min(100cqw, 100cqh * var(--ratio)); cursor: ew-resize; touch-action: none; }
+  width: min(100cqw, (100cqh - var(--note-height, 0px)) * var(--ratio)); cursor: ew-resize; touch-action: none; }
 .dfosd-compare img { position: absolute; inset: 0; width: 100%; height: 100%; pointer-events: none; }
 .dfosd-compare .before { position: absolute; inset: 0; clip-path: inset(0 calc(100% - var(--position)) 0 0); }
 .dfosd-compare .tag { position: absolute; top: 8px; padding: 4px 7px; border-radius: 9px; background: #000a;
@@ -26,6 +28,8 @@ const STYLE = `
   background: #000a; }
 .dfosd-compare .pages { left: 50%; transform: translateX(-50%); }
 .dfosd-compare .whole { right: 8px; }
+.dfosd-compare .note { max-width: calc(100cqw - 12px); height: var(--note-height); line-height: var(--note-height);
+  font-size: 11px; color: #bbb; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; user-select: text; }
 .dfosd-compare button { all: unset; width: 26px; height: 26px; display: grid; place-items: center; cursor: pointer;
   border-radius: 50%; }
 .dfosd-compare button:hover, .dfosd-compare button:focus-visible { background: #fff3; }
@@ -110,6 +114,7 @@ export class BeforeAfter {
     this.count = make("span", "", this.pages)
     this.addButton(ON, words.next, this.pages, () => this.turn(1))
     this.addButton(WHOLE, words.whole, make("div", "bar whole", this.stage), () => this.toggleWhole())
+    this.noteLine = make("div", "note", this.element, { hidden: true })
     this.listen()
     this.moveTo(0.5)
   }
@@ -178,6 +183,17 @@ export class BeforeAfter {
     this.before.prepend(before)
     this.pages.hidden = pairs.length < 2
     this.count.textContent = `${page + 1} / ${pairs.length}`
+  }
+
+  /** One line below the picture, cut off where the node is narrow and whole under the mouse; empty: none. */
+  set note(text) {
+    this.noteLine.textContent = this.noteLine.title = text
+    this.noteLine.hidden = !text
+    this.element.style.setProperty("--note-height", `${this.noteHeight}px`)
+  }
+
+  get noteHeight() {
+    return this.noteLine.hidden ? 0 : NOTE_HEIGHT
   }
 
   /** Width by height of what is shown; 1 if nothing is. */

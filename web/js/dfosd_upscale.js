@@ -1,4 +1,4 @@
-// The before/after slider on DFOSD Upscale: takes the node's `dfosd_before_after` output, asks only for the host's /view.
+// The before/after slider on DFOSD Upscale: takes the node's output, asks only for the host's /view.
 
 import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
@@ -6,6 +6,7 @@ import { BeforeAfter } from "./before_after.js"
 
 const NODE = "DFOSDUpscale"
 const OUTPUT = "dfosd_before_after"
+const ORIGIN = "dfosd_origin" // what an imported LoRA was made from
 const PREVIEW_WIDGET = "$$canvas-image-preview" // the host's name for the picture that it shows during a run
 const STORE = "dfosd.before_after"
 const MARGIN = 8
@@ -56,7 +57,7 @@ const memory = {
       // storage is full or forbidden: then a page that is loaded anew starts without sliders
     }
   },
-  put: (node, pairs) => memory.write({ ...memory.read(), [locator(node)]: pairs }),
+  put: (node, output) => memory.write({ ...memory.read(), [locator(node)]: output }),
 }
 
 /** Wheel and panning over the slider are the canvas's, as everywhere on it. */
@@ -95,8 +96,10 @@ class Slider {
   }
 
   /** isNew: out of a run, not remembered. */
-  async show(pairs, isNew) {
-    await this.view.show(pairs.map(({ before, after }) => ({ before: viewUrl(before), after: viewUrl(after) })))
+  async show(output, isNew) {
+    const pairs = output[OUTPUT].map(({ before, after }) => ({ before: viewUrl(before), after: viewUrl(after) }))
+    await this.view.show(pairs)
+    this.view.note = output[ORIGIN]?.[0] ?? ""
     this.widget.hidden = false
     if (isNew && !this.hasRoom) this.makeRoom()
     this.hasRoom = true
@@ -108,7 +111,7 @@ class Slider {
     const [width, height] = this.node.size
     const others = this.node.computeSize()[1] - LEAST_HEIGHT
     if (height > others + PREVIEW_HEIGHT) return
-    const wanted = (width - 2 * MARGIN) / this.view.ratio + 2 * MARGIN
+    const wanted = (width - 2 * MARGIN) / this.view.ratio + this.view.noteHeight + 2 * MARGIN
     this.node.setSize([width, others + Math.min(Math.max(wanted, LEAST_HEIGHT), MOST_HEIGHT)])
   }
 
@@ -130,19 +133,19 @@ class Slider {
 const sliders = new WeakMap()
 let pageIsNew = true
 
-function show(node, pairs, isNew = false) {
-  if (!pairs?.length || !node?.addDOMWidget) return
+function show(node, output, isNew = false) {
+  if (!output?.[OUTPUT]?.length || !node?.addDOMWidget) return
   if (!sliders.has(node)) sliders.set(node, new Slider(node))
   const slider = sliders.get(node)
   slider.finished = true
-  slider.show(pairs, isNew).then(
-    () => memory.put(node, pairs),
+  slider.show(output, isNew).then(
+    () => memory.put(node, { [OUTPUT]: output[OUTPUT], [ORIGIN]: output[ORIGIN] }),
     () => memory.put(node, undefined), // the host has emptied its temp folder since
   )
 }
 
 function showOutputs(outputs) {
-  for (const node of allNodes()) show(node, outputs?.[locator(node)]?.[OUTPUT])
+  for (const node of allNodes()) show(node, outputs?.[locator(node)])
 }
 
 function after(prototype, name, action) {
@@ -169,7 +172,7 @@ app.registerExtension({
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (nodeData.name !== NODE) return
     after(nodeType.prototype, "onExecuted", function (output) {
-      show(this, output?.[OUTPUT], true)
+      show(this, output, true)
     })
     after(nodeType.prototype, "onDrawBackground", function () {
       sliders.get(this)?.yieldToPreview()
@@ -186,9 +189,9 @@ app.registerExtension({
 
   /** Another workflow, undo and redo: the page still knows outputs or tells them later. A new page: only we do. */
   afterConfigureGraph() {
-    const outputs = Object.fromEntries(Object.entries(memory.read()).map(([key, pairs]) => [key, { [OUTPUT]: pairs }]))
+    const remembered = memory.read()
     memory.write({})
-    showOutputs(pageIsNew ? outputs : app.nodeOutputs)
+    showOutputs(pageIsNew ? remembered : app.nodeOutputs)
     pageIsNew = false
   },
 

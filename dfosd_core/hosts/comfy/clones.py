@@ -27,6 +27,7 @@ class LoraClones:
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] = ()
+        self._lora: DfosdLora | None = None
         self._clones: tuple[Any, Any] = (None, None)
 
     def get(self, model: Any, vae: Any, lora: DfosdLora, strength: float, vae_only: bool = False) -> tuple[Any, Any]:
@@ -34,17 +35,18 @@ class LoraClones:
 
         Raises LoraMismatchError, having made nothing, when not all of the LoRA fits.
         """
-        key = (model, model.patches_uuid, vae, vae.patcher.patches_uuid, lora, strength, vae_only)
-        if len(key) != len(self._key) or any(a is not b and a != b for a, b in zip(key, self._key, strict=True)):
+        key = (model, model.patches_uuid, vae, vae.patcher.patches_uuid, strength, vae_only)
+        same = self._lora is not None and all(a is b or a == b for a, b in zip(key, self._key, strict=True))
+        if self._lora is None or not same or not _same_layers(self._lora, lora):
             self.clear()  # before new ones are made
             patched = model if vae_only else with_unet_lora(model, lora, strength)
             self._clones = patched, self.own_vae(vae, lora, strength)
-            self._key = key
+            self._key, self._lora = key, lora
         return self._clones
 
     def clear(self) -> None:
         """Let go of the clones, and with them of their MODEL and VAE."""
-        self._key, self._clones = (), (None, None)
+        self._key, self._lora, self._clones = (), None, (None, None)
 
     @staticmethod
     def own_vae(vae: Any, lora: DfosdLora | None = None, strength: float = 1.0) -> Any:
@@ -61,6 +63,13 @@ class LoraClones:
             own.patcher = vae.patcher.clone()
             add_lora(own.patcher, ldm_vae_table(own.patcher.model_state_dict()), part, strength)
         return own
+
+
+def _same_layers(a: DfosdLora, b: DfosdLora) -> bool:
+    """Whatever their prompts are: those are no patches, so another caption needs no new clones."""
+    if a.pairs is b.pairs and a.set_weights is b.set_weights and a.set_biases is b.set_biases:
+        return True
+    return a.metadata == b.metadata and replace(a, prompt_embeds=b.prompt_embeds) == b
 
 
 def with_unet_lora(model: Any, lora: DfosdLora, strength: float) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Protocol, cast
 
-from ...host import Host
-from ...lora.file import DfosdLora
+from ...lora.metadata import LoraMetadata
+from .shared import CheckpointHost
 
 PROGRAMS = ("forge", "sdnext", "reforge", "a1111")
 """In the order they are asked: most offer what A1111 does, so it comes last and takes what is left."""
@@ -19,7 +19,7 @@ class Program(Protocol):
         """Whether DFOSD runs inside this program. Loads nothing."""
         ...
 
-    def open_checkpoint(self, lora: DfosdLora) -> Host:
+    def open_checkpoint(self, lora: LoraMetadata) -> CheckpointHost:
         """The checkpoint that the user has chosen, loaded if it is not yet; `lora` is what it is for.
 
         Raises BaseModelMismatchError when it cannot be shared, or is not loaded because `lora` would not fit.

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from modules import devices, sd_models, sd_unet, shared  # pyright: ignore[reportMissingImports]
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import BaseModelMismatchError
-from ...lora.file import DfosdLora
-from ...lora.metadata import BaseLayout
+from ...lora.metadata import BaseLayout, LoraMetadata
 from .ldm_layers import NOT_SD, unet_facts
 from .shared import NO_CHECKPOINT, NOT_SHARED, CheckpointHost
 
@@ -25,7 +24,7 @@ def detect() -> bool:
     return True
 
 
-def open_checkpoint(lora: DfosdLora) -> A1111Host:
+def open_checkpoint(lora: LoraMetadata) -> A1111Host:
     """The loaded checkpoint. Raises BaseModelMismatchError where there is none or it is not A1111's kind."""
     sd_model = shared.sd_model
     if sd_model is None:
@@ -69,6 +68,16 @@ class A1111Host(CheckpointHost):
         with devices.autocast():
             # Not the UNet itself: --medvram moves it to the card in a hook on its wrapper.
             return self._model.apply_model(z.to(device, dtype), step, {"c_crossattn": [context]})
+
+    @torch.no_grad()
+    def _text_encoder(self) -> nn.Module:
+        encoder: nn.Module = self._model.cond_stage_model
+        # A LoRA of the last prompt stays in the weights until a layer is called without it, which is what this does.
+        restore = getattr(sys.modules.get("networks"), "network_apply_weights", None)
+        if restore is not None:
+            for layer in encoder.modules():
+                restore(layer)
+        return encoder
 
     @property
     def _vae_dtype(self) -> torch.dtype:

@@ -8,7 +8,7 @@ from typing import Any
 from modules import sd_models  # pyright: ignore[reportMissingImports]
 
 from ...errors import BaseModelMismatchError
-from ...lora.file import DfosdLora
+from ...lora.metadata import LoraMetadata
 from ...tensor_files import context_dim
 from .patcher import PatcherHost, objects_of
 from .shared import NO_CHECKPOINT
@@ -19,7 +19,7 @@ def detect() -> bool:
     return hasattr(sd_models, "forge_model_reload")
 
 
-def open_checkpoint(lora: DfosdLora) -> ForgeHost:
+def open_checkpoint(lora: LoraMetadata) -> ForgeHost:
     """The chosen checkpoint, loaded now if it was not.
 
     Raises BaseModelMismatchError where there is none, it cannot be loaded or `lora` does not fit it.
@@ -52,16 +52,16 @@ class ForgeHost(PatcherHost):
         )
 
 
-def _refuse_by_header(lora: DfosdLora) -> None:
+def _refuse_by_header(lora: LoraMetadata) -> None:
     """Before tens of gigabytes are loaded only to be told that they do not fit."""
     info = sd_models.model_data.forge_loading_parameters.get("checkpoint_info")
     if info is None:
         raise BaseModelMismatchError(NO_CHECKPOINT)
-    file, wanted = Path(info.filename), lora.metadata.base_layout.context_dim
+    file, wanted = Path(info.filename), lora.base_layout.context_dim
     found = context_dim(file)
     if file.suffix == ".safetensors" and found != wanted:
         raise BaseModelMismatchError(
-            f"The LoRA wants a base with context {wanted} ({lora.metadata.base_model or 'SD 2.1-base'}), but the "
+            f"The LoRA wants a base with context {wanted} ({lora.base_model or 'SD 2.1-base'}), but the "
             f"chosen checkpoint '{info.name}' has {found or 'another layout'}. Put the base in models/DFOSD, or "
             "choose the embedded model."
         )

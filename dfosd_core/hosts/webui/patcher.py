@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import BaseModelMismatchError
 from ...lora.metadata import BaseLayout
@@ -42,6 +42,7 @@ class PatcherHost(CheckpointHost):
             latent_factor=int(objects.vae.downscale_ratio),
         )
         super().__init__(layout, objects.unet.model.diffusion_model, objects.vae.first_stage_model)
+        self._clip = objects.clip
         # The user's LoRAs are on other clones; the weights come from this one when it is loaded next.
         self._unet, self._vae = objects.unet.clone(), objects.vae.clone()
         self._memory, self._unet_dtype = memory, unet_dtype
@@ -76,6 +77,11 @@ class PatcherHost(CheckpointHost):
             control=None,
             transformer_options={},
         )
+
+    def _text_encoder(self) -> nn.Module:
+        # Loading is what takes the user's LoRAs out of the weights.
+        self._memory.load_models_gpu([self._clip.patcher])
+        return self._clip.cond_stage_model
 
     @property
     def _vae_dtype(self) -> torch.dtype:

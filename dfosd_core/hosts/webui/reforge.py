@@ -8,7 +8,7 @@ from typing import Any
 from modules import shared  # pyright: ignore[reportMissingImports]
 
 from ...errors import BaseModelMismatchError
-from ...lora.file import DfosdLora
+from ...lora.metadata import LoraMetadata
 from .patcher import PatcherHost, objects_of
 from .shared import NO_CHECKPOINT
 
@@ -18,7 +18,7 @@ def detect() -> bool:
     return "ldm_patched.modules.model_management" in sys.modules
 
 
-def open_checkpoint(lora: DfosdLora) -> ReforgeHost:
+def open_checkpoint(lora: LoraMetadata) -> ReforgeHost:
     """The loaded checkpoint. Raises BaseModelMismatchError where there is none or DFOSD cannot use it."""
     if shared.sd_model is None:
         raise BaseModelMismatchError(NO_CHECKPOINT)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 from ...errors import BaseModelMismatchError
-from ...lora.file import DfosdLora
+from ...lora.metadata import LoraMetadata
 from .shared import NOT_SHARED
 
 
@@ -15,6 +15,6 @@ def detect() -> bool:
     return find_spec("modules.scripts_manager") is not None
 
 
-def open_checkpoint(lora: DfosdLora) -> NoReturn:
+def open_checkpoint(lora: LoraMetadata) -> NoReturn:
     """Raises BaseModelMismatchError, before asking for the checkpoint would load it."""
     raise BaseModelMismatchError(NOT_SHARED)

@@ -1,4 +1,4 @@
-"""What all hosts of the A1111 family share: LoRAs by hooks, eps from v, a VAE that falls back to float32.
+"""What all hosts of the A1111 family share: LoRAs by hooks, eps from v, the empty prompt, float32 for a weak VAE.
 
 The checkpoint is the user's. No weight is written: a LoRA acts through forward hooks, and whatever the user has put
 on the checkpoint is out of effect meanwhile.
@@ -19,6 +19,7 @@ from ...lora.hooks import hooked
 from ...lora.metadata import BaseLayout, check_base
 from ..layout_host import LayoutHost
 from .ldm_layers import unet_layers, vae_layers
+from .text_encoder import empty_prompt_of
 
 NO_CHECKPOINT = "The WebUI has no checkpoint. Choose SD 2.1-base, or the embedded model."
 NOT_SHARED = "The checkpoint of this WebUI cannot be shared. Choose a base, or the embedded model."
@@ -33,6 +34,10 @@ class CheckpointHost(LayoutHost, ABC):
         self.layout = layout
         self._networks = unet, vae
         self._has_lora = False
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """As `Host.encode`."""
 
     @abstractmethod
     def _decode(self, z: Tensor) -> Tensor:
@@ -55,9 +60,21 @@ class CheckpointHost(LayoutHost, ABC):
     def _free_memory(self) -> None:
         """Give what is cached back to the graphics card."""
 
+    @abstractmethod
+    def _text_encoder(self) -> nn.Module:
+        """The checkpoint's, without the user's networks in its weights."""
+
     def _without_users_networks(self) -> AbstractContextManager[None]:
         """The checkpoint alone inside the `with` block, where the networks have more on them."""
         return nullcontext()
+
+    def empty_prompt(self) -> Tensor:
+        """(1, 77, context_dim) float32: what the checkpoint's own text encoder makes of the text "".
+
+        Raises BaseModelMismatchError where it is not that of Stable Diffusion 2.x.
+        """
+        with self._without_users_networks():
+            return empty_prompt_of(self._text_encoder(), "the loaded checkpoint")
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:

@@ -63,6 +63,18 @@ class SaveTensor(Probe):
         return ()
 
 
+class SaveConditioning(Probe):
+    """The embedding of a CONDITIONING into a safetensors file."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"conditioning": ("CONDITIONING",), "path": ("STRING", {})}}
+
+    def run(self, conditioning: Any, path: str) -> tuple[()]:
+        save_file({"embedding": conditioning[0][0].contiguous()}, path)
+        return ()
+
+
 class Fingerprint(Probe):
     """What the host's own sampling, encoding and decoding give with this MODEL and VAE, and the weights' bits."""
 
@@ -230,5 +242,5 @@ def timed(name: str) -> None:
 for method in ("add_patches", "partially_load"):
     timed(method)
 
-KINDS = (LoadTensor, SaveTensor, Fingerprint, Trim, SecondCopy, LikeOnACard, Limit, Import, PatchTime)
+KINDS = (LoadTensor, SaveTensor, SaveConditioning, Fingerprint, Trim, SecondCopy, LikeOnACard, Limit, Import, PatchTime)
 NODE_CLASS_MAPPINGS = {f"Probe{kind.__name__}": kind for kind in KINDS}

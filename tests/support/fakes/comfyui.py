@@ -23,6 +23,9 @@ from dfosd_core.schedule import alpha_bar_table
 from .networks import UNET, TinySd
 from .patching import LoRAAdapter, ModelPatcher, free_memory, load_models_gpu, soft_empty_cache
 
+SUPPORTED_PT_EXTENSIONS = {".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"}
+"""folder_paths.py."""
+
 
 class EPS:
     """comfy/model_sampling.py."""
@@ -114,6 +117,7 @@ class VAE:
     """comfy/sd.py."""
 
     latent_dim, latent_channels, output_channels = 2, 4, 3
+    vae_dtype = torch.float32
 
     def __init__(self, sd: TinySd, patcher: ModelPatcher) -> None:
         self.first_stage_model: Any = sd.vae
@@ -274,7 +278,11 @@ class ComfyUI:
             raise InterruptProcessingException
 
     def _filenames(self, folder_name: str) -> list[str]:
-        return sorted(path.name for path in (self.folder / "models" / folder_name).glob("*"))
+        """Files only, those in folders below too; in a folder of the host's own only what ends as models do."""
+        folder = self.folder / "models" / folder_name
+        files = [Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names]
+        kinds = SUPPORTED_PT_EXTENSIONS if folder_name == "loras" else {path.suffix for path in files}
+        return sorted(str(path.relative_to(folder)) for path in files if path.suffix in kinds)
 
     def _full_path(self, folder_name: str, filename: str) -> str | None:
         path = self.folder / "models" / folder_name / filename

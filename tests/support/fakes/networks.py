@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -78,6 +79,24 @@ class LdmUnet(Part):
         """x: (B, C, h, w), timesteps: (B,), context: (B, N, context_dim)."""
         assert timesteps.shape == x.shape[:1] == context.shape[:1]
         return self._run(x, int(timesteps[0]), context)
+
+
+class Weights(nn.Module):
+    """A tree of modules that holds tensors under given names, and computes nothing."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, value in tensors.items():
+            here, *_, last = self._at(name.split(".")[:-1]), name.rpartition(".")[2]
+            here.register_parameter(last, nn.Parameter(value.clone(), requires_grad=False))
+
+    def _at(self, path: list[str]) -> nn.Module:
+        here: nn.Module = self
+        for part in path:
+            if part not in here._modules:
+                here.add_module(part, Weights({}))
+            here = here.get_submodule(part)
+        return here
 
 
 class Coder(Part):
@@ -218,8 +237,13 @@ def tiny_sd(prediction_type: Any = "epsilon") -> TinySd:
         prediction_type=prediction_type,
     )
     lora = random_lora(SimpleNamespace(unet=unet, layout=layout, context_dim=layout.context_dim))  # type: ignore[arg-type]
+    return sd_of(unet, vae, UNET, VAE, layout, lora)
+
+
+def sd_of(unet: Any, vae: Any, unet_config: Any, vae_config: Any, layout: BaseLayout, lora: DfosdLora) -> TinySd:
+    """The host gets copies of our networks, whose diffusers configurations are given."""
     theirs = copy.deepcopy((unet, vae))
-    return TinySd(LdmUnet(theirs[0], UNET), LdmVae(theirs[1], VAE), unet, vae, layout, lora)
+    return TinySd(LdmUnet(theirs[0], unet_config), LdmVae(theirs[1], vae_config), unet, vae, layout, lora)
 
 
 def with_vae_pairs(lora: DfosdLora, vae: nn.Module) -> DfosdLora:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from dfosd_core.networks.sd_configs import SD_SCALING_FACTOR
 
 from .comfyui import EPS, SD15, V_PREDICTION
-from .networks import TinySd
+from .networks import TinySd, Weights
 from .patching import ModelPatcher, free_memory, load_models_gpu, soft_empty_cache
 
 CPU = torch.device("cpu")
@@ -58,8 +59,9 @@ class FirstStage(Autoencoder):
 class LatentDiffusion:
     """ldm/models/diffusion/ddpm.py with A1111's hijacks (modules/sd_hijack_unet.py, modules/sd_models.py)."""
 
-    def __init__(self, sd: TinySd) -> None:
+    def __init__(self, sd: TinySd, encoder: nn.Module) -> None:
         self.model = SimpleNamespace(diffusion_model=sd.unet)
+        self.cond_stage_model = encoder
         self.first_stage_model = FirstStage(sd)
         self.parameterization = "v" if sd.layout.prediction_type == "v_prediction" else "eps"
         self.scale_factor = SD_SCALING_FACTOR
@@ -142,6 +144,35 @@ class ReforgeModel(nn.Module):
         return self._format.process_out(latent)
 
 
+def text_encoder(kind: str, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """`tensors`: of OpenCLIP for A1111 (modules/sd_hijack_open_clip.py), of transformers for the others.
+
+    All put a module of their own around the token embedding.
+    """
+    start = "wrapped.model." if kind == "a1111" else "clip_h.transformer."
+    embedding = "token_embedding.weight"
+    return Weights(
+        {
+            start
+            + (key.replace(embedding, "token_embedding.wrapped.weight") if key.endswith(embedding) else key): value
+            for key, value in tensors.items()
+        }
+    )
+
+
+class Clip:
+    """`CLIP` of backend/patcher/clip.py and of ldm_patched/modules/sd.py."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        self.cond_stage_model = encoder
+        self.patcher = ModelPatcher(encoder, CPU, CPU)
+
+    def clone(self) -> Clip:
+        other = copy.copy(self)
+        other.patcher = self.patcher.clone()
+        return other
+
+
 class Engine:
     """`ForgeDiffusionEngine` (backend/diffusion_engine/base.py); reForge's `FakeInitialModel`-less twin alike.
 
@@ -151,13 +182,15 @@ class Engine:
     is_sd1, is_sd2 = False, True
     first_stage_model: Any = None
 
-    def __init__(self, model: nn.Module, vae: ForgeVae) -> None:
+    def __init__(self, model: nn.Module, vae: ForgeVae, clip: Clip) -> None:
         unet = ModelPatcher(model, CPU, CPU)
-        self.forge_objects_original = SimpleNamespace(unet=unet, vae=vae)
-        users = SimpleNamespace(unet=unet.clone(), vae=vae.clone())
+        self.forge_objects_original = SimpleNamespace(unet=unet, vae=vae, clip=clip)
+        users = SimpleNamespace(unet=unet.clone(), vae=vae.clone(), clip=clip.clone())
+        in_text = next((key for key in clip.cond_stage_model.state_dict() if key.endswith("fc1.weight")), "")
         for patcher, key in (
             (users.unet, "diffusion_model.middle_block.0.in_layers.2.weight"),
             (users.vae.patcher, "decoder.mid.attn_1.q.weight"),
+            *([(users.clip.patcher, in_text)] if in_text else []),
         ):
             weight = patcher.model.get_parameter(key)
             assert patcher.add_patches({key: ("diff", (torch.ones_like(weight),))}) == [key]
@@ -166,7 +199,8 @@ class Engine:
 
     def use(self) -> None:
         """As a generation of the user's does: their LoRA is on the weights afterwards."""
-        load_models_gpu([self.forge_objects.unet, self.forge_objects.vae.patcher])
+        users = self.forge_objects
+        load_models_gpu([users.unet, users.vae.patcher, users.clip.patcher])
 
 
 def module_of(name: str, **content: Any) -> Any:
@@ -208,13 +242,14 @@ class WebUI:
         self.networks: list[Any] = []
         """`loaded_networks` of extensions-builtin/Lora/networks.py."""
 
-    def load(self, sd: TinySd) -> Any:
-        """Make `sd` the loaded checkpoint."""
+    def load(self, sd: TinySd, encoder: nn.Module | None = None) -> Any:
+        """Make `sd` the loaded checkpoint; `encoder`, of `text_encoder`, where its texts matter."""
+        encoder = encoder or nn.Module()
         if self.kind == "a1111":
-            model: Any = LatentDiffusion(sd)
+            model: Any = LatentDiffusion(sd, encoder)
         else:
             network = KModel(sd) if self.kind == "forge" else ReforgeModel(sd)
-            model = Engine(network, ForgeVae(ForgeAutoencoder(sd)))
+            model = Engine(network, ForgeVae(ForgeAutoencoder(sd)), Clip(encoder))
             model.use()
             if self.kind == "reforge":  # it has A1111's places, too
                 model.first_stage_model = model.forge_objects.vae.first_stage_model
@@ -238,7 +273,9 @@ class WebUI:
             "soft_empty_cache": soft_empty_cache,
             "free_memory": free_memory,
         }
-        own: dict[str, dict[str, Any]] = {"networks": {"loaded_networks": self.networks}}
+        own: dict[str, dict[str, Any]] = {
+            "networks": {"loaded_networks": self.networks, "network_apply_weights": self.apply_networks}
+        }
         if self.kind == "forge":
             sd_models["forge_model_reload"] = self._reload
             own |= {"backend": {}, "backend.memory_management": memory}
@@ -268,6 +305,17 @@ class WebUI:
             "modules.upscaler": {"Upscaler": type("Upscaler", (), {}), "UpscalerData": SimpleNamespace},
             **own,
         }
+
+    @torch.no_grad()
+    def apply_networks(self, layer: nn.Module) -> None:
+        """`network_apply_weights` of extensions-builtin/Lora/networks.py: it keeps a layer's own weight aside."""
+        if not isinstance(getattr(layer, "weight", None), nn.Parameter):
+            return
+        weight = layer.get_parameter("weight")
+        kept: dict[str, Tensor] = vars(layer).setdefault("network_weights_backup", {})
+        weight.copy_(kept.setdefault("weight", weight.clone()))
+        for _ in self.networks:
+            weight.add_(1.0)
 
     def _reload(self) -> tuple[Any, bool]:
         if self.model_data.sd_model is None:

@@ -54,8 +54,9 @@ def again() -> dict[str, Any]:
     """The last run of the upscaler once more, now by itself: how far it is from what came of it then."""
     image, settings, choice, before, info = _runs[-1]
     pil = part("dfosd_core.image_files.pil")
-    with part("nodes.webui.models").chosen_model(choice) as model, model.host.lora(model.lora, settings.strength):
-        kind = type(model.host).__name__
+    attached = part("nodes.webui.run").attached_model
+    with part("nodes.webui.models").chosen_model(choice) as found, attached(found, settings) as model:
+        kind = type(found.host).__name__
         now = pil.to_pil(part("nodes.webui.run").upscale_with(model, pil.from_pil(image), settings))
     difference = np.abs(np.asarray(now, dtype=np.int16) - np.asarray(before, dtype=np.int16))
     return {"difference": int(difference.max()), "host": kind, "info": info, "size": before.size}

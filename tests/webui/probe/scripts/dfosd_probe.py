@@ -2,6 +2,7 @@
 
 import base64
 import gc
+import hashlib
 import io
 import time
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from dfosd_probe_host import add_routes, hooks, part, weights
 from fastapi import Body
-from modules import sd_models, shared
+from modules import devices, sd_models, shared
 
 
 def upscale(
@@ -25,10 +26,11 @@ def upscale(
     before = weights()
     image = torch.rand(tuple(shape), generator=torch.Generator().manual_seed(5))
     started = time.perf_counter()
-    with models.chosen_model(models.Choice(**choice)) as model, model.host.lora(model.lora, chosen.strength):
+    attached = part("nodes.webui.run").attached_model
+    with models.chosen_model(models.Choice(**choice)) as found, attached(found, chosen) as model:
         output = pipeline.upscale_attached(image, model.host, model.lora, chosen)
-        kind = type(model.host).__name__
-        network = getattr(model.host, "unet", None)
+        kind = type(found.host).__name__
+        network = getattr(found.host, "unet", None)
         dtype = str(next(network.parameters()).dtype) if network is not None else ""
     seconds = time.perf_counter() - started
     file = io.BytesIO()
@@ -63,6 +65,33 @@ def hook_cost(lora: str = Body(..., embed=True), latents: int = Body(..., embed=
     return {kind: min(times) for kind, times in seconds.items()}
 
 
+def prompts(lora: str = Body(..., embed=True)) -> dict[str, Any]:
+    """The empty prompt that the LoRA runs with, the WebUI's own way to it, and how far they are apart."""
+    models = part("nodes.webui.models")
+    models.forget_models()
+    before = text_weights()
+    with models.chosen_model(models.Choice(lora=lora)) as model:
+        ours = model.lora.prompt_embeds.float().cpu()
+    after = text_weights()
+    sd_model = sd_models.model_data.sd_model
+    with torch.no_grad(), devices.autocast():
+        theirs = sd_model.get_learned_conditioning([""])
+    theirs = (theirs["crossattn"] if isinstance(theirs, dict) else theirs).float().cpu()
+    difference = float((ours - theirs.reshape(ours.shape)).abs().max())
+    return {"difference": difference, "size": float(theirs.std()), "weights_unchanged": before == after}
+
+
+def text_weights() -> str:
+    """A hash over the text encoder's weights."""
+    model = sd_models.model_data.sd_model
+    objects = getattr(model, "forge_objects", None)
+    encoder = objects.clip.cond_stage_model if objects is not None else model.cond_stage_model
+    digest = hashlib.sha256()
+    for value in encoder.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def state() -> dict[str, Any]:
     """What the host has chosen and loaded, and what DFOSD keeps beside it."""
     model = sd_models.model_data.sd_model
@@ -81,6 +110,12 @@ def state() -> dict[str, Any]:
     }
 
 
+def lists() -> dict[str, Any]:
+    """What the drop-downs offer."""
+    files = part("nodes.webui.files")
+    return {"loras": files.lora_names(), "bases": files.base_names()}
+
+
 def options(names: list[str] = Body(..., embed=True)) -> dict[str, Any]:  # noqa: B008
     """reForge's own route for them leaves out those of extensions."""
     return {name: getattr(shared.opts, name) for name in names}
@@ -91,4 +126,4 @@ def reload_ui() -> dict[str, Any]:
     return {}
 
 
-add_routes(upscale, hook_cost, reload_ui, state, options)
+add_routes(upscale, hook_cost, prompts, reload_ui, state, lists, options)
