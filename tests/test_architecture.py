@@ -26,6 +26,7 @@ ROOMS = (
     "settings.py",
     "color_fix.py",
     "files.py",
+    "torch_files",
     "tensor_files.py",
     "lora",
     "host.py",
