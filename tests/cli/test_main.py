@@ -124,7 +124,7 @@ def test_info_tells_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     code, out, _ = call(capsys, "info", str(folder))
     assert code == 0
     assert out.splitlines()[0] == f"{folder}: base model"
-    assert "another model (context 24, v_prediction)" in out
+    assert "another model (context 24, v-prediction)" in out
     assert f"{sum(p.numel() for p in host.unet.parameters()):,}" in out
 
 

@@ -2,6 +2,8 @@
 
 On every attention, feed-forward and convolution of the UNet but `conv_in`; the VAE is the base's. Timestep 200, noise
 prediction; a caption as the prompt helps and is not needed. Its licence forbids commercial use.
+
+By its `enhancer/sd2.py` (names, alpha, rule), `configs/sd2_gradio.yaml` (layers, rank, timestep) and LICENSE.
 """
 
 from __future__ import annotations
