@@ -112,8 +112,9 @@ class Peer:
     source: str
     entries: Entries
     """What the file holds; for OMGSR-S: folder -> tensors, folder/adapter_config.json -> settings."""
-    image: Callable[[Tensor], Tensor]
-    """(1, 3, H, W) in [-1, 1] to the same, by diffusers and peft."""
+    image: Callable[..., Tensor]
+    """(1, 3, H, W) in [-1, 1] to the same, by diffusers and peft; a second argument is the prompt's embedding, by
+    default the small base's for the empty text."""
 
     def write(self, folder: Path, entries: Mapping[str, Any] | None = None) -> Path:
         """The file, or the folder, with `entries` instead of its own."""
@@ -129,6 +130,13 @@ class Peer:
                 text = json.dumps(entries[f"{part}/adapter_config.json"])
                 (path / part / "adapter_config.json").write_text(text)
         return path
+
+
+def unit_image(peer: Peer, image: Tensor, prompt_embeds: Tensor) -> Tensor:
+    """(1, H, W, 3) in [0, 1] -> (1, 4H, 4W, 3) in [0, 1]: resized bicubically, then the method's."""
+    size = (4 * image.shape[1], 4 * image.shape[2])
+    x_lr = nn.functional.interpolate(image.permute(0, 3, 1, 2), size, mode="bicubic", antialias=True)
+    return (peer.image(x_lr.clamp(0, 1) * 2 - 1, prompt_embeds).permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)
 
 
 def _layers(network: nn.Module, *, but: Sequence[str] = ()) -> list[str]:
@@ -162,19 +170,20 @@ def _thirds(layers: Sequence[str]) -> dict[str, list[str]]:
     return {"encoder": first, "decoder": second, "others": [n for n in layers if n not in {*first, *second}]}
 
 
-def _image(host: DiffusersHost, t: int, step: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _image(host: DiffusersHost, t: int, step: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
     @torch.no_grad()
-    def image(x: Tensor) -> Tensor:
+    def image(x: Tensor, prompt_embeds: Tensor | None = None) -> Tensor:
         z = host.vae.encode(x).latent_dist.mode() * 0.18215
-        pred = host.unet(z, t, encoder_hidden_states=empty_prompt()).sample
+        prompt_embeds = empty_prompt() if prompt_embeds is None else prompt_embeds
+        pred = host.unet(z, t, encoder_hidden_states=prompt_embeds).sample
         return host.vae.decode(step(z, pred) / 0.18215).sample
 
     return image
 
 
 @cache
-def osediff() -> Peer:
-    host = sd_host()
+def osediff(base: DiffusersHost | None = None) -> Peer:
+    host = base or sd_host()
     thirds = _thirds(_layers(host.unet))
     encoder = [name for name in _layers(host.vae, but=("decoder", "post_quant")) if name != "post_quant_conv"]
     _inject(host.unet, {f"default_{part}": layers for part, layers in thirds.items()}, 4)
@@ -198,8 +207,8 @@ def osediff() -> Peer:
 
 
 @cache
-def pisa_sr() -> Peer:
-    host = sd_host()
+def pisa_sr(base: DiffusersHost | None = None) -> Peer:
+    host = base or sd_host()
     thirds = _thirds(_layers(host.unet))
     _inject(host.unet, {f"default_{p}_{kind}": names for kind in ("pix", "sem") for p, names in thirds.items()}, 4)
     lists = {f"unet_lora_{p}_modules_{kind}": names for kind in ("pix", "sem") for p, names in thirds.items()}
@@ -209,16 +218,16 @@ def pisa_sr() -> Peer:
 
 
 @cache
-def hypir() -> Peer:
-    host = sd_host()
+def hypir(base: DiffusersHost | None = None) -> Peer:
+    host = base or sd_host()
     _inject(host.unet, {"default": _layers(host.unet, but=("conv_in",))}, 256, lora_alpha=256)
     image = _image(host, 200, lambda z, eps: (z - 0.4962939 * eps) / 0.8681545)
     return Peer(file_name="HYPIR_sd2.pth", source="HYPIR", entries=_loras(host.unet), image=image)
 
 
 @cache
-def omgsr() -> Peer:
-    host = sd_host()
+def omgsr(base: DiffusersHost | None = None) -> Peer:
+    host = base or sd_host()
     _inject(host.unet, {"default": _layers(host.unet, but=("ff.", "proj_"))}, 32, lora_alpha=32)
     _inject(host.vae.encoder, {"default": _layers(host.vae.encoder)}, 16, lora_alpha=16)
     entries: Entries = {}
@@ -232,4 +241,5 @@ def omgsr() -> Peer:
     return Peer(file_name="OMGSR-S", source="OMGSR-S", entries=entries, image=image)
 
 
-PEERS = {"osediff": osediff, "pisa_sr": pisa_sr, "hypir": hypir, "omgsr": omgsr}
+PEERS: dict[str, Callable[..., Peer]] = {"osediff": osediff, "pisa_sr": pisa_sr, "hypir": hypir, "omgsr": omgsr}
+"""Name -> the method on the small base, or on another base, whose networks then carry its adapters."""
