@@ -134,7 +134,7 @@ def test_info_names_what_is_no_model(capsys: pytest.CaptureFixture[str], tmp_pat
     path.write_text("no model")
     code, _, err = call(capsys, "info", str(path))
     assert code == 1
-    assert err.startswith("dfosd: 'a.safetensors' is damaged or not a safetensors file (")
+    assert err.startswith("dfosd: 'a.safetensors' is damaged or no model file: expected tensors, found: ")
     assert err.count("\n") == 1
 
 

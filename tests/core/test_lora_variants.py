@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,20 +98,37 @@ def test_hostile_pickles_would_do_harm(tmp_path: Path) -> None:
     assert canary.exists()
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_large_file_takes_no_more_than_its_size(name: str, tmp_path: Path) -> None:
-    """48 MiB in one pair, refused at the last value; the small variants above cannot tell a copy from the slack."""
+def large(name: str) -> dict[str, Any]:
+    """48 MiB in one pair; the small variants above cannot tell a copy from the slack."""
     rank = {"osediff": 4, "pisa_sr": 4, "hypir": 256, "omgsr": 32}[name]
-    wide = {**UNET, "down_blocks.0.resnets.0.conv1": (8, (48 << 20) // (4 * 9 * rank), 3, 3)}
-    entries = SMALL[name](wide)
-    for table in tables(entries)[:1]:
-        last = [key for key in table if ".lora_B" in key][-1]
-        table[last] = torch.full_like(table[last], float("nan"))
-    path = write(name, tmp_path, entries)
+    return SMALL[name]({**UNET, "down_blocks.0.resnets.0.conv1": (8, (48 << 20) // (4 * 9 * rank), 3, 3)})
+
+
+def taken_for(path: Path, message: str) -> float:
+    """Memory while the file is refused with this message, in sizes of it."""
     size = sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
     assert size > 48 << 20
-    del entries
     peak = Peak()
-    with pytest.raises(LoraFormatError, match="expected finite values, found others in"):
+    with pytest.raises(LoraFormatError, match=message):
         open_lora(path)
-    assert peak.above() <= LIMIT * size
+    return peak.above() / size
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_large_file_takes_no_more_than_its_size(name: str, tmp_path: Path) -> None:
+    entries = large(name)
+    table = tables(entries)[0]
+    last = [key for key in table if ".lora_B" in key][-1]
+    table[last] = torch.full_like(table[last], float("nan"))
+    path = write(name, tmp_path, entries)
+    del entries, table
+    assert taken_for(path, "expected finite values, found others in") <= LIMIT
+
+
+def test_two_loras_are_compared_before_they_are_stacked(tmp_path: Path) -> None:
+    entries = large("pisa_sr")
+    table, last = entries["state_dict_unet"], "conv_out.lora_B.default_decoder_sem.weight"
+    table[last] = torch.cat([table[last], table[last]])
+    path = write("pisa_sr", tmp_path, entries)
+    del entries, table
+    assert taken_for(path, "expected two LoRAs of one shape on lora_unet_conv_out") <= LIMIT
