@@ -101,7 +101,7 @@ def _safely(path: Path, read: Callable[[], ReadT]) -> ReadT:
     except pickle.UnpicklingError as error:
         raise TensorFileError(
             f"'{path.name}' holds more than tensors, which could run code when opened, so it was not. "
-            "Convert it to .safetensors with a tool you trust.",
+            "Give the .safetensors file of the same model instead, or convert it with a tool you trust.",
             type(error).__name__,
         ) from error
     except Exception as error:  # torch's unpickler meets random bytes with any of a dozen exceptions

@@ -200,6 +200,7 @@ HOMES = [
         {"dfosd_core/tensor_files.py"},
     ),
     ("a LoRA at the user's strength", r"\.lora\((\*|.*settings\.strength)", {"dfosd_core/attach.py"}),
+    ("reading pickles", r"pickletools|mmap\.mmap", {f"dfosd_core/torch_files/{n}.py" for n in ("archive", "machine")}),
     ("names of the embedded model", r"['\"]embedded small \w+", {"dfosd_core/networks/embedded.py"}),
     ("the equation's rules", r"['\"]residual['\"]", {"dfosd_core/one_step.py"}),
     ("tiling and blending", r"def (tiled_|blend_)\w+|enable_tiling", {"dfosd_core/tiles/grid.py"}),

@@ -140,6 +140,7 @@ REFUSED: tuple[Refused, ...] = (
         what="VOSR's light decoder",
         mark=has(r"^model_state_dict$", r"^up_blocks\.0\.", r"^conv_in\."),  # inference_vosr_onestep.py
         why="it takes the place of the VAE's decoder and is no LoRA",
+        do=f"Give it as the decoder. As the LoRA expected one of {KNOWN}",
     ),
     Refused(
         what="SeedVR2's",
