@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import DfosdError
+from .torch_files.machine import read_torch_file
 
 MAX_HEADER_BYTES = 100_000_000
 """As safetensors itself has it: SDXL's header is below one megabyte."""
@@ -58,31 +58,36 @@ def read_tensors(path: Path) -> TensorFile:
     A pickle may hold them in a dictionary under `state_dict`. Raises TensorFileError, one line, for all else.
     """
     if path.suffix == ".safetensors":
-        load = cast("Callable[[Path], dict[str, Tensor]]", safetensors.torch.load_file)
-        return _safely(path, lambda: TensorFile(load(path), _metadata(read_header(path))))
+        return read_safetensors(path)
     loaded = _safely(path, lambda: _torch_load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path)))
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return TensorFile({key: value for key, value in cast("Any", state).items() if isinstance(value, Tensor)}, {})
 
 
+def read_safetensors(path: Path) -> TensorFile:
+    """As `read_tensors`, whatever the file is called."""
+    load = cast("Callable[[Path], dict[str, Tensor]]", safetensors.torch.load_file)
+    return _safely(path, lambda: TensorFile(load(path), _metadata(read_header(path))))
+
+
 def read_entries(path: Path) -> dict[str, Any]:
-    """A pickle's dictionary with all that stands in it: tensors (mapped into memory), lists, numbers, dictionaries.
+    """A torch.save file's dictionary with all that stands in it: tensors (mapped into memory), lists, numbers, text.
 
     No code of it is run, and nothing larger than the file is made. Raises TensorFileError, one line, for all else.
     """
-    _safely(path, lambda: _check_zip(path))
-    loaded = _safely(path, lambda: _torch_load(path, map_location="cpu", weights_only=True, mmap=True))
-    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in cast("dict[Any, Any]", loaded)):
-        reason = f"expected a dictionary with names, found {type(loaded).__name__}"
-        raise TensorFileError(f"'{path.name}' is no file of a LoRA: {reason}.", reason)
-    entries = cast("dict[str, Any]", loaded)
-    nested = [cast("Mapping[Any, Any]", value).values() for value in entries.values() if isinstance(value, Mapping)]
-    tensors = [value for group in (entries.values(), *nested) for value in group if isinstance(value, Tensor)]
-    # A tensor can claim more values than it has bytes (a stride of 0), or have no bytes at all.
-    is_plain = all(tensor.layout == torch.strided and tensor.device.type == "cpu" for tensor in tensors)
-    if not is_plain or sum(tensor.numel() * tensor.element_size() for tensor in tensors) > path.stat().st_size:
-        reason = "its tensors claim more values than it holds"
-        raise TensorFileError(f"'{path.name}' is damaged ({reason}). Get it again.", reason)
+    try:
+        loaded = read_torch_file(path)
+        if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in cast("dict[Any, Any]", loaded)):
+            raise ValueError(f"expected a dictionary with names, found a {type(loaded).__name__}")
+        entries = cast("dict[str, Any]", loaded)
+        nested = [cast("Mapping[Any, Any]", value).values() for value in entries.values() if isinstance(value, Mapping)]
+        tensors = [value for group in (entries.values(), *nested) for value in group if isinstance(value, Tensor)]
+        size = path.stat().st_size
+        if (claimed := sum(tensor.numel() * tensor.element_size() for tensor in tensors)) > size:  # by sharing values
+            raise ValueError(f"expected no more tensors than its {size} bytes hold, found {claimed} bytes of them")
+    except (ValueError, OSError) as error:
+        reason = one_line(str(error))
+        raise TensorFileError(f"'{path.name}' is damaged or no model file: {reason}. Get it again.", reason) from error
     return entries
 
 
@@ -90,7 +95,8 @@ def is_pickle(path: Path) -> bool:
     """Whether the first bytes are those of a zip archive or a bare pickle; a safetensors header begins with `{`."""
     with path.open("rb") as file:
         start = file.read(9)
-    return start[:2] == b"PK" or (start[:1] == b"\x80" and start[8:] != b"{")
+    # The length of a safetensors header may look like either.
+    return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
 
 
 def _safely(path: Path, read: Callable[[], ReadT]) -> ReadT:
@@ -99,12 +105,14 @@ def _safely(path: Path, read: Callable[[], ReadT]) -> ReadT:
     except pickle.UnpicklingError as error:
         raise TensorFileError(
             f"'{path.name}' holds more than tensors, which could run code when opened, so it was not. "
-            "Convert it to .safetensors with a tool you trust.",
+            "Give the .safetensors file of the same model instead, or convert it with a tool you trust.",
             type(error).__name__,
         ) from error
     except Exception as error:  # torch's unpickler meets random bytes with any of a dozen exceptions
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TensorFileError(f"'{path.name}' is damaged or no model file ({reason}). Get it again.", reason) from error
+        reason = one_line(str(error).split("\n")[0]) or type(error).__name__
+        raise TensorFileError(
+            f"'{path.name}' is damaged or no model file: expected tensors, found: {reason}. Get it again.", reason
+        ) from error
 
 
 def parse_safetensors(blob: bytes) -> tuple[TensorFile, bytes]:
@@ -163,18 +171,14 @@ def context_dim(path: Path) -> int | None:
     return int(shape[1]) if len(shape) == 2 else None
 
 
+def one_line(text: str) -> str:
+    """Words from a file, fit for a message: one line of printable characters, not too long."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else "?" for c in line)[:300]
+
+
 def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
     return cast("dict[str, str]", header.get("__metadata__") or {})
-
-
-def _check_zip(path: Path) -> None:
-    if not _is_zip(path):
-        raise ValueError("expected a file of torch.save, as PyTorch writes it since 1.6")
-    with zipfile.ZipFile(path) as archive:
-        records = archive.infolist()
-    # torch.save never compresses, so what unpacks to more than the file is no work of its.
-    if sum(record.file_size for record in records) > path.stat().st_size:
-        raise ValueError("it unpacks to more than its own size")
 
 
 def _is_zip(path: Path) -> bool:

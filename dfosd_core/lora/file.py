@@ -8,10 +8,10 @@ Same content, same bytes; `load_lora(save_lora(x)) == x`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import safetensors.torch
 import torch
@@ -114,7 +114,8 @@ def load_lora(path: Path | str) -> DfosdLora:
     """Read a DFOSD LoRA. Raises LoraFormatError for a missing, damaged or foreign file, in one line."""
     path = Path(path)
     tensors, header = _read(path)
-    _refuse_foreign(path.name, tensors, header)
+    if "dfosd.format_version" not in header:
+        refuse_foreign(path.name, tensors)
     metadata = LoraMetadata.from_header(header, path.name)
     broken = [key for key, value in tensors.items() if not bool(torch.isfinite(value.float()).all())]
     if broken:
@@ -178,9 +179,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _refuse_foreign(name: str, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    if "dfosd.format_version" in header:
-        return
+def refuse_foreign(name: str, tensors: Collection[str]) -> NoReturn:
+    """Raises LoraFormatError for a safetensors file without DFOSD's metadata, by the names of its tensors."""
     found = {
         "base model": "a base model. Give it as the base and a DFOSD LoRA as the LoRA",
         "LoRA": "an ordinary LoRA without DFOSD's metadata. Give a LoRA trained with DFOSD",

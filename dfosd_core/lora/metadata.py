@@ -176,7 +176,7 @@ def describe_layout(base: BaseLayout) -> str:
     family = names.get(base.context_dim, "another model") if base.latent_factor == 8 else "another model"
     if base.in_channels != base.latent_channels:
         family += ", inpainting or depth"
-    return f"{family} (context {base.context_dim}, {base.prediction_type})"
+    return f"{family} (context {base.context_dim}, {base.prediction_type.replace('_', '-')})"
 
 
 def describe_origin(lora: LoraMetadata) -> str:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import LoraFormatError
-from ..tensor_files import TensorFileError, is_pickle, read_entries, read_header, read_tensors
-from .file import DfosdLora, load_lora
+from ..tensor_files import TensorFileError, is_pickle, read_entries, read_header, read_safetensors
+from .file import DfosdLora, load_lora, refuse_foreign
 from .importers import import_lora, omgsr, refused
 from .importers.content import Content, ImportedLora
 
 SUFFIXES = (".safetensors", ".pkl", ".pth")
 """How LoRA files are called in lists; what a file is, its content says."""
+MAX_SETTINGS_BYTES = 1_000_000
+"""peft writes a few thousand; a longer file is cut off and so unreadable."""
 
 
 def may_be_lora(path: Path) -> bool:
@@ -36,22 +38,19 @@ def open_lora(path: Path | str) -> DfosdLora | ImportedLora:
 
 
 def _known(content: Content) -> ImportedLora:
-    lora = import_lora(content)
-    if lora is None:
-        raise LoraFormatError(f"'{content.name}' {refused.reason(content)}")
-    return lora
+    refused.refuse_known(content.name, refused.names_of(content.values))
+    return import_lora(content) or refused.refuse_unknown(content.name, content.values)
 
 
 def _safetensors(path: Path) -> DfosdLora | ImportedLora:
     """HYPIR's LoRA is a flat table, so it may also lie in a safetensors file."""
-    stated = cast("object", read_header(path).get("__metadata__"))
-    if path.suffix != ".safetensors" or (isinstance(stated, dict) and "dfosd.format_version" in stated):
+    header = read_header(path)
+    stated = cast("object", header.get("__metadata__"))
+    if not path.is_file() or (isinstance(stated, dict) and "dfosd.format_version" in stated):
         return load_lora(path)
-    try:
-        tensors = read_tensors(path).tensors
-    except (TensorFileError, OSError):
-        return load_lora(path)  # it says what is wrong
-    return import_lora(Content(name=path.name, values=tensors, sha256=_sha256(path))) or load_lora(path)
+    refused.refuse_known(path.name, refused.names_of_header(header))
+    content = Content(name=path.name, values=read_safetensors(path).tensors, sha256=_sha256(path))
+    return import_lora(content) or refuse_foreign(path.name, content.values)
 
 
 def _is_omgsr(folder: Path) -> bool:
@@ -60,27 +59,32 @@ def _is_omgsr(folder: Path) -> bool:
 
 def _folder(folder: Path) -> Content:
     if not _is_omgsr(folder):
-        raise LoraFormatError(
-            f"'{folder.name}' is no LoRA: expected a file, or OMGSR-S's folder with {omgsr.UNET} and {omgsr.ENCODER}, "
-            "found another folder. Give a LoRA."
-        )
+        refused.refuse_folder(folder.name, {entry.name for entry in folder.iterdir()})
     values: dict[str, Any] = {}
     files: list[Path] = []
     for part in (omgsr.UNET, omgsr.ENCODER):
-        config, weights = folder / part / omgsr.CONFIG, folder / part / omgsr.WEIGHTS
-        try:
-            settings = cast("object", json.loads(config.read_text("utf-8")))
-        except (OSError, ValueError, RecursionError):
-            settings = None
-        if not isinstance(settings, dict) or not weights.is_file():
-            raise LoraFormatError(
-                f"'{folder.name}' is damaged: expected {omgsr.CONFIG} and {omgsr.WEIGHTS} in {part}, found one missing "
-                "or unreadable. Get the folder again."
-            )
-        values[f"{part}/{omgsr.CONFIG}"] = settings
-        values[part] = read_tensors(weights).tensors
+        weights = folder / part / omgsr.WEIGHTS
+        values[f"{part}/{omgsr.CONFIG}"] = _settings(folder, part)
+        values[part] = read_safetensors(weights).tensors
         files.append(weights)
     return Content(name=folder.name, values=values, sha256=_sha256(*files))
+
+
+def _settings(folder: Path, part: str) -> dict[str, Any]:
+    """peft's settings of one part of OMGSR-S's folder."""
+    config, weights = folder / part / omgsr.CONFIG, folder / part / omgsr.WEIGHTS
+    try:
+        with config.open("rb") as file:
+            text = file.read(MAX_SETTINGS_BYTES)
+        settings = cast("object", json.loads(text))
+    except (OSError, ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict) or not weights.is_file():
+        raise LoraFormatError(
+            f"'{folder.name}' is damaged: expected {omgsr.CONFIG} and {omgsr.WEIGHTS} in {part}, found one missing "
+            "or unreadable. Get the folder again."
+        )
+    return cast("dict[str, Any]", settings)
 
 
 def _sha256(*paths: Path) -> str:

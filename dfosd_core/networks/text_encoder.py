@@ -24,18 +24,22 @@ HEAD_WIDTH = 64
 
 Weights = Mapping[str, Tensor]
 
+_TRANSFORMERS = "text_model."
+"""How transformers' names begin before its version 5, which leaves this out."""
+_PARTS = ("embeddings.", "encoder.layers.", "final_layer_norm.")
+
 
 def is_text_encoder_key(key: str) -> bool:
     """Whether a checkpoint's tensor belongs to the text encoder."""
-    return key.startswith((LDM_TEXT, "text_model."))
+    return key.startswith((LDM_TEXT, _TRANSFORMERS, *_PARTS))
 
 
 @torch.no_grad()
 def empty_prompt(weights: Weights, name: str) -> Tensor:
     """(1, 77, width) float32: what the UNet is conditioned on for the text "".
 
-    weights: the encoder's tensors in OpenCLIP's names (after `cond_stage_model.model.`) or transformers'. Raises
-    BaseModelMismatchError for `name` if there is none or tensors are missing.
+    weights: the encoder's tensors in OpenCLIP's names (after `cond_stage_model.model.`) or transformers', with
+    `text_model.` or without. Raises BaseModelMismatchError for `name` if there is none or tensors are missing.
     """
     if not any(is_text_encoder_key(key) for key in weights):
         raise BaseModelMismatchError(
@@ -120,29 +124,32 @@ class _OpenClip(_Named):
 class _Transformers(_Named):
     """`text_encoder/` of a diffusers folder; its configuration leaves the last layer out already."""
 
+    def __init__(self, weights: Weights) -> None:
+        super().__init__({key.removeprefix(_TRANSFORMERS): value for key, value in weights.items()})
+
     @property
     def layers(self) -> int:
-        return self.count(r"text_model\.encoder\.layers\.(\d+)\.")
+        return self.count(r"encoder\.layers\.(\d+)\.")
 
     def tokens(self) -> Tensor:
-        return self.weights["text_model.embeddings.token_embedding.weight"]
+        return self.weights["embeddings.token_embedding.weight"]
 
     def positions(self) -> Tensor:
-        return self.weights["text_model.embeddings.position_embedding.weight"]
+        return self.weights["embeddings.position_embedding.weight"]
 
     def norm(self, layer: int, which: int, x: Tensor) -> Tensor:
-        return self.layer_norm(f"text_model.encoder.layers.{layer}.layer_norm{which}", x)
+        return self.layer_norm(f"encoder.layers.{layer}.layer_norm{which}", x)
 
     def qkv(self, layer: int, x: Tensor) -> tuple[Tensor, ...]:
-        name = f"text_model.encoder.layers.{layer}.self_attn"
+        name = f"encoder.layers.{layer}.self_attn"
         return tuple(F.linear(x, *self.pair(f"{name}.{part}_proj")) for part in "qkv")
 
     def out(self, layer: int, x: Tensor) -> Tensor:
-        return F.linear(x, *self.pair(f"text_model.encoder.layers.{layer}.self_attn.out_proj"))
+        return F.linear(x, *self.pair(f"encoder.layers.{layer}.self_attn.out_proj"))
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
-        name = f"text_model.encoder.layers.{layer}.mlp"
+        name = f"encoder.layers.{layer}.mlp"
         return F.linear(F.gelu(F.linear(x, *self.pair(f"{name}.fc1"))), *self.pair(f"{name}.fc2"))
 
     def final_norm(self) -> tuple[Tensor, Tensor]:
-        return self.pair("text_model.final_layer_norm")
+        return self.pair("final_layer_norm")

@@ -81,7 +81,7 @@ def test_info_and_upscale_refuse_in_one_line(
     for words in (("info",), ("upscale", photo, "--base", folder / "sd21-base", "--lora")):
         code, out, err = call(capsys, *words, tmp_path / "osediff.pkl")
         assert (code, out, err.count("\n")) == (1, "", 1)
-        assert err.startswith("dfosd: 'osediff.pkl' holds a whole UNet and VAE")
+        assert err.startswith("dfosd: 'osediff.pkl' is OSEDiff's, already merged into a whole UNet and VAE")
 
 
 def test_app_offers_and_uses_them(folder: Path, photo: Path, tmp_path: Path) -> None:

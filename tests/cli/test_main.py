@@ -124,7 +124,7 @@ def test_info_tells_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     code, out, _ = call(capsys, "info", str(folder))
     assert code == 0
     assert out.splitlines()[0] == f"{folder}: base model"
-    assert "another model (context 24, v_prediction)" in out
+    assert "another model (context 24, v-prediction)" in out
     assert f"{sum(p.numel() for p in host.unet.parameters()):,}" in out
 
 
@@ -134,7 +134,7 @@ def test_info_names_what_is_no_model(capsys: pytest.CaptureFixture[str], tmp_pat
     path.write_text("no model")
     code, _, err = call(capsys, "info", str(path))
     assert code == 1
-    assert err.startswith("dfosd: 'a.safetensors' is damaged or not a safetensors file (")
+    assert err.startswith("dfosd: 'a.safetensors' is damaged or no model file: expected tensors, found: ")
     assert err.count("\n") == 1
 
 

@@ -221,7 +221,7 @@ def test_only_a_base_that_differs_in_nothing_is_accepted() -> None:
     [
         (
             {"prediction_type": "v_prediction"},
-            r"SD 2\.x \(context 1024, v_prediction\): prediction_type epsilon != v_prediction",
+            r"SD 2\.x \(context 1024, v-prediction\): prediction_type epsilon != v_prediction",
         ),
         ({"context_dim": 768}, r"loaded base is SD 1\.x \(context 768, epsilon\): context_dim 1024 != 768"),
         ({"context_dim": 2048}, r"loaded base is SDXL \(context 2048, epsilon\)"),

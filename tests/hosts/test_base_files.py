@@ -304,7 +304,7 @@ class Sneaky:
 
 
 def test_pickle_that_could_run_code_is_not_opened(tmp_path: Path) -> None:
-    message = r"which could run code when opened, so it was not\. Convert it to \.safetensors"
+    message = r"which could run code when opened, so it was not\. Give the \.safetensors"
     torch.save({"state_dict": {}, "sneaky": Sneaky()}, tmp_path / "zip.ckpt")
     (tmp_path / "plain.ckpt").write_bytes(pickle.dumps({"state_dict": Sneaky()}, protocol=2))
     with warnings.catch_warnings():

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from support.peers import PEERS, empty_prompt, pisa_sr_image, write_base, write_checkpoint
+from support.peers import PEERS, empty_prompt, encoder_tensors, pisa_sr_image, write_base, write_checkpoint
 
 from dfosd_core.errors import BaseModelMismatchError
 from dfosd_core.lora.file import load_lora, save_lora
 from dfosd_core.models import load_models
-from dfosd_core.networks.reading import read_empty_prompt
+from dfosd_core.networks.reading import TEXT_ENCODER_FILES, read_empty_prompt
 from dfosd_core.pipeline import upscale
 from dfosd_core.settings import ModelChoice, UpscaleSettings
 
@@ -76,6 +76,34 @@ def test_empty_prompt_is_that_of_transformers(write: type, tmp_path: Path) -> No
     torch.testing.assert_close(found, empty_prompt(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("prefix", ["text_model.", ""], ids=["transformers 4", "transformers 5"])
+@pytest.mark.parametrize("name", TEXT_ENCODER_FILES)
+def test_text_encoder_is_read_from_each_file_that_is_published(name: str, prefix: str, tmp_path: Path) -> None:
+    """The repositories have each of these beside the other, and users download one."""
+    tensors = {f"{prefix}{key.removeprefix('text_model.')}": value for key, value in encoder_tensors().items()}
+    tensors = {key: value.half() if ".fp16" in name else value for key, value in tensors.items()}
+    tensors[f"{prefix}embeddings.position_ids"] = torch.arange(77)[None]  # the older .bin files have it
+    (tmp_path / "sd" / "text_encoder").mkdir(parents=True)
+    file = tmp_path / "sd" / "text_encoder" / name
+    torch.save(tensors, file) if name.endswith(".bin") else safetensors.torch.save_file(tensors, file)
+    found = read_empty_prompt(tmp_path / "sd", 64)
+    torch.testing.assert_close(found, empty_prompt(), rtol=0, atol=2e-2 if ".fp16" in name else 1e-5)
+
+
+def test_checkpoint_in_half_precision_is_taken(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "sd.safetensors")
+    halves = {key: value.half() for key, value in safetensors.torch.load_file(path).items()}
+    safetensors.torch.save_file(halves, tmp_path / "half.safetensors")
+    torch.save({"state_dict": halves}, tmp_path / "half.ckpt")
+    lora = str(PEERS["omgsr"]().write(tmp_path))
+    embeds = []
+    for name in ("half.safetensors", "half.ckpt"):
+        choice = ModelChoice(base=str(tmp_path / name), lora=lora, dtype="float32")
+        embeds.append(load_models(choice, torch.device("cpu"))[1].prompt_embeds)
+        torch.testing.assert_close(embeds[-1], empty_prompt(), rtol=0, atol=2e-2)
+    assert torch.equal(*embeds)
+
+
 def test_base_without_its_text_encoder_is_refused(base: Path, tmp_path: Path) -> None:
     folder = write_base(tmp_path / "sd")
     file = folder / "text_encoder" / "model.safetensors"
@@ -99,5 +127,6 @@ def test_v_base_and_the_embedded_one_are_refused(base: Path, tmp_path: Path) -> 
         load_models(ModelChoice(lora=lora), torch.device("cpu"))
     folder = write_base(tmp_path / "sd")
     (folder / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "v_prediction"}')
-    with pytest.raises(BaseModelMismatchError, match="prediction_type epsilon != v_prediction"):
+    expected = r"but the loaded base is .* v-prediction\): prediction_type epsilon != v_prediction"
+    with pytest.raises(BaseModelMismatchError, match=expected):
         load_models(ModelChoice(base=str(folder), lora=lora), torch.device("cpu"))

@@ -6,6 +6,7 @@ file: each importer says it. peft's own default is alpha 8, whatever the rank.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import LoraFormatError
+from ...tensor_files import one_line
 from ..file import DfosdLora, LoraPair
 from ..metadata import BaseLayout, LoraMetadata
 from ..names import UNET_PREFIX, PeftKey, kohya_name, parse_peft_key
@@ -70,7 +72,7 @@ class Content:
             if not isinstance(value, Tensor) or value.dtype not in _DTYPES:
                 what = value.dtype if isinstance(value, Tensor) else _kind(value)
                 self.refuse(f"expected float32, float16 or bfloat16 tensors in its {where}, found {what} in {name}")
-            if not bool(torch.isfinite(value).all()):
+            if not is_finite(value):
                 self.refuse(f"expected finite values, found others in {name}")
             tensors[str(name)] = value.detach()
         return tensors
@@ -99,9 +101,12 @@ class Content:
 
     def refuse(self, what: str) -> NoReturn:
         """Raise LoraFormatError, one line: the file is of a known kind and damaged."""
-        line = " ".join(what.split())
-        line = "".join(c if c.isprintable() else "?" for c in line)
-        raise LoraFormatError(f"'{self.name}' is damaged: {line[:300]}. Get the file again.")
+        raise LoraFormatError(f"'{self.name}' is damaged: {one_line(what)}. Get the file again.")
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether no value is NaN or infinite. Makes no second tensor of that size, as torch.isfinite does."""
+    return not value.numel() or all(math.isfinite(float(edge)) for edge in value.aminmax())
 
 
 def _kind(value: object) -> str:

@@ -1,7 +1,11 @@
 """OMGSR-S (Wu et al., arXiv 2508.08227): a folder with `unet_lora_adapter` and `vae_encoder_lora_adapter` by peft.
 
 LoRAs on the UNet and on the VAE's encoder, whose layers are named from the encoder on; rank and alpha stand in each
-folder's `adapter_config.json`. Timestep 273, noise prediction, empty prompt.
+folder's `adapter_config.json`. Timestep 273, noise prediction, empty prompt. OMGSR-F, in folders of other names, is
+for Flux.
+
+By its `train/train_omgsr_s.py` (layers, alpha, folders), `configs/omgsr_s_512.yml` (ranks, timestep, prompt) and
+`infer/omgsr_s_infer_model.py` (rule). There is no licence file.
 """
 
 from __future__ import annotations
@@ -17,6 +21,15 @@ from .content import BASE_MODEL, Content, ImportedLora, peft_pairs, sd_layout
 UNET, ENCODER = "unet_lora_adapter", "vae_encoder_lora_adapter"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 UNET_LAYERS, ENCODER_LAYERS = 194, 31
+_PLAIN: dict[str, tuple[object, ...]] = {
+    "peft_type": ("LORA",),
+    "init_lora_weights": (True, False, "gaussian"),  # others change the base's weights too
+    "alpha_pattern": ({},),
+    "rank_pattern": ({},),
+    "modules_to_save": ([],),
+    **dict.fromkeys(("use_dora", "use_rslora", "lora_bias", "fan_in_fan_out"), (False,)),
+}
+"""peft's settings with which alpha / r * B @ A is all that a LoRA does."""
 
 
 def detect(content: Content) -> bool:
@@ -51,7 +64,7 @@ def _pairs(content: Content, folder: str, prefix: str) -> dict[str, LoraPair]:
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
     if type(rank) is not int or alpha != rank:
         content.refuse(f"expected r and an equal lora_alpha in {folder}/{CONFIG}, found {rank!r} and {alpha!r}")
-    more = [key for key in ("use_dora", "use_rslora", "alpha_pattern", "rank_pattern") if settings.get(key)]
-    if more:
-        content.refuse(f"expected a plain LoRA in {folder}, found {more[0]}")
+    other = [key for key, plain in _PLAIN.items() if settings.get(key) not in (None, *plain)]
+    if other:
+        content.refuse(f"expected a plain LoRA in {folder}, found {other[0]} {str(settings[other[0]])[:40]}")
     return peft_pairs(content, content.tensors(folder), rank=rank, alpha=float(rank), prefix=prefix)

@@ -3,6 +3,9 @@
 A LoRA of rank 4 on the UNet and on the VAE's encoder, both with peft's default alpha of 8, and `conv_in` trained in
 full beneath its LoRA. Timestep 999, noise prediction. The official prompt is a caption of the picture by another
 network; without it the empty text serves. AdcSR publishes a file of the same name: full weights, refused by its keys.
+
+By its `osediff.py`: `initialize_unet` and `initialize_vae` choose the layers, `save_model` the entries, `OSEDiff_test`
+timestep and rule; prompt by `test_osediff.py`, licence by LICENCE.
 """
 
 from __future__ import annotations

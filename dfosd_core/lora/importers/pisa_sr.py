@@ -3,6 +3,9 @@
 The "pixel" LoRA restores faithfully, the "semantic" one adds detail on top of it. Both have peft's default alpha of 8
 and act at timestep 1 on the plain VAE; what the UNet predicts is subtracted from the latent. Two pairs on one layer are
 one pair of their ranks' sum here, whose `parts` say where the one ends: `lora/parts.py` gives each its strength.
+
+By its `pisasr.py`: `initialize_unet` chooses the layers, `save_model` the entries, `PiSASR_eval` timestep and rule;
+prompt by `test_pisasr.py`.
 """
 
 from __future__ import annotations
@@ -52,12 +55,16 @@ def read(content: Content) -> ImportedLora:
     )
     if pixel.keys() != semantic.keys():
         content.refuse(f"expected the same layers twice, found {len(pixel)} pixel and {len(semantic)} semantic ones")
-    pairs = {layer: _stack(content, layer, pixel[layer], semantic[layer]) for layer in pixel}
+    layout = sd_layout(content, pixel)
+    # All checks come before the first stack, which is the first copy of any tensor in the file.
+    for layer in pixel:
+        _check_same_shape(content, layer, pixel[layer], semantic[layer])
+    pairs = {layer: _stack(pixel[layer], semantic[layer]) for layer in pixel}
     rank = pixel_rank + semantic_rank
     return ImportedLora(
         pairs=pairs,
         metadata=LoraMetadata(
-            base_layout=sd_layout(content, pairs),
+            base_layout=layout,
             timestep=1,
             rank=rank,
             lora_alpha=float(rank),
@@ -71,11 +78,14 @@ def read(content: Content) -> ImportedLora:
     )
 
 
-def _stack(content: Content, layer: str, first: LoraPair, second: LoraPair) -> LoraPair:
-    """One pair that changes a weight as both do: their inner sizes one behind the other, in float32, factor 1."""
+def _check_same_shape(content: Content, layer: str, first: LoraPair, second: LoraPair) -> None:
     sizes, others = ((p.up.shape[0], p.up.shape[2:], p.down.shape[1:]) for p in (first, second))
     if sizes != others:
         content.refuse(f"expected two LoRAs of one shape on {layer}, found others")
+
+
+def _stack(first: LoraPair, second: LoraPair) -> LoraPair:
+    """One pair that changes a weight as both do: their inner sizes one behind the other, in float32, factor 1."""
     up = torch.cat([pair.up.float() * (pair.alpha / pair.rank) for pair in (first, second)], dim=1)
     down = torch.cat([first.down.float(), second.down.float()])
     return LoraPair(down=down, up=up, alpha=float(down.shape[0]))

@@ -1,0 +1,98 @@
+"""Files of torch.save read by our own reader give what torch.load gives; what else they may hold is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dfosd_core.torch_files.archive import TorchFileError
+from dfosd_core.torch_files.machine import read_torch_file
+
+
+def save(path: Path, content: object, **options: Any) -> Path:
+    torch.save(content, path, **options)
+    return path
+
+
+def same(ours: object, theirs: object) -> bool:
+    if isinstance(theirs, Tensor):
+        return isinstance(ours, Tensor) and ours.dtype == theirs.dtype and torch.equal(ours, theirs.detach())
+    if isinstance(theirs, dict):
+        return isinstance(ours, dict) and ours.keys() == theirs.keys() and all(same(ours[k], theirs[k]) for k in theirs)
+    return type(ours) is type(theirs) and ours == theirs
+
+
+VALUES = torch.randn(4, 6)
+CONTENTS: dict[str, Any] = {
+    **{str(dtype): {"x": VALUES.to(dtype)} for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)},
+    **{str(dtype): {"x": VALUES.to(dtype)} for dtype in (torch.int64, torch.int32, torch.int16, torch.int8)},
+    **{str(dtype): {"x": VALUES.abs().to(dtype)} for dtype in (torch.uint8, torch.bool)},
+    "transposed": {"x": VALUES.t()},
+    "a part": {"x": VALUES[1:3, ::2]},
+    "two of one": {"x": VALUES[0], "y": VALUES[1:]},
+    "channels last": {"x": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)},
+    "a number": {"x": torch.tensor(3.0)},
+    "no values": {"x": torch.empty(0, 3)},
+    "a parameter": {"x": nn.Parameter(torch.ones(2))},
+    "a module's state": {"x": nn.Conv2d(2, 3, 3).state_dict()},
+    "an empty one": {"x": {}, "y": [], "z": ()},
+    "plain values": {
+        "a": 1,
+        "b": -1,
+        "c": 1 << 70,
+        "d": 1.5,
+        "e": "text",
+        "f": "日本",
+        "g": None,
+        "h": True,
+        "i": False,
+    },
+    "lists": {"a": ["x", "y"], "b": [1, [2, [3]]], "c": (1, 2, 3, 4), "d": {1: {2: 3}}},
+    "many": {f"layer.{i}": torch.full((3,), float(i)) for i in range(300)},
+    "a list": [torch.ones(2)],
+    "a tensor": torch.ones(2),
+}
+
+
+@pytest.mark.parametrize("what", CONTENTS)
+def test_content_is_that_of_torch_load(what: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "x.pkl", CONTENTS[what])
+    theirs: Any = torch.load(path, weights_only=True)
+    ours: Any = read_torch_file(path)
+    if what in ("a list", "a tensor"):
+        ours, theirs = {"x": ours[0] if what == "a list" else ours}, {"x": theirs[0] if what == "a list" else theirs}
+    assert same(ours, theirs)
+
+
+def test_tensors_are_mapped_and_the_file_stays_as_it_is(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.pkl", {"x": torch.ones(5)})
+    before = path.read_bytes()
+    found: Any = read_torch_file(path)
+    found["x"].add_(1)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "found"),
+    [
+        ({"x": torch.ones(2)}, {"pickle_protocol": 4}, "the instruction FRAME"),
+        ({"x": torch.ones(2)}, {"_use_new_zipfile_serialization": False}, "a file of another kind"),
+        ({"x": torch.ones(2).to_sparse()}, {}, "torch._utils._rebuild_sparse_tensor"),
+        ({"x": torch.ones(2, dtype=torch.complex64)}, {}, "torch.ComplexFloatStorage"),
+        ({"x": torch.ones(2, dtype=torch.float8_e5m2)}, {}, "torch._utils._rebuild_tensor_v3"),
+        ({"x": {1, 2}}, {}, "__builtin__.set"),
+        ({"x": Path("a")}, {}, "pathlib.PosixPath"),
+        ({"x": torch.float32}, {}, "torch.float32"),
+        ({"x": torch.FloatStorage}, {}, "a function or class as a value"),
+        ({"x": b"bytes"}, {}, "_codecs.encode"),
+        ({"x": torch.zeros(1).expand(1 << 40)}, {}, "a shape of (1099511627776,) for 1 values"),
+    ],
+)
+def test_other_content_is_refused(content: object, options: dict[str, Any], found: str, tmp_path: Path) -> None:
+    with pytest.raises(TorchFileError, match=f"^expected .* found {re.escape(found)}"):
+        read_torch_file(save(tmp_path / "x.pkl", content, **options))
