@@ -39,6 +39,7 @@ ROOMS = (
     "mosaic.py",
     "upscale_file.py",
     "models.py",
+    "exchange",
     "training",
     # faces
     "app",
