@@ -20,7 +20,7 @@ from ..files import folder_whole, write_text, write_whole
 from ..lora.changes import LoraChanges, LoraPair
 from ..lora.file import DfosdLora
 from ..lora.merge import Place, changed, changes_of, check_fit
-from ..lora.metadata import canonical_json, check_base
+from ..lora.metadata import check_base
 from .base_files import BaseFiles, WeightFile
 
 MERGED_FILE = "dfosd_merged.json"
@@ -49,7 +49,7 @@ Changes = dict[str, list[LoraPair | Tensor]]
 
 
 def merge(base: BaseFiles, lora: LoraChanges, strength: float, out: Path) -> None:
-    """Write `base` with `lora`, times `strength`, in it, as `out`: whole or not at all; what is there is replaced.
+    """Write `base` with `lora`, times `strength`, in it, as `out`, which is not there yet: whole or not at all.
 
     Raises BaseModelMismatchError or LoraMismatchError, before anything is written, where they do not go together, and
     OSError as the file system does.
@@ -116,9 +116,7 @@ def _copy_the_rest(base: Path, out: Path, merged: set[Path]) -> None:
 
 def _write(out: Path, file: WeightFile, changes: Changes, strength: float, facts: Mapping[str, Any]) -> None:
     tensors = file.content.tensors
-    header: dict[str, Any] = {
-        "__metadata__": {"format": "pt", **file.content.metadata, MERGED_KEY: canonical_json(facts)}
-    }
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **file.content.metadata, MERGED_KEY: json.dumps(facts)}}
     end = 0
     for name, value in tensors.items():
         begin, end = end, end + value.numel() * value.element_size()
