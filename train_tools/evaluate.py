@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from dfosd_core.attach import attached
 from dfosd_core.errors import DfosdError
 from dfosd_core.models import load_models
 from dfosd_core.pipeline import UpscaleSettings
@@ -33,7 +34,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Scores]:
     dists = Dists.from_files(args.vgg, args.dists) if args.vgg else None
     host, lora = load_models(ModelChoice(base=args.base, lora=args.lora, dtype=args.dtype), torch.device("cpu"))
     settings = UpscaleSettings(color_fix=args.color_fix or UpscaleSettings().color_fix)
-    with host.lora(lora, settings.strength):
+    with attached(host, lora, settings) as host:
         methods: dict[str, Method] = {"bicubic": bicubic, "DFOSD": restored_by(host, lora, settings)}
         others = sorted(p for p in args.pairs.iterdir() if p.is_dir() and p.name not in ("LR", "HR"))
         methods |= {other.name: _read_from(other) for other in others}
