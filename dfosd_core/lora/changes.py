@@ -58,6 +58,12 @@ class LoraChanges:
     set_biases: Mapping[str, Tensor] = field(default_factory=lambda: cast("dict[str, Tensor]", {}))
     """kohya layer name -> bias that takes the base's place."""
 
+    def __post_init__(self) -> None:
+        rank = sum(self.metadata.parts.values())
+        other = [layer for layer, pair in self.pairs.items() if rank and pair.rank != rank]
+        if other:
+            raise ValueError(f"parts of rank {rank} in all need pairs of that rank, {other[0]} has another")
+
     def __eq__(self, other: object) -> bool:
         """Same metadata and the same tensors: names, dtypes, shapes and every value."""
         if not isinstance(other, LoraChanges) or type(other) is not type(self):

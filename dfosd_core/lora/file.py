@@ -38,13 +38,10 @@ class DfosdLora(LoraChanges):
     """(1, N, context_dim): the fixed text condition."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         expected = self.metadata.base_layout.context_dim
         if self.prompt_embeds.ndim != 3 or self.prompt_embeds.shape[0::2] != (1, expected):
             raise ValueError(f"prompt_embeds must be (1, N, {expected}), got {tuple(self.prompt_embeds.shape)}")
-        rank = sum(self.metadata.parts.values())
-        other = [layer for layer, pair in self.pairs.items() if rank and pair.rank != rank]
-        if other:
-            raise ValueError(f"parts of rank {rank} in all need pairs of that rank, {other[0]} has another")
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under their names in the file."""

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from support.peers import PEERS, sd_host
+from support.peers import PEERS, empty_prompt, sd_host
 from support.tiny_models import ldm_tensors, random_lora, write_folder
 from torch import Tensor
 
-from dfosd_core.lora.file import save_lora
+from dfosd_core.hosts.own import load_base
+from dfosd_core.lora.file import ImportedLora, save_lora
+from dfosd_core.lora.open import open_lora
 from dfosd_core.models import load_models
 from dfosd_core.networks.embedded import DEFAULT_BASE, DEFAULT_WEIGHTS
 from dfosd_core.networks.reading import read_base
@@ -84,10 +86,10 @@ def test_only_what_the_lora_changes_has_other_bytes(dtype: torch.dtype, models: 
     assert not [name for name in differing if ".decoder." in name or name.startswith(("cond_stage", "model_ema"))]
     assert not [name for name in differing if ".norm" in name or ("bias" in name and "input_blocks.0" not in name)]
     # Merged in float32 and rounded once.
-    host, found = load_models(
-        ModelChoice(base=str(tmp_path / "base.safetensors"), lora=str(lora), dtype="float32"), torch.device("cpu")
-    )
-    with host.lora(found, 1.0):
+    host = load_base(tmp_path / "base.safetensors")
+    found = open_lora(lora)
+    assert isinstance(found, ImportedLora)
+    with host.lora(found.with_prompt(empty_prompt()), 1.0):
         exact = {key: value.clone() for key, value in host.unet.state_dict().items()}
     rounded = read_base(out).unet.state_dict()
     for key, value in exact.items():
