@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from ..attach import weighted
 from ..errors import BaseModelMismatchError
 from ..files import folder_whole, write_text, write_whole
 from ..lora.changes import LoraChanges, LoraPair
@@ -49,13 +50,17 @@ Changes = dict[str, list[LoraPair | Tensor]]
 
 
 def merge(base: BaseFiles, lora: LoraChanges, strength: float, out: Path) -> None:
-    """Write `base` with `lora`, times `strength`, in it, as `out`, which is not there yet: whole or not at all.
+    """Write `base` with `lora` in it as `out`, which is not there yet: whole or not at all.
+
+    strength: as the user's setting of that name.
 
     Raises BaseModelMismatchError or LoraMismatchError, before anything is written, where they do not go together, and
     OSError as the file system does.
     """
     check_base(lora.metadata.base_layout, base.layout)
     check_fit(lora, base.shapes())
+    facts = merged_facts(lora, strength)
+    lora, strength = weighted(lora, strength)
     sources: dict[Place, list[LoraPair | Tensor]] = {}
     for place, source in changes_of(lora) if strength != 0 else ():
         sources.setdefault(place, []).append(source)
@@ -65,7 +70,6 @@ def merge(base: BaseFiles, lora: LoraChanges, strength: float, out: Path) -> Non
     ]
     for file, changes in by_file:
         _refuse_formats(file, changes)
-    facts = merged_facts(lora, strength)
     if not base.path.is_dir():
         _write(out, *by_file[0], strength, facts)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def raw(path: Path) -> dict[str, tuple[str, list[int], bytes]]:
 
 def image(base: Path, lora: Path, strength: float) -> Tensor:
     host, found = load_models(ModelChoice(base=str(base), lora=str(lora), dtype="float32"), torch.device("cpu"))
+    if strength == 0:  # then of all its parts
+        found = replace(found, metadata=replace(found.metadata, parts={}))
     x = torch.rand(1, 64, 48, 3, generator=torch.Generator().manual_seed(3))
     return upscale(x, host, found, UpscaleSettings(scale=1.0, color_fix="none", strength=strength))
 
@@ -61,8 +64,9 @@ def test_merged_base_gives_the_image_of_base_and_lora(
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.5])
-def test_strength_is_that_of_the_lora(strength: float, models: Path, tmp_path: Path, run: Run) -> None:
-    lora, out = PEERS["osediff"]().write(tmp_path), tmp_path / "out"
+@pytest.mark.parametrize("name", ["osediff", "pisa_sr"])
+def test_strength_is_the_settings_one(name: str, strength: float, models: Path, tmp_path: Path, run: Run) -> None:
+    lora, out = PEERS[name]().write(tmp_path), tmp_path / "out"
     assert run("merge", "--base", models / "sd", "--lora", lora, "--strength", strength, "-o", out)[0] == 0
     torch.testing.assert_close(image(out, lora, 0.0), image(models / "sd", lora, strength), rtol=0, atol=2e-5)
 
