@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..errors import LoraFormatError
+from ..errors import LoraFormatError, shown
 from ..files import write_whole
 from ..one_step import PREDICTION_RULES
 from ..tensor_files import TensorFileError, kind_of, parse_safetensors, split_header
@@ -124,7 +124,7 @@ def check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
     """Raises LoraFormatError for the first tensor with NaN or an infinity."""
     broken = next((key for key, value in tensors.items() if not bool(torch.isfinite(value.float()).all())), None)
     if broken is not None:
-        raise LoraFormatError(f"'{name}' has values that are not finite in {broken}. Get the file again.")
+        raise LoraFormatError(f"'{name}' has values that are not finite in {shown(broken)}. Get the file again.")
 
 
 def ordinary_lora(name: str) -> str:
@@ -151,7 +151,7 @@ def group_layers(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str
         parts[parsed.part] = value
     if unknown:
         raise LoraFormatError(
-            f"'{name}' has {len(unknown)} of {len(tensors)} tensors that are no LoRA's, first: {unknown[0]}. "
+            f"'{name}' has {len(unknown)} of {len(tensors)} tensors that are no LoRA's, first: {shown(unknown[0])}. "
             "Give a LoRA in kohya or PEFT names."
         )
     return layers
