@@ -13,20 +13,25 @@ from torch import Tensor
 from ..metadata import LoraMetadata
 from .content import BASE_MODEL, Content, ImportedLora, modules, peft_pairs, sd_layout
 
+ADAPTER = "default"
 RANK = 256
 LAYERS = 257
 
 
 def detect(content: Content) -> bool:
-    """Tensors of peft's one adapter `default`, of rank 256; a plain LoRA has no adapter in its names."""
-    downs = [value for key, value in content.values.items() if ".lora_A." in key]
-    fitting = [value for value in downs if isinstance(value, Tensor) and value.shape[:1] == (RANK,)]
-    return list(modules(content.values)) == ["default"] and len(fitting) > len(downs) // 2
+    """Most tensors are of peft's adapter `default` and of rank 256; a plain LoRA has no adapter in its names."""
+    downs = {key: value for key, value in content.values.items() if ".lora_A." in key}
+    ranked = [key for key, value in downs.items() if isinstance(value, Tensor) and value.shape[:1] == (RANK,)]
+    return sum(key.endswith(f".{ADAPTER}.weight") for key in ranked) > len(downs) // 2
 
 
 def read(content: Content) -> ImportedLora:
     """Raises LoraFormatError for a file that is incomplete or damaged."""
-    pairs = peft_pairs(content, content.tensors(), rank=RANK, alpha=float(RANK))
+    tensors = content.tensors()
+    more = modules(tensors).keys() - {ADAPTER}
+    if more:
+        content.refuse(f"expected the adapter {ADAPTER} alone, found {min(more) or 'tensors of none'} too")
+    pairs = peft_pairs(content, tensors, rank=RANK, alpha=float(RANK))
     return ImportedLora(
         pairs=pairs,
         metadata=LoraMetadata(
