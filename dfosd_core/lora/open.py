@@ -42,7 +42,7 @@ def open_lora(path: Path | str) -> DfosdLora | ImportedLora:
         return lora
     if kind_of(content.values) == "LoRA":
         raise LoraFormatError(ordinary_lora(content.name))
-    refused.refuse_unknown(content.name, content.values)
+    return refused.refuse_unknown(content.name, content.values)
 
 
 def read_content(path: Path) -> Content | None:
