@@ -81,7 +81,7 @@ def _refuse_text_encoder(name: str, tensors: Mapping[str, Tensor]) -> None:
     if found:
         raise LoraFormatError(
             f"'{name}' changes the text encoder too ({len(found)} of {len(tensors)} tensors, first {shown(found[0])}): "
-            "DFOSD uses one fixed prompt and runs no text encoder, so they would be lost. Give a LoRA of the UNet alone."
+            "DFOSD uses one fixed prompt and runs no text encoder, so they would be lost. Give one of the UNet alone."
         )
 
 
