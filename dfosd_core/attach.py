@@ -10,7 +10,7 @@ from torch import Tensor
 from .errors import ConfigError
 from .host import Host, HostAround
 from .lora.file import DfosdLora
-from .lora.parts import PIXEL, SEMANTIC, scaled
+from .lora.parts import PIXEL, SEMANTIC, LoraT, scaled
 from .settings import UpscaleSettings
 
 
@@ -30,7 +30,7 @@ def attached(host: Host, lora: DfosdLora, settings: UpscaleSettings) -> Abstract
     return _in_two_passes(host, lora, settings.pixel_strength, settings.strength)
 
 
-def weighted(lora: DfosdLora, strength: float) -> tuple[DfosdLora, float]:
+def weighted(lora: LoraT, strength: float) -> tuple[LoraT, float]:
     """What `Host.lora` is to be given for this strength. Of PiSA-SR it is the semantic part's, the pixel part stays."""
     return (scaled(lora, {SEMANTIC: strength}), 1.0) if SEMANTIC in lora.metadata.parts else (lora, strength)
 

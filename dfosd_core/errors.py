@@ -6,6 +6,11 @@ Running out of memory is not wrapped: hosts have their own ways with it, and the
 from __future__ import annotations
 
 
+def shown(name: str) -> str:
+    """A name from somebody's file, as a message can hold it: short, in one line, printable."""
+    return "".join(c if c.isprintable() else "?" for c in name[:120])
+
+
 class DfosdError(Exception):
     """Parent of every error DFOSD raises on purpose."""
 

@@ -37,6 +37,19 @@ def write_whole(path: Path, before_rename: Callable[[], None] | None = None) -> 
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def folder_whole(path: Path) -> Iterator[Path]:
+    """As `write_whole`, for a folder that is not there yet: yields an empty one, which is called `path` at the end."""
+    part = path.with_name(f".{path.name[:50]}.{secrets.randbits(40)}.part")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        part.rename(path)
+        _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `path` whole, in UTF-8."""
     with write_whole(path) as file:

@@ -24,7 +24,8 @@ MAX_HEADER_BYTES = 100_000_000
 LDM_UNET, LDM_VAE = "model.diffusion_model.", "first_stage_model."
 LDM_TEXT = "cond_stage_model.model."
 """How the names of a UNet's, a VAE's and (SD 2.x) a text encoder's tensors begin in a single file (LDM names)."""
-_LORA_KEY = re.compile(r"(^|\.)lora_")  # kohya's `lora_unet_...`, PEFT's `....lora_A.weight`
+# kohya's `lora_unet_...`, PEFT's `....lora_A.weight`, diffusers' `....lora.down.weight`, `....to_q_lora.down.weight`
+_LORA_KEY = re.compile(r"(^|\.)lora_|[._]lora\.(down|up)\.")
 _CONTEXT_KEY = f"{LDM_UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
 # AUTOMATIC1111 puts a reader of its own in the place of `torch.load`, which knows no `weights_only` and gives None for

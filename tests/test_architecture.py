@@ -41,6 +41,7 @@ ROOMS = (
     "mosaic.py",
     "upscale_file.py",
     "models.py",
+    "exchange",
     "training",
     # faces
     "app",

@@ -73,6 +73,8 @@ def run(config: TrainConfig, accelerator: Accelerator) -> int:
         config = check_resume(state["config"], config, lambda text: say(f"Warning: {text}"))
     say(dump_config(config).rstrip())
     trainer = Trainer(config, accelerator, state)
+    for note in trainer.networks.notes:
+        say(note)
     if accelerator.is_main_process:
         write_text(out / CONFIG_FILE, dump_config(config))
     steps = config.optim.steps

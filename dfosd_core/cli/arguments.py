@@ -24,6 +24,9 @@ def make_parser() -> argparse.ArgumentParser:
         ("upscale", _add_upscale, "make images larger and sharper"),
         ("app", _add_app, "the same with pictures and buttons, in the browser"),
         ("info", _add_info, "say what a LoRA or a base model is"),
+        ("convert", _add_convert, "turn any LoRA that DFOSD takes into a DFOSD LoRA"),
+        ("merge", _add_merge, "write a base model with a LoRA in it"),
+        ("export", _add_export, "write a LoRA for other programs' loaders"),
     ):
         command = commands.add_parser(name, help=about, allow_abbrev=False)
         command.set_defaults(parser=command)
@@ -102,6 +105,38 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--architecture", choices=("sd21",), help="count layers, parameters and operations of the method on SD 2.1"
     )
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="IN", help="OSEDiff's, PiSA-SR's, HYPIR's, OMGSR-S's or an ordinary LoRA")
+    _add_target(parser, "the DFOSD LoRA to write, .safetensors")
+    usage = parser.add_argument_group("for an ordinary LoRA, which does not say how it is used")
+    usage.add_argument("--timestep", type=int, metavar="T", help="the timestep of its one step, 0 to 999")
+    usage.add_argument("--rule", metavar="RULE", help="what follows from the prediction: eps-x0 or residual")
+    usage.add_argument("--base", metavar="PATH", help="what it was trained on, where that is not SD 2.1-base")
+    parser.add_argument(
+        "--prompt-embeds", metavar="FILE", help="the embedding it was trained with (default: that of the empty text)"
+    )
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base", metavar="PATH", help="diffusers folder or checkpoint file (default: the embedded one)"
+    )
+    parser.add_argument("--lora", metavar="FILE", help="any LoRA that `upscale` takes (default: the embedded one)")
+    parser.add_argument("--strength", type=float, default=1.0, metavar="N", help="strength of the LoRA (default: 1)")
+    _add_target(parser, "the base to write: a folder or a .safetensors file, as BASE is")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kohya", action="store_true", required=True, help="in kohya's names, for all programs")
+    parser.add_argument("file", metavar="IN", help="any LoRA that `upscale` takes")
+    parser.add_argument("--base", metavar="PATH", help="what it was trained on; needed if it replaces weights in full")
+    _add_target(parser, "the LoRA to write, .safetensors")
+
+
+def _add_target(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help=text)
 
 
 def _add_model(group: argparse._ArgumentGroup, *, base: str, lora: str) -> None:  # pyright: ignore[reportPrivateUsage]

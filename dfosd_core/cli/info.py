@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 from ..errors import LoraFormatError
-from ..lora.file import DfosdLora
-from ..lora.importers.content import ImportedLora
+from ..exchange.merge import MERGED_FILE, MERGED_KEY
+from ..lora.file import DfosdLora, ImportedLora
 from ..lora.metadata import BaseLayout, describe_layout
-from ..lora.names import UNET_PREFIX
+from ..lora.names import UNET_PREFIX, VAE_PREFIX
 from ..lora.open import may_be_lora, open_lora
 from ..networks.complexity import RANK, SIZE_PX, sd21_report
 from ..networks.reading import read_base
-from ..tensor_files import kind_of_file
+from ..tensor_files import kind_of_file, read_header
+
+_BLOCK = re.compile(r"(encoder|decoder)_((down|up)_blocks_\d+|mid_block)")
 
 
 def describe_file(name: str) -> str:
@@ -26,7 +31,7 @@ def describe_file(name: str) -> str:
         base = read_base(path)
         networks = (("UNet", base.unet), ("VAE", base.vae))
         sizes = [(f"{name} parameters", f"{sum(p.numel() for p in net.parameters()):,}") for name, net in networks]
-        return _table(f"{path}: base model", [*_layout_lines(base.layout), *sizes])
+        return _table(f"{path}: base model", [*_layout_lines(base.layout), *sizes, *_merged_lines(path)])
     lora = open_lora(path)
     return _table(f"{path}: {lora.metadata.source or 'DFOSD'} LoRA", _lora_lines(lora))
 
@@ -54,6 +59,8 @@ def describe_architecture(name: str) -> str:
 def _lora_lines(lora: DfosdLora | ImportedLora) -> list[tuple[str, str]]:
     about = lora.metadata
     in_unet = sum(layer.startswith(UNET_PREFIX) for layer in lora.pairs)
+    in_vae = [layer.removeprefix(f"{VAE_PREFIX}_") for layer in lora.pairs if layer.startswith(VAE_PREFIX)]
+    in_full = sorted([*lora.set_weights, *(f"{layer} (bias)" for layer in lora.set_biases)])
     parameters = sum(pair.down.numel() + pair.up.numel() for pair in lora.pairs.values())
     origin = (("source SHA-256", about.source_sha256), ("license", about.license))
     return [
@@ -67,17 +74,35 @@ def _lora_lines(lora: DfosdLora | ImportedLora) -> list[tuple[str, str]]:
         ("rank, alpha", f"{about.rank}, {about.lora_alpha:g}"),
         ("layers", f"{len(lora.pairs)} ({in_unet} UNet, {len(lora.pairs) - in_unet} VAE)"),
         ("parameters", f"{parameters:,}"),
-        ("replaced weights", str(len(lora.set_weights) + len(lora.set_biases))),
+        ("VAE layers", _groups(in_vae) or "none"),
+        ("replaced in full", ", ".join(layer.removeprefix("lora_") for layer in in_full) or "none"),
         ("prompt", _prompt(lora)),
         ("training", json.dumps(about.train_config, sort_keys=True) if about.train_config else "not recorded"),
         ("commit", about.git_commit or "not recorded"),
     ]
 
 
+def _groups(layers: Iterable[str]) -> str:
+    """`encoder_mid_block_resnets_1_conv1` and its like as `encoder_mid_block (8)`; single layers by their names."""
+    blocks = Counter(match[0] if (match := _BLOCK.match(layer)) else layer for layer in layers)
+    return ", ".join(f"{name} ({count})" if _BLOCK.match(name) else name for name, count in sorted(blocks.items()))
+
+
 def _prompt(lora: DfosdLora | ImportedLora) -> str:
     if isinstance(lora, ImportedLora):
         return "the empty text, by the base's text encoder"
     return f"{lora.prompt_embeds.shape[1]} tokens of {lora.prompt_embeds.shape[2]}"
+
+
+def _merged_lines(path: Path) -> list[tuple[str, str]]:
+    """Of a base that `dfosd merge` wrote."""
+    file = path / MERGED_FILE
+    try:
+        text = file.read_text("utf-8") if path.is_dir() else read_header(path)["__metadata__"][MERGED_KEY]
+        facts = cast("dict[str, object]", json.loads(text))
+        return [("merged LoRA", ", ".join(f"{key} {value}" for key, value in facts.items() if value != ""))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []  # no LoRA in it, or none that says so
 
 
 def _layout_lines(layout: BaseLayout) -> list[tuple[str, str]]:

@@ -63,4 +63,18 @@ def _info(given: argparse.Namespace) -> int:
     return OK
 
 
-_COMMANDS = {"upscale": _upscale, "info": _info, "app": run_app}
+def _lora_files(given: argparse.Namespace) -> int:
+    from . import lora_files
+
+    runs = {"convert": lora_files.run_convert, "merge": lora_files.run_merge, "export": lora_files.run_export}
+    return runs[given.command](given)
+
+
+_COMMANDS = {
+    "upscale": _upscale,
+    "info": _info,
+    "app": run_app,
+    "convert": _lora_files,
+    "merge": _lora_files,
+    "export": _lora_files,
+}

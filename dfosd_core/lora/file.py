@@ -1,139 +1,139 @@
 """A DFOSD LoRA in memory and on disk: one safetensors file that other programs read as an ordinary LoRA.
 
 Tensors: kohya names (`lora_unet_<layer>.lora_down.weight`, `.lora_up.weight`, `.alpha`), `.set_weight` and
-`.set_bias` where a base's own weight or bias is replaced, and `dfosd.prompt_embeds`. The header is `LoraMetadata`.
-Same content, same bytes; `load_lora(save_lora(x)) == x`.
+`.set_bias` where a base's own weight or bias is replaced, and `dfosd.prompt_embeds`, or the header entry `dfosd.prompt`
+if that is the empty text. The header is `LoraMetadata`. Same content, same bytes; `read_lora(save_lora(x)) == x`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, cast
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..errors import LoraFormatError
+from ..errors import LoraFormatError, shown
 from ..files import write_whole
+from ..one_step import PREDICTION_RULES
 from ..tensor_files import TensorFileError, kind_of, parse_safetensors, split_header
+from .changes import LoraChanges, LoraPair
 from .metadata import LoraMetadata, canonical_json
-from .names import lora_tensor_name, parse_lora_key
+from .names import parse_lora_key
 
 PROMPT_KEY = "dfosd.prompt_embeds"
+PROMPT_TEXT_KEY = "dfosd.prompt"
+"""In the header, instead of that tensor: the prompt as text, which so far is always empty."""
 HASH_KEY = "modelspec.hash_sha256"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LoraPair:
-    """One layer's low-rank change: alpha / rank * up @ down."""
+class DfosdLora(LoraChanges):
+    """Everything a DFOSD LoRA needs to be used."""
 
-    down: Tensor
-    """(rank, in) or (rank, in, kh, kw)."""
-    up: Tensor
-    """(out, rank) or (out, rank, 1, 1)."""
-    alpha: float
-    """Kept as float32, as the file stores it."""
-
-    def __post_init__(self) -> None:
-        if self.down.ndim < 2 or self.up.numel() != self.up.shape[0] * self.down.shape[0]:
-            raise ValueError(f"up {tuple(self.up.shape)} and down {tuple(self.down.shape)} are not a low-rank pair")
-        object.__setattr__(self, "alpha", torch.tensor(self.alpha, dtype=torch.float32).item())
-
-    @property
-    def rank(self) -> int:
-        """The inner size of the product."""
-        return self.down.shape[0]
-
-    def tensors(self, layer: str) -> dict[str, Tensor]:
-        """The tensors that a file holds for `layer`, under their names there."""
-        parts = {"down": self.down, "up": self.up, "alpha": torch.tensor(self.alpha)}
-        return {lora_tensor_name(layer, part): value for part, value in parts.items()}
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DfosdLora:
-    """Everything a DFOSD LoRA file holds. Layers carry kohya names: `lora_unet_...`, `lora_vae_encoder_...`."""
-
-    pairs: Mapping[str, LoraPair]
-    """kohya layer name -> its pair."""
     prompt_embeds: Tensor
     """(1, N, context_dim): the fixed text condition."""
-    metadata: LoraMetadata
-    """What it was trained on and how it is used."""
-    set_weights: Mapping[str, Tensor] = field(default_factory=lambda: cast("dict[str, Tensor]", {}))
-    """kohya layer name -> weight that takes the base's place (peers train `conv_in` in full)."""
-    set_biases: Mapping[str, Tensor] = field(default_factory=lambda: cast("dict[str, Tensor]", {}))
-    """kohya layer name -> bias that takes the base's place."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         expected = self.metadata.base_layout.context_dim
         if self.prompt_embeds.ndim != 3 or self.prompt_embeds.shape[0::2] != (1, expected):
             raise ValueError(f"prompt_embeds must be (1, N, {expected}), got {tuple(self.prompt_embeds.shape)}")
-        rank = sum(self.metadata.parts.values())
-        other = [layer for layer, pair in self.pairs.items() if rank and pair.rank != rank]
-        if other:
-            raise ValueError(f"parts of rank {rank} in all need pairs of that rank, {other[0]} has another")
-
-    def __eq__(self, other: object) -> bool:
-        """Same metadata and the same tensors: names, dtypes, shapes and every value."""
-        if not isinstance(other, DfosdLora):
-            return NotImplemented
-        ours, theirs = self.tensors(), other.tensors()
-        same_names = self.metadata == other.metadata and ours.keys() == theirs.keys()
-        return same_names and all(
-            ours[key].dtype == theirs[key].dtype and torch.equal(ours[key].cpu(), theirs[key].cpu()) for key in ours
-        )
-
-    __hash__ = None  # pyright: ignore[reportAssignmentType]  # tensors have no hash by value
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors under their names in the file."""
-        tensors = {PROMPT_KEY: self.prompt_embeds}
-        for layer, pair in self.pairs.items():
-            tensors |= pair.tensors(layer)
-        tensors |= {lora_tensor_name(layer, "set_weight"): value for layer, value in self.set_weights.items()}
-        return tensors | {lora_tensor_name(layer, "set_bias"): value for layer, value in self.set_biases.items()}
+        return {PROMPT_KEY: self.prompt_embeds, **super().tensors()}
 
 
-def save_lora(path: Path | str, lora: DfosdLora) -> Path:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImportedLora(LoraChanges):
+    """A DFOSD LoRA but for the prompt, which was the empty text: its embedding comes from the base's text encoder."""
+
+    def with_prompt(self, prompt_embeds: Tensor) -> DfosdLora:
+        """The whole. prompt_embeds: (1, N, context_dim); raises ValueError for another shape."""
+        return DfosdLora(
+            pairs=self.pairs,
+            prompt_embeds=prompt_embeds,
+            metadata=self.metadata,
+            set_weights=self.set_weights,
+            set_biases=self.set_biases,
+        )
+
+    def header(self) -> dict[str, str]:
+        """A file's metadata, which says what the prompt is."""
+        return super().header() | {PROMPT_TEXT_KEY: ""}
+
+
+def save_lora(path: Path | str, lora: LoraChanges) -> Path:
     """Write `lora`, atomically: a reader sees the old file or the whole new one. Returns the path."""
     path = Path(path)
-    tensors = {key: value.detach().cpu().contiguous() for key, value in lora.tensors().items()}
-    blob = _with_header(safetensors.torch.save(tensors), lora.metadata.to_header())
     path.parent.mkdir(parents=True, exist_ok=True)
-    with write_whole(path) as file:
-        file.write(blob)
+    write_tensors(path, lora.tensors(), lora.header())
     return path
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """A safetensors file, whole or not at all; the same content always gives the same bytes. Raises OSError."""
+    placed = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    blob = _with_header(safetensors.torch.save(placed), header)
+    with write_whole(path) as file:
+        file.write(blob)
+
+
 def load_lora(path: Path | str) -> DfosdLora:
-    """Read a DFOSD LoRA. Raises LoraFormatError for a missing, damaged or foreign file, in one line."""
+    """Read a DFOSD LoRA that holds its prompt; `open_lora` also takes others.
+
+    Raises LoraFormatError for a missing, damaged or foreign file, in one line.
+    """
+    lora = read_lora(path)
+    if isinstance(lora, DfosdLora):
+        return lora
+    raise LoraFormatError(
+        f"'{Path(path).name}' holds no prompt: it was trained with the empty text, which the base's text encoder "
+        "gives. Give it where DFOSD takes other methods' LoRAs, or convert the original with --prompt-embeds."
+    )
+
+
+def read_lora(path: Path | str) -> DfosdLora | ImportedLora:
+    """Read a DFOSD LoRA, also one whose prompt is the empty text. Raises LoraFormatError as `load_lora`."""
     path = Path(path)
     tensors, header = _read(path)
-    if "dfosd.format_version" not in header:
-        refuse_foreign(path.name, tensors)
+    _refuse_foreign(path.name, tensors, header)
     metadata = LoraMetadata.from_header(header, path.name)
-    broken = [key for key, value in tensors.items() if not bool(torch.isfinite(value.float()).all())]
-    if broken:
-        raise LoraFormatError(f"'{path.name}' has values that are not finite in {broken[0]}. Get the file again.")
     prompt_embeds = tensors.pop(PROMPT_KEY, None)
-    if prompt_embeds is None:
+    check_finite({**tensors, **({} if prompt_embeds is None else {PROMPT_KEY: prompt_embeds})}, path.name)
+    if prompt_embeds is None and header.get(PROMPT_TEXT_KEY) != "":
         raise LoraFormatError(f"'{path.name}' lacks the tensor {PROMPT_KEY}. Get the file again.")
     layers = group_layers(tensors, path.name)
     try:
-        return DfosdLora(
+        lora = ImportedLora(
             pairs={layer: _pair(parts) for layer, parts in layers.items() if "down" in parts or "up" in parts},
-            prompt_embeds=prompt_embeds,
             metadata=metadata,
             set_weights={layer: parts["set_weight"] for layer, parts in layers.items() if "set_weight" in parts},
             set_biases={layer: parts["set_bias"] for layer, parts in layers.items() if "set_bias" in parts},
         )
+        return lora if prompt_embeds is None else lora.with_prompt(prompt_embeds)
     except (KeyError, ValueError) as error:
         raise LoraFormatError(f"'{path.name}' is incomplete: {error}. Get the file again.") from error
+
+
+def check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Raises LoraFormatError for the first tensor with NaN or an infinity."""
+    broken = next((key for key, value in tensors.items() if not bool(torch.isfinite(value.float()).all())), None)
+    if broken is not None:
+        raise LoraFormatError(f"'{name}' has values that are not finite in {shown(broken)}. Get the file again.")
+
+
+def ordinary_lora(name: str) -> str:
+    """The error for a LoRA that lacks what DFOSD has to know."""
+    return (
+        f"'{name}' is an ordinary LoRA without DFOSD's metadata: it does not say how it is used. If it makes an "
+        f"upscaler of SD 2.1-base, convert it: dfosd convert {name} -o out.safetensors --timestep T "
+        f"--rule {'|'.join(PREDICTION_RULES)}"
+    )
 
 
 def group_layers(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str, Tensor]]:
@@ -151,7 +151,7 @@ def group_layers(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str
         parts[parsed.part] = value
     if unknown:
         raise LoraFormatError(
-            f"'{name}' has {len(unknown)} of {len(tensors)} tensors that are no LoRA's, first: {unknown[0]}. "
+            f"'{name}' has {len(unknown)} of {len(tensors)} tensors that are no LoRA's, first: {shown(unknown[0])}. "
             "Give a LoRA in kohya or PEFT names."
         )
     return layers
@@ -179,14 +179,17 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def refuse_foreign(name: str, tensors: Collection[str]) -> NoReturn:
-    """Raises LoraFormatError for a safetensors file without DFOSD's metadata, by the names of its tensors."""
-    found = {
-        "base model": "a base model. Give it as the base and a DFOSD LoRA as the LoRA",
-        "LoRA": "an ordinary LoRA without DFOSD's metadata. Give a LoRA trained with DFOSD",
-        "other": "some other safetensors file. Give a LoRA trained with DFOSD",
-    }
-    raise LoraFormatError(f"'{name}' is not a DFOSD LoRA but {found[kind_of(tensors)]}.")
+def _refuse_foreign(name: str, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    if "dfosd.format_version" in header:
+        return
+    kind = kind_of(tensors)
+    if kind == "LoRA":
+        raise LoraFormatError(ordinary_lora(name))
+    found = "a base model. Give it as the base and a DFOSD LoRA as the LoRA"
+    raise LoraFormatError(
+        f"'{name}' is not a DFOSD LoRA but "
+        f"{found if kind == 'base model' else 'some other safetensors file. Give a LoRA trained with DFOSD'}."
+    )
 
 
 def _with_header(blob: bytes, metadata: Mapping[str, str]) -> bytes:

@@ -13,8 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LoraMismatchError
-from .file import DfosdLora, LoraPair
+from .changes import LoraChanges, LoraPair
+from .file import DfosdLora
 from .names import kohya_table
+
+Place = tuple[str, str]
+"""kohya layer name, and "weight" or "bias"."""
 
 _merged_now: WeakSet[nn.Module] = WeakSet()
 
@@ -22,7 +26,7 @@ _merged_now: WeakSet[nn.Module] = WeakSet()
 def delta_weight(pair: LoraPair, strength: float, shape: torch.Size) -> Tensor:
     """The float32 change of a weight of `shape` (out, in) or (out, in, kh, kw), on the pair's device."""
     product = pair.up.float().flatten(1) @ pair.down.float().flatten(1)
-    return (product * (strength * pair.alpha / pair.rank)).reshape(shape)
+    return (product * (strength * pair.scaling)).reshape(shape)
 
 
 @contextmanager
@@ -45,7 +49,7 @@ def merged(networks: Mapping[str, nn.Module], lora: DfosdLora, strength: float) 
         for parameter, source in changes if strength != 0 else ():
             # The copy lies in main memory, so that a graphics card holds the weights once.
             backup.append((parameter, parameter.detach().to("cpu", copy=True)))
-            _write(parameter, _changed(parameter.detach().float(), source, strength))
+            _write(parameter, changed(parameter.detach().float(), source, strength))
         yield
     finally:
         for parameter, saved in reversed(backup):
@@ -53,8 +57,8 @@ def merged(networks: Mapping[str, nn.Module], lora: DfosdLora, strength: float) 
         _merged_now.difference_update(networks.values())
 
 
-def _changed(weight: Tensor, source: LoraPair | Tensor, strength: float) -> Tensor:
-    """By a pair, or towards the tensor that takes its place."""
+def changed(weight: Tensor, source: LoraPair | Tensor, strength: float) -> Tensor:
+    """A float32 weight or bias changed by a pair, or towards the tensor that takes its place."""
     if isinstance(source, LoraPair):
         return weight + delta_weight(source, strength, weight.shape).to(weight.device)
     return torch.lerp(weight, source.to(weight.device, torch.float32), strength)
@@ -65,15 +69,15 @@ def _write(parameter: nn.Parameter, value: Tensor) -> None:
         parameter.copy_(value)
 
 
-def check_fit(lora: DfosdLora, shapes: Mapping[tuple[str, str], torch.Size]) -> None:
+def check_fit(lora: LoraChanges, shapes: Mapping[Place, torch.Size]) -> None:
     """Refuse a network that the LoRA does not fit in full: raises LoraMismatchError with counts and first names.
 
-    shapes: (kohya layer name, "weight" or "bias") -> the shape of that parameter, for every layer there is.
+    shapes: the shape of the parameter in each place, for every layer there is.
     """
     missing: list[str] = []
     misshapen: list[str] = []
     found = 0
-    for (name, kind), source in _wanted(lora):
+    for (name, kind), source in changes_of(lora):
         shape = shapes.get((name, kind))
         if shape is None:
             missing.append(name)
@@ -96,11 +100,11 @@ def _plan(networks: Mapping[str, nn.Module], lora: DfosdLora) -> list[tuple[nn.P
         (kohya, name): parameter for kohya, layer in layers.items() for name, parameter in layer.named_parameters()
     }
     check_fit(lora, {place: parameter.shape for place, parameter in parameters.items()})
-    return [(parameters[place], source) for place, source in _wanted(lora)]
+    return [(parameters[place], source) for place, source in changes_of(lora)]
 
 
-def _wanted(lora: DfosdLora) -> list[tuple[tuple[str, str], LoraPair | Tensor]]:
-    """(kohya layer name, "weight" or "bias") and what changes it."""
+def changes_of(lora: LoraChanges) -> list[tuple[Place, LoraPair | Tensor]]:
+    """What is changed, and by what, in the order in which it is."""
     # A replaced weight first: a pair on the same layer (OSEDiff's conv_in) was trained on top of it.
     changes = (("weight", lora.set_weights), ("bias", lora.set_biases), ("weight", lora.pairs))
     return [((name, kind), source) for kind, sources in changes for name, source in sources.items()]

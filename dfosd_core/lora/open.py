@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
+
 from ..errors import LoraFormatError
-from ..tensor_files import TensorFileError, is_pickle, read_entries, read_header, read_safetensors
-from .file import DfosdLora, load_lora, refuse_foreign
-from .importers import import_lora, omgsr, refused
-from .importers.content import Content, ImportedLora
+from ..tensor_files import TensorFileError, is_pickle, kind_of, read_entries, read_header, read_safetensors
+from .file import DfosdLora, ImportedLora, ordinary_lora, read_lora
+from .importers import import_lora, omgsr, plain, refused
+from .importers.content import Content
 
 SUFFIXES = (".safetensors", ".pkl", ".pth")
 """How LoRA files are called in lists; what a file is, its content says."""
 MAX_SETTINGS_BYTES = 1_000_000
-"""peft writes a few thousand; a longer file is cut off and so unreadable."""
+"""PEFT writes a few thousand; a longer file is cut off and so unreadable."""
 
 
 def may_be_lora(path: Path) -> bool:
@@ -27,30 +30,44 @@ def may_be_lora(path: Path) -> bool:
 def open_lora(path: Path | str) -> DfosdLora | ImportedLora:
     """Raises LoraFormatError, one line, for what is missing, damaged, unsafe or no LoRA that DFOSD knows."""
     path = Path(path)
+    header = read_header(path) if path.is_file() else {}
+    if not _is_own(header):  # by its header, so that a large file is refused unread
+        refused.refuse_known(path.name, refused.names_of_header(header))
+    content = read_content(path)
+    if content is None:
+        return read_lora(path)
+    refused.refuse_known(content.name, refused.names_of(content.values))
+    lora = import_lora(content)
+    if lora is not None:
+        return lora
+    if kind_of(content.values) == "LoRA":
+        raise LoraFormatError(ordinary_lora(content.name))
+    return refused.refuse_unknown(content.name, content.values)
+
+
+def read_content(path: Path) -> Content | None:
+    """What a file or folder of another program holds, none of it run. Raises LoraFormatError, one line.
+
+    None: it is for `read_lora`, being DFOSD's own or missing.
+    """
     try:
         if path.is_dir():
-            return _known(_folder(path))
-        if path.is_file() and is_pickle(path):
-            return _known(Content(name=path.name, values=read_entries(path), sha256=_sha256(path)))
-        return _safetensors(path)
+            return _folder(path)
+        if not path.is_file() or _is_own(read_header(path)):
+            return None
+        if is_pickle(path):
+            return Content(name=path.name, values=read_entries(path), sha256=_sha256(path))
+        tensors, header = read_safetensors(path)
     except TensorFileError as error:
         raise LoraFormatError(str(error)) from error
+    settings = _json(path.with_name(plain.ADAPTER_CONFIG)) if path.name == plain.ADAPTER_WEIGHTS else None
+    more = {} if settings is None else {plain.ADAPTER_CONFIG: settings}
+    return Content(name=path.name, values={**tensors, **more}, sha256=_sha256(path), header=header)
 
 
-def _known(content: Content) -> ImportedLora:
-    refused.refuse_known(content.name, refused.names_of(content.values))
-    return import_lora(content) or refused.refuse_unknown(content.name, content.values)
-
-
-def _safetensors(path: Path) -> DfosdLora | ImportedLora:
-    """HYPIR's LoRA is a flat table, so it may also lie in a safetensors file."""
-    header = read_header(path)
+def _is_own(header: Mapping[str, Any]) -> bool:
     stated = cast("object", header.get("__metadata__"))
-    if not path.is_file() or (isinstance(stated, dict) and "dfosd.format_version" in stated):
-        return load_lora(path)
-    refused.refuse_known(path.name, refused.names_of_header(header))
-    content = Content(name=path.name, values=read_safetensors(path).tensors, sha256=_sha256(path))
-    return import_lora(content) or refuse_foreign(path.name, content.values)
+    return isinstance(stated, dict) and "dfosd.format_version" in stated
 
 
 def _is_omgsr(folder: Path) -> bool:
@@ -58,33 +75,40 @@ def _is_omgsr(folder: Path) -> bool:
 
 
 def _folder(folder: Path) -> Content:
+    if (folder / plain.ADAPTER_WEIGHTS).is_file():
+        tensors, config = _peft_folder(folder, folder.name)
+        return Content(
+            name=folder.name,
+            values={**tensors, plain.ADAPTER_CONFIG: config},
+            sha256=_sha256(folder / plain.ADAPTER_WEIGHTS),
+        )
     if not _is_omgsr(folder):
         refused.refuse_folder(folder.name, {entry.name for entry in folder.iterdir()})
     values: dict[str, Any] = {}
-    files: list[Path] = []
     for part in (omgsr.UNET, omgsr.ENCODER):
-        weights = folder / part / omgsr.WEIGHTS
-        values[f"{part}/{omgsr.CONFIG}"] = _settings(folder, part)
-        values[part] = read_safetensors(weights).tensors
-        files.append(weights)
+        values[part], values[f"{part}/{omgsr.CONFIG}"] = _peft_folder(folder / part, folder.name)
+    files = [folder / part / omgsr.WEIGHTS for part in (omgsr.UNET, omgsr.ENCODER)]
     return Content(name=folder.name, values=values, sha256=_sha256(*files))
 
 
-def _settings(folder: Path, part: str) -> dict[str, Any]:
-    """peft's settings of one part of OMGSR-S's folder."""
-    config, weights = folder / part / omgsr.CONFIG, folder / part / omgsr.WEIGHTS
-    try:
-        with config.open("rb") as file:
-            text = file.read(MAX_SETTINGS_BYTES)
-        settings = cast("object", json.loads(text))
-    except (OSError, ValueError, RecursionError):
-        settings = None
+def _peft_folder(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """PEFT's weights and settings; an error names the user's folder `name`. Raises TensorFileError too."""
+    settings, weights = _json(folder / plain.ADAPTER_CONFIG), folder / plain.ADAPTER_WEIGHTS
     if not isinstance(settings, dict) or not weights.is_file():
         raise LoraFormatError(
-            f"'{folder.name}' is damaged: expected {omgsr.CONFIG} and {omgsr.WEIGHTS} in {part}, found one missing "
-            "or unreadable. Get the folder again."
+            f"'{name}' is damaged: expected {plain.ADAPTER_CONFIG} and {plain.ADAPTER_WEIGHTS} in {folder.name}, found "
+            "one missing or unreadable. Get the folder again."
         )
-    return cast("dict[str, Any]", settings)
+    return read_safetensors(weights).tensors, cast("dict[str, Any]", settings)
+
+
+def _json(path: Path) -> object:
+    """None for what is missing or unreadable."""
+    try:
+        with path.open("rb") as file:
+            return cast("object", json.loads(file.read(MAX_SETTINGS_BYTES)))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _sha256(*paths: Path) -> str:

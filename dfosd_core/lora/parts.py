@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
-from .file import DfosdLora
+from .changes import LoraChanges
+
+LoraT = TypeVar("LoraT", bound=LoraChanges)
 
 PIXEL, SEMANTIC = "pixel", "semantic"
 """PiSA-SR's parts: the one restores faithfully, the other adds detail on top of it."""
 
 
-def scaled(lora: DfosdLora, strengths: Mapping[str, float]) -> DfosdLora:
+def scaled(lora: LoraT, strengths: Mapping[str, float]) -> LoraT:
     """`lora` with the named parts, times these, and the others as they are; itself where all are 1.
 
     Raises KeyError for a part that it does not have.

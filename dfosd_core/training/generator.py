@@ -12,15 +12,18 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..lora.changes import LoraChanges
 from ..lora.file import DfosdLora
+from ..lora.merge import changes_of, check_fit
 from ..lora.metadata import LoraMetadata
-from ..lora.names import kohya_name
+from ..lora.names import VAE_PREFIX, kohya_name
 from ..one_step import predict_z_sr
 from .lora_layers import LoraLayer, inject_lora, lora_pairs, new_prompt, share_weights
 from .noise import Rng, randn
+from .starting_lora import fit_pair, freeze_into, layers_of, untrained_part
 
 IDENTITY = "timestep, rank, lora_alpha, rule"
-"""What a LoRA file's metadata and a generator must agree on."""
+"""What an exported LoRA's metadata and a generator must agree on."""
 
 
 class DfosdGenerator(nn.Module):
@@ -45,6 +48,10 @@ class DfosdGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.vae = cast("nn.Module", vae).requires_grad_(False)
+        self.lr_vae: nn.Module | None = None
+        """Encodes x_lr instead, where a LoRA to start from changes the encoder."""
+        self.untrained: LoraChanges | None = None
+        """What that LoRA changes besides; in the networks and in each exported LoRA."""
         self.unet = share_weights(cast("nn.Module", unet))
         self.t, self.rank, self.lora_alpha = t, rank, float(lora_alpha)
         self.lora_layers = inject_lora(self.unet, rank, lora_alpha, rng)
@@ -61,7 +68,10 @@ class DfosdGenerator(nn.Module):
 
         rng: a sample of the posterior (training); None: its mean (evaluation).
         """
-        posterior = cast("Any", self.vae).encode(x).latent_dist
+        return self._encode(self.vae, x, rng)
+
+    def _encode(self, vae: nn.Module, x: Tensor, rng: Rng | None) -> Tensor:
+        posterior = cast("Any", vae).encode(x).latent_dist
         latent = posterior.mean.float()
         if rng is not None:
             latent = latent + posterior.std.float() * randn(rng, latent.shape, latent.device)
@@ -83,7 +93,9 @@ class DfosdGenerator(nn.Module):
 
         H and W must be multiples of f. rng: as in `encode`; give one in training.
         """
-        z_sr = self.predict(self.encode(x_lr, rng))
+        with torch.no_grad():
+            z_lr = self._encode(self.lr_vae or self.vae, x_lr, rng)
+        z_sr = self.predict(z_lr)
         return z_sr, self.decode(z_sr)
 
     def export_lora(self, metadata: LoraMetadata, dtype: torch.dtype = torch.float32) -> DfosdLora:
@@ -94,39 +106,45 @@ class DfosdGenerator(nn.Module):
         said, own = _identity(metadata), self._identity()
         if said != own:
             raise ValueError(f"metadata says {said} ({IDENTITY}), the generator has {own}")
-        prompt_embeds = self.prompt_embeds.detach().to(dtype, copy=True)
-        return DfosdLora(pairs=lora_pairs(self.unet, dtype), prompt_embeds=prompt_embeds, metadata=metadata)
+        more = self.untrained
+        return DfosdLora(
+            pairs={**lora_pairs(self.unet, dtype), **(more.pairs if more else {})},
+            prompt_embeds=self.prompt_embeds.detach().to(dtype, copy=True),
+            metadata=metadata,
+            set_weights=more.set_weights if more else {},
+            set_biases=more.set_biases if more else {},
+        )
 
-    def load_lora(self, lora: DfosdLora) -> None:
-        """Take a LoRA file's pairs and prompt as the start; the inverse of `export_lora`.
+    def load_lora(self, lora: DfosdLora) -> dict[str, float]:
+        """Take a LoRA's layers and prompt as the start: what `export_lora` wrote, or any other of this base.
 
-        Raises ConfigError before anything changes where timestep, rank, alpha, rule, layers or shapes are not
-        this generator's. The base is the caller's to check (`check_base`).
+        Before that nothing may have been loaded. Timestep and rule stay this generator's. Returns the relative error of
+        each weight's change that did not fit into the rank (see `starting_lora`). Raises LoraMismatchError before
+        anything changes where the base has no such layers, ConfigError for another number of prompt tokens. The base's
+        layout is the caller's to check (`check_base`).
         """
-        found, own = _identity(lora.metadata), self._identity()
-        if found != own:
-            raise ConfigError(
-                f"The LoRA to start from has {found} ({IDENTITY}), expected {own}. Set model.* to match it."
-            )
+        lr_vae = share_weights(self.vae)
+        layers = {**layers_of(self.unet), **layers_of(lr_vae, VAE_PREFIX)}
+        shapes = {(name, kind): p.shape for name, layer in layers.items() for kind, p in layer.named_parameters()}
+        check_fit(lora, shapes)
+        if lora.prompt_embeds.shape != self.prompt_embeds.shape:
+            found, own = tuple(lora.prompt_embeds.shape), tuple(self.prompt_embeds.shape)
+            raise ConfigError(f"The LoRA to start from has prompt embeddings of {found}, expected {own}.")
         modules = self.unet.named_modules()
-        layers = {kohya_name(name): layer for name, layer in modules if isinstance(layer, LoraLayer)}
-        wrong = sorted(layers.keys() ^ lora.pairs.keys()) + [
-            name
-            for name in sorted(layers.keys() & lora.pairs.keys())
-            if (lora.pairs[name].down.shape, lora.pairs[name].up.shape)
-            != (layers[name].down_weight.shape, layers[name].up_weight.shape)
-        ]
-        if wrong or lora.set_weights or lora.set_biases or lora.prompt_embeds.shape != self.prompt_embeds.shape:
-            first = f"first {wrong[0]}" if wrong else "replaced weights or another prompt length"
-            raise ConfigError(
-                f"The LoRA to start from does not fit: {len(wrong)} of {len(layers)} layers are missing, unknown or of "
-                f"another shape ({first}). Give a LoRA that DFOSD trained on this base."
-            )
+        trained = {kohya_name(name): layer for name, layer in modules if isinstance(layer, LoraLayer)}
+        fitted = {name: fit_pair(lora.pairs[name], layer) for name, layer in trained.items() if name in lora.pairs}
+        more = untrained_part(lora, trained)
+        if more.tensors():
+            freeze_into(layers, more)
+            self.untrained = more
+        if any(name.startswith(VAE_PREFIX) for (name, _), _ in changes_of(more)):
+            self.lr_vae = lr_vae
         with torch.no_grad():
-            for name, layer in layers.items():
-                layer.down_weight.copy_(lora.pairs[name].down)
-                layer.up_weight.copy_(lora.pairs[name].up)
+            for name, (down, up, _) in fitted.items():
+                trained[name].down_weight.copy_(down)
+                trained[name].up_weight.copy_(up)
             self.prompt_embeds.copy_(lora.prompt_embeds)
+        return {name: pair.error for name, pair in fitted.items() if lora.pairs[name].rank > self.rank}
 
     def _identity(self) -> tuple[object, ...]:
         return self.t, self.rank, self.lora_alpha, "eps-x0"

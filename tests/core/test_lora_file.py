@@ -235,7 +235,7 @@ def test_values_not_finite_are_refused(file: Path) -> None:
 def test_ordinary_lora_and_base_model_are_named(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     write_raw(path, {"lora_unet_conv_in.lora_down.weight": torch.zeros(1, 4, 3, 3)})
-    fails(path, "is not a DFOSD LoRA but an ordinary LoRA without DFOSD's metadata")
+    fails(path, "is an ordinary LoRA without DFOSD's metadata")
     write_raw(path, {"model.diffusion_model.out.2.bias": torch.zeros(4)}, {"format": "pt"})
     fails(path, "is not a DFOSD LoRA but a base model. Give it as the base")
     write_raw(path, {"anything": torch.zeros(4)})

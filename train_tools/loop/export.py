@@ -17,11 +17,18 @@ from dfosd_core.networks.reading import WEIGHT_FILES
 from ..settings.config import TrainConfig
 
 EMBEDDED_NAME = "DFOSD small base"
+TRAINED_ON = "DFOSD on "
+"""The source of a LoRA that was trained on from another method's begins so."""
 ROOT = Path(__file__).parents[2]
 
 
-def lora_metadata(config: TrainConfig, layout: BaseLayout, step: int, base_sha256: str) -> LoraMetadata:
-    """The header of the LoRA after `step` steps. The same run gives the same header: no time, no folder names."""
+def lora_metadata(
+    config: TrainConfig, layout: BaseLayout, step: int, base_sha256: str, start: LoraMetadata | None = None
+) -> LoraMetadata:
+    """The header of the LoRA after `step` steps. The same run gives the same header: no time, no folder names.
+
+    start: of the LoRA that the run began with; another method's stays its source, under its licence.
+    """
     base = EMBEDDED_NAME if config.model.base == EMBEDDED else Path(config.model.base).name
     edge = config.data.crop
     return LoraMetadata(
@@ -34,6 +41,9 @@ def lora_metadata(config: TrainConfig, layout: BaseLayout, step: int, base_sha25
         base_model_sha256=base_sha256,
         train_config=portable_config(config) | {"trained_steps": step},
         git_commit=git_commit(),
+        source=f"{TRAINED_ON}{start.source.removeprefix(TRAINED_ON)}" if start and start.source else "",
+        source_sha256=start.source_sha256 if start else "",
+        license=start.license if start else "",
         extra={"modelspec.title": f"DFOSD x{config.data.scale} for {base}", "modelspec.resolution": f"{edge}x{edge}"},
     )
 

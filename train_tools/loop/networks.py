@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.lora.file import DfosdLora, load_lora
-from dfosd_core.lora.metadata import check_base
+from dfosd_core.lora.file import DfosdLora
+from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.networks.embedded import DEFAULT_BASE, DEFAULT_WEIGHTS, EMBEDDED
 from dfosd_core.training.base import TrainingBase, read_training_base
 from dfosd_core.training.discriminators import make_discriminator
@@ -22,6 +22,7 @@ from dfosd_core.training.losses import PERCEPTUAL_TERMS, PerceptualLoss
 from dfosd_core.training.sdxl import read_sdxl_unet
 
 from ..settings.config import TrainConfig
+from .start import complete_start, open_start, start_notes
 
 PROMPT_FILE = "prompt_embeds.safetensors"
 PROMPT_KEY = "prompt_embeds"
@@ -32,9 +33,14 @@ class Networks:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        start = None if config.model.init_lora is None else _start(config.model.init_lora)
+        self.notes: list[str] = []
+        """What the user has to know of the LoRA that the run starts from, one line each."""
+        path = config.model.init_lora
+        start = None if path is None else open_start(path)  # first: it is the smaller file
+        self.start: LoraMetadata | None = None if start is None else start.metadata
         self.base = self._read_base(base_path(config))
-        self.generator = self._make_generator(start)
+        whole = None if start is None else complete_start(start, base_path(config), self.base.layout, f"'{path}'")
+        self.generator = self._make_generator(whole)
         adversarial = config.discriminator.kind != "none" and config.loss.lambda_1 > 0
         self.discriminator = self._make_discriminator() if adversarial else None
         self.perceptual = self._make_perceptual()
@@ -83,8 +89,7 @@ class Networks:
         )
         if start is not None:
             try:
-                check_base(start.metadata.base_layout, layout)
-                generator.load_lora(start)
+                self.notes += start_notes(start, generator, generator.load_lora(start))
             except DfosdError as error:
                 raise ConfigError(f"model.init_lora '{model.init_lora}': {error}") from error
         return cast("Any", generator).to(memory_format=self.memory_format())
@@ -128,13 +133,6 @@ def base_path(config: TrainConfig) -> Path:
 def make_dists(config: TrainConfig, dtype: torch.dtype) -> Dists | None:
     """DISTS with the given VGG; None without one."""
     return None if config.loss.vgg is None else Dists.from_files(config.loss.vgg, dtype=dtype)
-
-
-def _start(path: Path) -> DfosdLora:
-    try:
-        return load_lora(path)
-    except DfosdError as error:
-        raise ConfigError(f"model.init_lora: {error}") from error
 
 
 def initial_prompt(base: Path, tokens: int, context_dim: int, rng: torch.Generator) -> Tensor:

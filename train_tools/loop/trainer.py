@@ -97,7 +97,8 @@ class Trainer:
 
     def lora(self) -> DfosdLora:
         """What a user would get now, averaged where the run averages."""
-        metadata = lora_metadata(self.config, self.networks.base.layout, self.step, self.base_sha256)
+        networks = self.networks
+        metadata = lora_metadata(self.config, networks.base.layout, self.step, self.base_sha256, networks.start)
         with self.recipe.ema.applied() if self.recipe.ema else nullcontext():
             return self.networks.generator.export_lora(metadata, torch.float16)
 

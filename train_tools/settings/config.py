@@ -63,7 +63,7 @@ class ModelConfig(Section):
     base: str = EMBEDDED
     """`embedded`, or the path of an SD 2.1-base: a diffusers folder or a single checkpoint file."""
     init_lora: Path | None = None
-    """A DFOSD LoRA to start from, of the same rank and base; none: a fresh one."""
+    """A LoRA to start from, any of this base that `dfosd upscale` takes, of any rank; none: a fresh one."""
     rank: Count = 16
     """Rank of the generator's LoRA (paper: 16)."""
     lora_alpha: Positive = 16.0

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ...errors import LoraFormatError
 from ...tensor_files import one_line
-from ..file import DfosdLora, LoraPair
-from ..metadata import BaseLayout, LoraMetadata
+from ..file import ImportedLora as ImportedLora
+from ..file import LoraPair
+from ..metadata import BaseLayout
 from ..names import UNET_PREFIX, PeftKey, kohya_name, parse_peft_key
 
 PEFT_DEFAULT_ALPHA = 8.0
@@ -27,27 +28,6 @@ BASE_MODEL = "stable-diffusion-2-1-base"
 SD_WIDTHS = (320, 640, 1280, 1280)
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ImportedLora:
-    """A DFOSD LoRA but for the prompt, which was the empty text: its embedding comes from the base's text encoder."""
-
-    pairs: Mapping[str, LoraPair]
-    """These four as in `DfosdLora`."""
-    metadata: LoraMetadata
-    set_weights: Mapping[str, Tensor] = field(default_factory=lambda: cast("dict[str, Tensor]", {}))
-    set_biases: Mapping[str, Tensor] = field(default_factory=lambda: cast("dict[str, Tensor]", {}))
-
-    def with_prompt(self, prompt_embeds: Tensor) -> DfosdLora:
-        """The whole. prompt_embeds: (1, N, context_dim); raises ValueError for another shape."""
-        return DfosdLora(
-            pairs=self.pairs,
-            prompt_embeds=prompt_embeds,
-            metadata=self.metadata,
-            set_weights=self.set_weights,
-            set_biases=self.set_biases,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +40,8 @@ class Content:
     """Tensors, and whatever plain values stand beside them."""
     sha256: str
     """Of the file."""
+    header: Mapping[str, str] = field(default_factory=lambda: cast("dict[str, str]", {}))
+    """A safetensors file's metadata."""
 
     def tensors(self, key: str = "") -> dict[str, Tensor]:
         """The tensors of the entry `key`, or of the whole file. Raises LoraFormatError if it holds others or none."""
