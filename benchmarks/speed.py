@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from dfosd_core.attach import attached
 from dfosd_core.hosts.own import fast_dtype, load_base, load_default
 from dfosd_core.lora.file import load_lora
 from dfosd_core.pipeline import UpscaleSettings, upscale_attached
@@ -52,7 +53,7 @@ def main() -> None:
     image = torch.rand(1, args.size, args.size, 3, generator=torch.Generator().manual_seed(0)).to(args.device)
     settings = UpscaleSettings()
     times: list[float] = []
-    with host.lora(lora, settings.strength):
+    with attached(host, lora, settings) as host:
         for _ in range(args.runs + 1):
             began = time.perf_counter()
             upscale_attached(image, host, lora, settings).cpu()

@@ -69,3 +69,37 @@ class Host(Protocol):
         The larger one where tiles are to equal the whole image, or where the host's UNet asks for it.
         """
         ...
+
+
+class HostAround:
+    """A `Host` that does what another one does, but for what a subclass does itself."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self._host.encode(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self._host.decode(z)
+
+    def predict_eps(self, z: Tensor, t: int, prompt_embeds: Tensor) -> Tensor:
+        return self._host.predict_eps(z, t, prompt_embeds)
+
+    def lora(self, lora: DfosdLora, strength: float) -> AbstractContextManager[None]:
+        return self._host.lora(lora, strength)
+
+    def auto_tiles(self, height_px: int, width_px: int) -> TileSettings:
+        return self._host.auto_tiles(height_px, width_px)
+
+    @property
+    def name(self) -> str:
+        return self._host.name
+
+    @property
+    def layout(self) -> BaseLayout:
+        return self._host.layout
+
+    @property
+    def size_multiple_px(self) -> int:
+        return self._host.size_multiple_px

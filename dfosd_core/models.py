@@ -7,19 +7,28 @@ from pathlib import Path
 import torch
 
 from .errors import ConfigError
+from .host import Host
+from .hosts.light import LightHost
 from .hosts.own import OwnHost, fast_dtype, load_base, load_default
 from .lora.file import DfosdLora
 from .lora.importers.content import ImportedLora
 from .lora.metadata import check_base
 from .lora.open import open_lora
 from .networks.embedded import DEFAULT_BASE, DEFAULT_WEIGHTS
+from .networks.light_decoder import read_decoder
 from .networks.reading import read_empty_prompt
 from .settings import ModelChoice
 
 
-def load_models(choice: ModelChoice, device: torch.device) -> tuple[OwnHost, DfosdLora]:
+def load_models(choice: ModelChoice, device: torch.device) -> tuple[Host, DfosdLora]:
     """Raises DfosdError, one line, if a file is missing, broken or of the wrong kind."""
     dtype: torch.dtype = getattr(torch, choice.dtype) if choice.dtype else fast_dtype(device)
+    decoder = read_decoder(choice.decoder, dtype, device) if choice.decoder else None
+    host, lora = _base_and_lora(choice, dtype, device)
+    return host if decoder is None else LightHost(host, decoder), lora
+
+
+def _base_and_lora(choice: ModelChoice, dtype: torch.dtype, device: torch.device) -> tuple[OwnHost, DfosdLora]:
     if choice.base and choice.lora:
         lora = open_lora(choice.lora)  # first: it is the smaller file
         host = load_base(choice.base, dtype, device)

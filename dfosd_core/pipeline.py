@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .attach import attached
 from .color_fix import fix_color
 from .errors import BaseModelMismatchError, ImageFileError
 from .host import Host
@@ -38,11 +39,11 @@ def upscale(
     Returns (B, h, w, 3 or 4) float32 in [0, 1] on the same device; (h, w) is `settings.output_size(H, W)`.
     Deterministic, and an image comes out the same whatever else is in its batch.
     `progress` is called after every tile. To interrupt, raise from it: nothing is left behind.
-    Raises ImageFileError for another shape or type, ConfigError for a size out of reach, what `host.lora`
+    Raises ImageFileError for another shape or type, ConfigError for a size out of reach, what `attached`
     raises for a LoRA that does not fit, and the out-of-memory error when even small tiles do not help.
     """
     settings = settings or UpscaleSettings()
-    with host.lora(lora, settings.strength):
+    with attached(host, lora, settings) as host:
         return upscale_attached(image, host, lora, settings, progress)
 
 
@@ -50,7 +51,7 @@ def upscale(
 def upscale_attached(
     image: Tensor, host: Host, lora: DfosdLora, settings: UpscaleSettings, progress: ProgressCallback | None = None
 ) -> Tensor:
-    """As `upscale`, for a host that has the LoRA on already: many files under one `with host.lora(...)`."""
+    """As `upscale`, for a host that has the LoRA on already: many files under one `with attached(...)`."""
     _check(image, host, lora)
     batch, height, width, channels = image.shape
     size = settings.output_size(height, width)

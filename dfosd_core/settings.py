@@ -51,7 +51,20 @@ class UpscaleSettings:
         "Keep the input's colours: wavelet (low frequencies), adain or lab (mean, contrast).",
         choices=COLOR_FIX_NAMES,
     )
-    strength: float = _setting(1.0, "LoRA strength: 1 as trained, 0 the plain base.", min=0.0, max=2.0, step=0.05)
+    strength: float = _setting(
+        1.0,
+        "Fidelity or realism: strength of the LoRA, of PiSA-SR its semantic one. 1: as trained, 0: without it.",
+        min=0.0,
+        max=2.0,
+        step=0.05,
+    )
+    pixel_strength: float | None = _setting(
+        None,
+        "PiSA-SR only: strength of its pixel LoRA, by its exact rule, which calls the UNet twice.",
+        min=0.0,
+        max=2.0,
+        step=0.05,
+    )
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> UpscaleSettings:
@@ -140,6 +153,8 @@ class ModelChoice:
     lora: str | None = None
     device: str | None = None
     dtype: str | None = None
+    decoder: str | None = None
+    """A light decoder's file; None: the base's own."""
 
     def __post_init__(self) -> None:
         if self.base and not self.lora:

@@ -29,6 +29,7 @@ ROOMS = (
     "tensor_files.py",
     "lora",
     "host.py",
+    "attach.py",
     "pipeline.py",
     # rooms that do one thing
     "networks",
@@ -197,6 +198,7 @@ HOMES = [
         r"int\.from_bytes\(.*little|safetensors\.torch\.load|mmap=",
         {"dfosd_core/tensor_files.py"},
     ),
+    ("a LoRA at the user's strength", r"\.lora\((\*|.*settings\.strength)", {"dfosd_core/attach.py"}),
     ("names of the embedded model", r"['\"]embedded small \w+", {"dfosd_core/networks/embedded.py"}),
     ("the equation's rules", r"['\"]residual['\"]", {"dfosd_core/one_step.py"}),
     ("tiling and blending", r"def (tiled_|blend_)\w+|enable_tiling", {"dfosd_core/tiles/grid.py"}),

@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 
 from dfosd_core.errors import ConfigError, DfosdError
@@ -40,6 +41,8 @@ from .scoring.sources import FolderSource, KeptSource, Model, Source, folders_be
 from .scoring.tables import as_csv, markdown, means, quoted_rows
 from .scoring.validation import bicubic
 
+SETTINGS = ("color_fix", "strength", "pixel_strength")
+"""What of UpscaleSettings may be set here; the others do not change how good a result is."""
 NO_METHODS = {name for pair in SIDES for name in pair} | set(IGNORED)
 """Folders of a set that hold no results."""
 
@@ -78,9 +81,9 @@ def _sources(args: argparse.Namespace, test_set: TestSet, out: Path, stack: Exit
     images = out / "images"
     sources: dict[str, Source] = {"bicubic": KeptSource(bicubic, images / "bicubic", {})}
     if not args.sr:
-        choice = ModelChoice(base=args.base, lora=args.lora, device=args.device, dtype=args.dtype)
-        settings = UpscaleSettings(color_fix=args.color_fix or UpscaleSettings().color_fix)
-        model = Model(choice, settings, stack)
+        files = {name: getattr(args, name) for name in ("base", "lora", "decoder", "device", "dtype")}
+        settings = UpscaleSettings.from_values({name: getattr(args, name) for name in SETTINGS})
+        model = Model(ModelChoice(**files), settings, stack)
         sources[args.name] = KeptSource(model, images / args.name, model.settings())
     beside = [f"{each.name}={each}" for each in folders_beside(test_set.folder, NO_METHODS) if each != out]
     for each in [*beside, *args.sr]:
@@ -121,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", help="base model (default: the embedded one)")
     parser.add_argument("--lora", help="LoRA, also of another method (default: the embedded one)")
     parser.add_argument("--name", default="DFOSD", help="the model's row (default: DFOSD)")
-    parser.add_argument("--color-fix", help="instead of the default")
+    parser.add_argument("--decoder", help="a light decoder in place of the VAE's own")
+    for setting in (each for each in fields(UpscaleSettings) if each.name in SETTINGS):
+        parser.add_argument(f"--{setting.name.replace('_', '-')}", help=setting.metadata["help"])
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the fast one, as `dfosd upscale`")
     parser.add_argument("--device", help="cuda, cpu, ... (default: a GPU if there is one)")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet (PNG)")

@@ -17,7 +17,12 @@ _FIELDS = {field.name: field for field in fields(UpscaleSettings)}
 ORDER = tuple(_FIELDS)
 FIRST = ("scale", "color_fix")
 """What is always in sight."""
-ROWS = (("long_edge", "short_edge"), ("unet_tile", "unet_overlap"), ("vae_tile", "vae_overlap"), ("strength",))
+ROWS = (
+    ("long_edge", "short_edge"),
+    ("unet_tile", "unet_overlap"),
+    ("vae_tile", "vae_overlap"),
+    ("strength", "pixel_strength"),
+)
 """What is folded away, and what stands side by side there."""
 _WORDS = {"unet": "UNet", "vae": "VAE", "color": "Colour"}
 

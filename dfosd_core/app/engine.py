@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import torch
 
+from ..attach import attached
 from ..host import Host
 from ..lora.file import DfosdLora
 from ..models import load_models
@@ -20,24 +22,28 @@ from .runner import Request, UpscaleFile
 class LocalEngine:
     """Keeps the networks of the last run: the next one with the same choice starts at once."""
 
-    def __init__(self, files: ModelFiles, device: torch.device, dtype: str | None = None) -> None:
+    def __init__(
+        self, files: ModelFiles, device: torch.device, dtype: str | None = None, decoder: Path | None = None
+    ) -> None:
         self._files = files
         self._device = device
         self._dtype = dtype
+        self._decoder = decoder
         self._loaded: tuple[object, Host, DfosdLora] | None = None
 
     @contextmanager
     def __call__(self, request: Request) -> Iterator[UpscaleFile]:
         """Raises DfosdError, one line, for a base or LoRA that cannot be used."""
         host, lora = self._models(request)
-        with host.lora(lora, request.settings.strength):
+        with attached(host, lora, request.settings) as host:
             yield partial(upscale_file, host=host, lora=lora, settings=request.settings, device=self._device)
 
     def _models(self, request: Request) -> tuple[Host, DfosdLora]:
         base = self._files.base(request.base)
         lora = self._files.lora(request.lora)
-        choice = ModelChoice(base=str(base) if base else None, lora=str(lora) if lora else None, dtype=self._dtype)
-        wanted = [(path, path.stat().st_mtime_ns) if path else None for path in (base, lora)]
+        names = {"base": base, "lora": lora, "decoder": self._decoder}
+        choice = ModelChoice(**{name: str(path) if path else None for name, path in names.items()}, dtype=self._dtype)
+        wanted = [(path, path.stat().st_mtime_ns) if path else None for path in names.values()]
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # free the old networks before the new ones come
             self._loaded = (wanted, *load_models(choice, self._device))

@@ -17,7 +17,7 @@ from . import OK
 
 def run_app(given: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM. Raises ConfigError before anything is served."""
-    given_base, given_lora, folder = (_existing(given, name) for name in ("base", "lora", "models"))
+    given_base, given_lora, folder, decoder = (_existing(given, name) for name in ("base", "lora", "models", "decoder"))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
     try:
         from ..app.server import App
@@ -33,7 +33,7 @@ def run_app(given: argparse.Namespace) -> int:
     models = ModelFiles(folder=folder, given_base=given_base, given_lora=given_lora)
     limits = {name: value for name in ("file_mb", "megapixels") if (value := getattr(given, name)) is not None}
     app = App(
-        engine=LocalEngine(models, pick_device(given.device), given.dtype),
+        engine=LocalEngine(models, pick_device(given.device), given.dtype, decoder),
         models=models,
         limits=Limits(**limits),
         out=Path(given.out) if given.out else None,

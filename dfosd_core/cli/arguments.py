@@ -107,6 +107,11 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
 def _add_model(group: argparse._ArgumentGroup, *, base: str, lora: str) -> None:  # pyright: ignore[reportPrivateUsage]
     group.add_argument("--base", metavar="PATH", help=base)
     group.add_argument("--lora", metavar="FILE", help=lora)
+    group.add_argument(
+        "--decoder",
+        metavar="FILE",
+        help="a light decoder instead of the base's own: VOSR's sd21_lwdecoder or TAESD's taesd_decoder",
+    )
     group.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps ... (default: a GPU if there is one)")
     group.add_argument(
         "--dtype",

@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _upscale(given: argparse.Namespace) -> int:
-    choice = ModelChoice(base=given.base, lora=given.lora, device=given.device, dtype=given.dtype)
+    choice = ModelChoice(
+        base=given.base, lora=given.lora, device=given.device, dtype=given.dtype, decoder=given.decoder
+    )
     settings = settings_of(given)
     plan = make_plan(given.inputs, given.output, settings, overwrite=given.overwrite)
     for line in plan.problems if given.quiet else plan.notes + plan.problems:

@@ -11,6 +11,7 @@ from functools import partial
 from types import FrameType
 from typing import NoReturn
 
+from ..attach import attached
 from ..errors import DfosdError
 from ..models import load_models, pick_device
 from ..settings import ModelChoice, UpscaleSettings
@@ -27,11 +28,11 @@ def run_jobs(
     """Upscale, write, report. Returns an exit code. Raises DfosdError if no model can be had."""
     device = pick_device(choice.device)
     host, lora = load_models(choice, device)
-    upscale = partial(upscale_file, host=host, lora=lora, settings=settings, device=device, overwrite=overwrite)
     successes: list[bool] = []
     bars = Bars(len(jobs), quiet=quiet)
     try:
-        with _terminable(), host.lora(lora, settings.strength):
+        with _terminable(), attached(host, lora, settings) as host:
+            upscale = partial(upscale_file, host=host, lora=lora, settings=settings, device=device, overwrite=overwrite)
             for job in jobs:
                 successes.append(_run(job, upscale, bars, quiet=quiet))  # noqa: PERF401 - a stop keeps those so far
     except (KeyboardInterrupt, _TerminatedError) as stop:

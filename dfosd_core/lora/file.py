@@ -73,6 +73,10 @@ class DfosdLora:
         expected = self.metadata.base_layout.context_dim
         if self.prompt_embeds.ndim != 3 or self.prompt_embeds.shape[0::2] != (1, expected):
             raise ValueError(f"prompt_embeds must be (1, N, {expected}), got {tuple(self.prompt_embeds.shape)}")
+        rank = sum(self.metadata.parts.values())
+        other = [layer for layer, pair in self.pairs.items() if rank and pair.rank != rank]
+        if other:
+            raise ValueError(f"parts of rank {rank} in all need pairs of that rank, {other[0]} has another")
 
     def __eq__(self, other: object) -> bool:
         """Same metadata and the same tensors: names, dtypes, shapes and every value."""

@@ -97,6 +97,8 @@ class LoraMetadata:
     """SHA-256 of that file (of a folder: of its weight files, one behind the other)."""
     license: str = ""
     """What its authors allow, as far as they say."""
+    parts: Mapping[str, int] = field(default_factory=lambda: cast("dict[str, int]", {}))
+    """name -> rank, where each pair is several LoRAs, one behind the other (PiSA-SR); see `lora/parts.py`."""
     extra: Mapping[str, str] = field(default_factory=lambda: cast("dict[str, str]", {}))
     """Further header entries kept as they are, e.g. `modelspec.title`, `modelspec.license`."""
 
@@ -107,6 +109,8 @@ class LoraMetadata:
             raise ValueError(f"timestep must be in 0..999, got {self.timestep}")
         if self.rank < 1 or self.scale <= 0:
             raise ValueError(f"rank and scale must be positive, got rank {self.rank}, scale {self.scale}")
+        if not all(type(rank) is int and rank > 0 for rank in self.parts.values()):
+            raise ValueError(f"parts must have whole positive ranks, got {dict(self.parts)}")
         # Through JSON once, so that tuples become lists here and not only after a load.
         object.__setattr__(self, "train_config", json.loads(canonical_json(self.train_config)))
 
@@ -126,6 +130,7 @@ class LoraMetadata:
             "dfosd.train_config": canonical_json(self.train_config),
             "dfosd.git_commit": self.git_commit,
             **{f"dfosd.{key}": value for key in _ORIGIN if (value := vars(self)[key])},
+            **({"dfosd.parts": canonical_json(list(self.parts.items()))} if self.parts else {}),
             "modelspec.sai_model_spec": "1.0.0",
             "modelspec.architecture": f"{_architecture(self.base_layout)}/lora",
             "modelspec.implementation": "diffusers",
@@ -156,6 +161,7 @@ class LoraMetadata:
                 train_config=json.loads(header.get("dfosd.train_config", "{}")),
                 git_commit=header.get("dfosd.git_commit", ""),
                 **{key: header.get(f"dfosd.{key}", "") for key in _ORIGIN},
+                parts=dict(json.loads(header.get("dfosd.parts", "[]"))),
                 extra={k: v for k, v in header.items() if not k.startswith("dfosd.") and k not in DERIVED_KEYS},
             )
         except KeyError as error:

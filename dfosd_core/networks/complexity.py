@@ -83,6 +83,11 @@ def sd21_report() -> ArchitectureReport:
     )
 
 
+def macs(network: nn.Module, run: Callable[[], object]) -> int:
+    """Of `network`, which may be on the meta device, while `run` runs it."""
+    return _count(network, run)[0]
+
+
 def _count(network: nn.Module, run: Callable[[], object], lora_layers: Collection[nn.Module] = ()) -> tuple[int, int]:
     """MACs of `network` while `run` runs it, and those that unmerged LoRA pairs on `lora_layers` would add."""
     own = added = 0

@@ -10,26 +10,35 @@ from ...dfosd_core.settings import UpscaleSettings
 Inputs = dict[str, tuple[Any, dict[str, Any]]]
 """As in INPUT_TYPES: name -> (type or choices, options)."""
 
-NOT_GIVEN = {"long_edge": 0, "short_edge": 0, "unet_tile": -1, "unet_overlap": -1, "vae_tile": -1, "vae_overlap": -1}
+_TILES = dict.fromkeys(("unet_tile", "unet_overlap", "vae_tile", "vae_overlap"), -1)
+NOT_GIVEN: dict[str, float] = {"long_edge": 0, "short_edge": 0, **_TILES, "pixel_strength": -1}
 """A widget always has a number; this one stands for None. 0 means "no tiles" for a tile, so there it is -1."""
+LATER = ("pixel_strength",)
+"""Added after the first release: optional, because workflows and API calls were saved without them."""
 
 
-def settings_inputs() -> Inputs:
-    """One widget for each field, in the fields' order, with their defaults, limits and help."""
+def settings_inputs(*, later: bool = False) -> Inputs:
+    """A widget for each field, in the fields' order, with their defaults, limits and help.
+
+    later: those of `LATER` instead, which come behind all others.
+    """
     inputs: Inputs = {}
     for field in fields(UpscaleSettings):
+        if (field.name in LATER) != later:
+            continue
         facts = field.metadata
         tooltip = {"tooltip": _help(field.name, facts["help"])}
         if "choices" in facts:
             inputs[field.name] = (list(facts["choices"]), {"default": field.default, **tooltip})
-        elif field.name in NOT_GIVEN:
+            continue
+        least, default = NOT_GIVEN.get(field.name, facts["min"]), NOT_GIVEN.get(field.name, field.default)
+        limits = {"default": default, "min": least, "max": facts["max"]}
+        if isinstance(facts["step"], int):
             # The page rounds to whole steps, counted from the least value: any step but 1 would shut out 0 here.
-            limits = {"min": NOT_GIVEN[field.name], "max": facts["max"], "step": 1}
-            inputs[field.name] = ("INT", {"default": NOT_GIVEN[field.name], **limits, **tooltip})
+            inputs[field.name] = ("INT", {**limits, "step": 1, **tooltip})
         else:
             # The page shows as many decimals as 10 to the step's power has: 1.25 would read 1.3 under a step of 0.25.
-            limits = {"min": facts["min"], "max": facts["max"], "step": 0.05, "round": 0.001}
-            inputs[field.name] = ("FLOAT", {"default": field.default, **limits, **tooltip})
+            inputs[field.name] = ("FLOAT", {**limits, "step": 0.05, "round": 0.001, **tooltip})
     return inputs
 
 
@@ -37,8 +46,8 @@ def _help(name: str, text: str) -> str:
     """The setting's help, with the number that stands for its default."""
     if name not in NOT_GIVEN:
         return text
-    number = NOT_GIVEN[name]
-    return text.replace("Default: automatic.", f"{number}: automatic.") if number else f"{text} {number}: not given."
+    number, automatic = NOT_GIVEN[name], "Default: automatic."
+    return text.replace(automatic, f"{number}: automatic.") if automatic in text else f"{text} {number}: not given."
 
 
 def settings_from(values: dict[str, Any]) -> UpscaleSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ...dfosd_core.attach import weighted
 from ...dfosd_core.hosts.comfy.clones import with_unet_lora
 from ...dfosd_core.hosts.comfy.layout import unet_layout
 from ...dfosd_core.lora.file import DfosdLora
@@ -55,5 +56,5 @@ class DFOSDLoadLoRA:
         chosen = LoraFile().read(lora)
         wanted = chosen.metadata.base_layout
         check_base(wanted, unet_layout(model, wanted), f"'{lora}'")
-        patched = with_unet_lora(model, chosen, strength)
+        patched = with_unet_lora(model, *weighted(chosen, strength))
         return patched, [[chosen.prompt_embeds, {}]], chosen.metadata.timestep, LoraSettings(chosen, strength)

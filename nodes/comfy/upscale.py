@@ -69,6 +69,7 @@ model's MODEL and VAE and a DFOSD LoRA for it, at full quality."
                     "DFOSD_LORA",
                     {"tooltip": "From DFOSD Load LoRA, with its MODEL: `lora` and `strength` above are not used then."},
                 ),
+                **settings_inputs(later=True),
             },
             "hidden": {"unique_id": "UNIQUE_ID"},  # pyright: ignore[reportReturnType]
         }
@@ -113,7 +114,7 @@ model's MODEL and VAE and a DFOSD LoRA for it, at full quality."
         """Upscale; `values` are the widgets that `settings_inputs` made."""
         settings = settings_from(values)
         if lora_settings is not None:
-            settings = dataclasses.replace(settings, strength=lora_settings.strength)
+            settings = _as_loaded(settings, lora_settings)
         host, chosen = self._source(lora, model, vae, lora_settings)
         if conditioning is not None:
             chosen = dataclasses.replace(chosen, prompt_embeds=prompt_of(conditioning, chosen))
@@ -136,6 +137,16 @@ model's MODEL and VAE and a DFOSD LoRA for it, at full quality."
         self._embedded = None
         kind = ComfyHost if loaded is None else LoadedLoraHost
         return kind(model, vae, self._clones), chosen
+
+
+def _as_loaded(settings: UpscaleSettings, lora: LoraSettings) -> UpscaleSettings:
+    """With the strength that the LoRA has on the MODEL. Raises ConfigError for what it cannot do there."""
+    if settings.pixel_strength is not None:
+        raise ConfigError(
+            f"Expected no pixel_strength with DFOSD Load LoRA, found {settings.pixel_strength:g}: its two passes need "
+            "the plain MODEL. Choose the LoRA in DFOSD Upscale instead, or set pixel_strength to -1."
+        )
+    return dataclasses.replace(settings, strength=lora.strength)
 
 
 def prompt_of(conditioning: Any, lora: DfosdLora) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from modules import shared  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
+from ...dfosd_core.attach import attached
 from ...dfosd_core.image_files.picture import Picture
 from ...dfosd_core.image_files.pil import from_pil, to_pil
 from ...dfosd_core.image_files.tensors import to_tensor
@@ -39,8 +41,15 @@ def upscale_image(image: Image.Image, settings: UpscaleSettings, choice: Choice)
 
 def upscale_chosen(picture: Picture, settings: UpscaleSettings, choice: Choice) -> tuple[Picture, dict[str, Any]]:
     """The larger picture and what to write beside it. Raises DfosdError, `RunInterruptedError`, or out of memory."""
-    with chosen_model(choice) as model, model.host.lora(model.lora, settings.strength):
+    with chosen_model(choice) as model, attached_model(model, settings) as model:
         return upscale_with(model, picture, settings), infotext(model, settings)
+
+
+@contextmanager
+def attached_model(model: Model, settings: UpscaleSettings) -> Iterator[Model]:
+    """The model to use inside the block: its LoRA is on, as `settings` want it."""
+    with attached(model.host, model.lora, settings) as host:
+        yield replace(model, host=host)
 
 
 def upscale_with(model: Model, picture: Picture, settings: UpscaleSettings) -> Picture:
@@ -55,12 +64,14 @@ def infotext(model: Model, settings: UpscaleSettings) -> dict[str, Any]:
     """What becomes of it in the file's text."""
     tiles = {"UNet": settings.unet_tile, "VAE": settings.vae_tile}
     given = ", ".join(f"{name} {tile}" for name, tile in tiles.items() if tile is not None)
+    pixel = settings.pixel_strength
     return {
         "DFOSD scale": f"{settings.scale:g}",
         "DFOSD model": model.lora_name,
         "DFOSD base": model.base_name,
         "DFOSD color fix": settings.color_fix,
         "DFOSD strength": f"{settings.strength:g}",
+        **({} if pixel is None else {"DFOSD pixel strength": f"{pixel:g}"}),
         "DFOSD tiles": given or "automatic",
     }
 

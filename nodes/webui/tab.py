@@ -18,6 +18,7 @@ from ...dfosd_core.upscale_file import upscale_file
 from .files import AUTOMATIC, base_names, lora_names
 from .models import Choice, chosen_model
 from .options import option
+from .run import attached_model
 
 if TYPE_CHECKING:
     from ...dfosd_core.app.panel import Panel
@@ -66,7 +67,7 @@ def engine(request: Request) -> Iterator[UpscaleFile]:
         shared.state.begin("dfosd")
         shared.state.job_count = 1  # else whoever asks the API for progress is told 0
         try:
-            with chosen_model(choice) as model, model.host.lora(model.lora, settings.strength):
+            with chosen_model(choice) as model, attached_model(model, settings) as model:
                 upscale = partial(
                     upscale_file, host=model.host, lora=model.lora, settings=settings, device=model.device
                 )

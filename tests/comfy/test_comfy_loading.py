@@ -70,7 +70,7 @@ def test_ids_inputs_and_their_order_are_the_frozen_ones(crowded: ComfyProcess) -
     assert order == {
         "DFOSDUpscale": {
             "required": ["image", "lora", *widgets, "color_fix", "strength"],
-            "optional": ["model", "vae", "conditioning", "lora_settings"],
+            "optional": ["model", "vae", "conditioning", "lora_settings", "pixel_strength"],
             "hidden": ["unique_id"],
         },
         "DFOSDLoadLoRA": {"required": ["model", "lora", "strength"]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_ids_and_inputs_are_those_that_workflows_hold(place: Place) -> None:
     inputs = place.node("DFOSDUpscale").INPUT_TYPES()
     assert inputs["required"]["lora"][0] == [EMBEDDED, LORA]
     assert list(inputs["required"])[:4] == ["image", "lora", "scale", "long_edge"]
-    assert list(inputs["optional"]) == ["model", "vae", "conditioning", "lora_settings"]
+    assert list(inputs["optional"]) == ["model", "vae", "conditioning", "lora_settings", "pixel_strength"]
     assert list(place.node("DFOSDLoadLoRA").INPUT_TYPES()["required"]) == ["model", "lora", "strength"]
 
 
@@ -91,6 +92,32 @@ def test_lora_file_and_loaded_lora_give_the_same_image(place: Place, image: Tens
     assert (base - by_file).abs().max() > 0.01
     place.model.put_on_weights()
     assert place.sd.weights() == before
+
+
+def test_pixel_strength_is_refused_where_it_cannot_act(place: Place, image: Tensor) -> None:
+    node, error = place.node("DFOSDUpscale"), place.part("errors").ConfigError
+    patched, _, _, loaded = place.node("DFOSDLoadLoRA").run(place.model, LORA, 0.7)
+    with pytest.raises(error, match="with DFOSD Load LoRA, found 0.5: its two passes need the plain MODEL"):
+        node.run(image, EMBEDDED, patched, place.vae, lora_settings=loaded, pixel_strength=0.5, **SETTINGS)
+    with pytest.raises(error, match="with the LoRA of DFOSD, found 0.5: only PiSA-SR's has a pixel part"):
+        node.run(image, LORA, place.model, place.vae, pixel_strength=0.5, **SETTINGS)
+    output(node.run(image, LORA, place.model, place.vae, pixel_strength=-1.0, **SETTINGS))
+
+
+def test_loaded_lora_of_two_parts_has_the_pixel_part_in_full(place: Place, image: Tensor) -> None:
+    node, lora = place.node("DFOSDUpscale"), place.sd.lora
+    parts = {"pixel": lora.metadata.rank - 1, "semantic": 1}
+    two = dataclasses.replace(lora, metadata=dataclasses.replace(lora.metadata, parts=parts))
+    file = save_lora(place.program.folder / "models" / "dfosd" / "two.safetensors", two).name
+    patched, _, _, loaded = place.node("DFOSDLoadLoRA").run(place.model, file, 0.5)
+    by_node = output(node.run(image, EMBEDDED, patched, place.vae, lora_settings=loaded, **SETTINGS))
+    by_file = output(node.run(image, file, place.model, place.vae, strength=0.5, **SETTINGS))
+    torch.testing.assert_close(by_node, by_file, rtol=0, atol=1e-6)
+    whole = output(node.run(image, LORA, place.model, place.vae, strength=0.5, **SETTINGS))
+    assert (whole - by_file).abs().max() > 0.01
+    exact = output(node.run(image, file, place.model, place.vae, strength=1.0, pixel_strength=1.0, **SETTINGS))
+    plain = output(node.run(image, file, place.model, place.vae, strength=1.0, **SETTINGS))
+    torch.testing.assert_close(exact, plain, rtol=0, atol=1e-5)
 
 
 def test_bar_moves_and_the_stop_button_ends_a_run(place: Place, image: Tensor) -> None:

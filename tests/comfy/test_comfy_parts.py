@@ -41,7 +41,7 @@ def preview(pack: ModuleType) -> ModuleType:
 
 
 def test_widgets_are_the_settings_in_their_order_with_their_help(inputs: ModuleType) -> None:
-    widgets = inputs.settings_inputs()
+    widgets = inputs.settings_inputs() | inputs.settings_inputs(later=True)
     assert list(widgets) == [field.name for field in fields(UpscaleSettings)]
     for field in fields(UpscaleSettings):
         assert widgets[field.name][1]["tooltip"].startswith(field.metadata["help"].removesuffix("Default: automatic."))
@@ -50,7 +50,8 @@ def test_widgets_are_the_settings_in_their_order_with_their_help(inputs: ModuleT
 
 
 def test_untouched_widgets_mean_the_default_settings(inputs: ModuleType) -> None:
-    values = {name: options["default"] for name, (_, options) in inputs.settings_inputs().items()}
+    widgets = inputs.settings_inputs() | inputs.settings_inputs(later=True)
+    values = {name: options["default"] for name, (_, options) in widgets.items()}
     assert vars(inputs.settings_from(values)) == vars(UpscaleSettings())
 
 

@@ -17,14 +17,17 @@ from PIL import Image
 from dfosd_core.settings import UpscaleSettings
 
 SETTINGS = {field.name: field for field in fields(UpscaleSettings)}
+LATER = ["pixel_strength"]
+"""Came after the first release, so they stand behind all others."""
+FIRST = [name for name in SETTINGS if name not in LATER]
 NODES = {
-    "DFOSDUpscale": ["image", "lora", *SETTINGS, "model", "vae", "conditioning", "lora_settings"],
+    "DFOSDUpscale": ["image", "lora", *FIRST, "model", "vae", "conditioning", "lora_settings", *LATER],
     "DFOSDLoadLoRA": ["model", "lora", "strength"],
     "DFOSDColorFix": ["image", "reference", "method"],
 }
 """Their inputs. `test_comfy_loading.py` holds the real nodes to these."""
 OUTPUTS = {"DFOSDUpscale": 1, "DFOSDLoadLoRA": 4, "DFOSDColorFix": 1}
-WIDGETS = {"DFOSDUpscale": ["lora", *SETTINGS], "DFOSDLoadLoRA": ["lora", "strength"]}
+WIDGETS = {"DFOSDUpscale": ["lora", *FIRST, *LATER], "DFOSDLoadLoRA": ["lora", "strength"]}
 LANGUAGES = ("en", "zh")
 SCRIPTS = sorted((ROOT / "web" / "js").glob("*.js"))
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))

@@ -97,6 +97,6 @@ def make_host() -> Callable[..., TinyHost]:
 @pytest.fixture(scope="session")
 def tiny_lora() -> DfosdLora:
     """What the pipeline reads of one."""
-    metadata = SimpleNamespace(timestep=399, rule="eps-x0", base_model="tiny")
+    metadata = SimpleNamespace(timestep=399, rule="eps-x0", base_model="tiny", parts={})
     prompt_embeds = torch.full((1, 2, CONTEXT_DIM), 0.1)
     return cast("DfosdLora", SimpleNamespace(metadata=metadata, prompt_embeds=prompt_embeds))

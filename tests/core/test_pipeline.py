@@ -27,7 +27,7 @@ def test_upscale_equals_the_plain_computation(
     make_host: MakeHost, tiny_lora: DfosdLora, latent_factor: int, rule: str
 ) -> None:
     host, image = make_host(latent_factor), torch.rand(1, 16, 32, 3)
-    metadata = SimpleNamespace(timestep=399, rule=rule, base_model="tiny")
+    metadata = SimpleNamespace(timestep=399, rule=rule, base_model="tiny", parts={})
     tiny_lora = cast("DfosdLora", SimpleNamespace(prompt_embeds=tiny_lora.prompt_embeds, metadata=metadata))
     x_lr = functional.interpolate(
         image.permute(0, 3, 1, 2), size=(64, 128), mode="bicubic", antialias=True, align_corners=False

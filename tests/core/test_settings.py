@@ -29,6 +29,7 @@ def test_every_setting_has_help_and_limits_that_hold_its_default() -> None:
         ({"scale": float("nan")}, "Expected scale from 1 to 8, found nan."),
         ({"scale": None}, "Expected scale from 1 to 8, found None."),
         ({"strength": 3.0}, "Expected strength from 0 to 2, found 3.0."),
+        ({"pixel_strength": -0.1}, "Expected pixel_strength from 0 to 2, found -0.1."),
         ({"color_fix": "hsv"}, "Expected color_fix to be one of wavelet, adain, lab, none, found 'hsv'."),
         ({"long_edge": 0}, "Expected long_edge a whole number from 1 to 65536, found 0."),
         ({"unet_tile": -1}, "Expected unet_tile a whole number from 0 to 8192, found -1."),
@@ -93,6 +94,7 @@ def test_given_tiles_replace_the_hosts() -> None:
         ({}, {}),
         ({"scale": None, "color_fix": "", "unet_tile": " "}, {}),
         ({"scale": " 2.5 ", "long_edge": "", "color_fix": " lab "}, {"scale": 2.5, "color_fix": "lab"}),
+        ({"pixel_strength": "0.5"}, {"pixel_strength": 0.5}),
         ({"unet_tile": "0", "vae_tile": 512.0, "strength": 1}, {"unet_tile": 0, "vae_tile": 512, "strength": 1}),
     ],
 )

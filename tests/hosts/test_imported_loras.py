@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
-from support.peers import PEERS, empty_prompt, write_base, write_checkpoint
+from support.peers import PEERS, empty_prompt, pisa_sr_image, write_base, write_checkpoint
 
 from dfosd_core.errors import BaseModelMismatchError
 from dfosd_core.lora.file import load_lora, save_lora
@@ -39,6 +40,34 @@ def test_image_is_the_methods_own(name: str, base: Path, tmp_path: Path) -> None
     without = upscale(image, host, lora, UpscaleSettings(scale=1.0, color_fix="none", strength=0.0))
     assert (without - expected).abs().max() > 100 * TOLERANCE
     assert load_lora(save_lora(tmp_path / "converted.safetensors", lora)) == lora
+
+
+@pytest.mark.parametrize(
+    ("settings", "pixel", "semantic"),
+    [
+        ({"strength": 0.5}, 1.0, 0.5),
+        ({"strength": 0.0}, 1.0, 0.0),
+        ({"strength": 1.0, "pixel_strength": 1.0}, 1.0, 1.0),
+        ({"strength": 0.6, "pixel_strength": 1.4}, 1.4, 0.6),
+        ({"strength": 1.5, "pixel_strength": 0.5}, 0.5, 1.5),
+    ],
+)
+def test_pisa_srs_two_strengths(
+    base: Path, tmp_path: Path, settings: dict[str, float], pixel: float, semantic: float
+) -> None:
+    """One pass with scaled weights, or its own rule of two passes, from a file that was converted."""
+    choice = ModelChoice(base=str(base), lora=str(PEERS["pisa_sr"]().write(tmp_path)), dtype="float32")
+    host, lora = load_models(choice, torch.device("cpu"))
+    lora = load_lora(save_lora(tmp_path / "converted.safetensors", lora))
+    image = torch.rand(1, 48, 64, 3, generator=torch.Generator().manual_seed(3))
+    before = {name: value.clone() for name, value in host.unet.state_dict().items()}
+    found = upscale(image, host, lora, dataclasses.replace(PLAIN, **settings))
+    signed = pisa_sr_image(image.permute(0, 3, 1, 2) * 2 - 1, pixel, semantic, two_passes="pixel_strength" in settings)
+    expected = (signed.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+    plain = upscale(image, host, lora, PLAIN)
+    assert ((found - plain).abs().max() > 100 * TOLERANCE) == ((pixel, semantic) != (1.0, 1.0))
+    assert all(torch.equal(value, before[name]) for name, value in host.unet.state_dict().items())
 
 
 @pytest.mark.parametrize("write", [write_base, write_checkpoint])

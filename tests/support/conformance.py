@@ -11,9 +11,12 @@ import torch
 from support.fakes.networks import TinySd, tiny_sd, with_vae_pairs
 from torch import Tensor
 
+from dfosd_core.attach import attached
 from dfosd_core.errors import BaseModelMismatchError, LoraMismatchError
 from dfosd_core.lora.file import DfosdLora
+from dfosd_core.lora.parts import PIXEL, SEMANTIC, scaled
 from dfosd_core.one_step import predict_z_sr
+from dfosd_core.settings import UpscaleSettings
 
 TOLERANCE = 1e-5
 """Largest difference of a float32 latent (values of about 1) from the reference's."""
@@ -101,6 +104,21 @@ class HostConformance:
         size = expected.abs().max().item()
         torch.testing.assert_close(eps, expected, rtol=0, atol=TOLERANCE * size)
         assert (eps - base).abs().max().item() > 1000 * TOLERANCE * size
+
+    def test_a_lora_of_two_parts_acts_in_two_passes(self, case: HostCase, z: Tensor) -> None:
+        rank = case.lora.metadata.rank
+        metadata = dataclasses.replace(case.lora.metadata, parts={PIXEL: rank // 2, SEMANTIC: rank - rank // 2})
+        lora, before = dataclasses.replace(case.lora, metadata=metadata), case.weights()
+        with case.host.lora(scaled(lora, {SEMANTIC: 0.0}), 1.0):
+            p_pix = self.predict(case, z)
+        p_full = case.merged_reference(z, metadata.timestep, lora.prompt_embeds, 1.0)
+        expected = 1.4 * p_pix + 0.6 * (p_full - p_pix)
+        with attached(case.host, lora, UpscaleSettings(strength=0.6, pixel_strength=1.4)) as host:
+            for _ in range(2):  # the first call ends with the other LoRA on than it began with
+                eps = host.predict_eps(z, metadata.timestep, lora.prompt_embeds)
+                torch.testing.assert_close(eps, expected, rtol=0, atol=TOLERANCE * expected.abs().max().item())
+        assert (p_full - p_pix).abs().max() > 1000 * TOLERANCE * p_full.abs().max()
+        assert case.weights() == before
 
     def test_weights_come_back_bit_for_bit_after_success(self, case: HostCase, z: Tensor) -> None:
         before, base = case.weights(), self.predict(case, z)

@@ -208,6 +208,32 @@ def pisa_sr() -> Peer:
     return Peer(file_name="pisa_sr.pkl", source="PiSA-SR", entries=entries, image=image)
 
 
+@torch.no_grad()
+def pisa_sr_image(x: Tensor, pixel: float, semantic: float, *, two_passes: bool) -> Tensor:
+    """As `pisa_sr().image`, with a strength for each LoRA: of its prediction, or (in one pass) of its weights."""
+    host = sd_host()
+    thirds = _thirds(_layers(host.unet))
+    kinds = {kind: [f"default_{part}_{kind}" for part in thirds] for kind in ("pix", "sem")}
+    _inject(host.unet, {f"default_{p}_{kind}": names for kind in kinds for p, names in thirds.items()}, 4)
+    layers: list[Any] = [layer for layer in host.unet.modules() if isinstance(layer, BaseTunerLayer)]
+
+    def predict(active: Sequence[str]) -> Tensor:
+        for layer in layers:
+            layer.set_adapter([name for name in layer.lora_A if name in active])
+        return host.unet(z, 1, encoder_hidden_states=empty_prompt()).sample
+
+    z = host.vae.encode(x).latent_dist.mode() * 0.18215
+    if two_passes:
+        p_pix = predict(kinds["pix"])
+        pred = pixel * p_pix + semantic * (predict([*kinds["pix"], *kinds["sem"]]) - p_pix)
+    else:
+        for layer in layers:
+            for name in layer.lora_A:
+                layer.scaling[name] *= pixel if name.endswith("pix") else semantic
+        pred = predict([*kinds["pix"], *kinds["sem"]])
+    return host.vae.decode((z - pred) / 0.18215).sample
+
+
 @cache
 def hypir() -> Peer:
     host = sd_host()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from dfosd_core.attach import attached
 from dfosd_core.errors import ConfigError
 from dfosd_core.files import write_text
 from dfosd_core.hosts.own import fast_dtype, load_base
@@ -166,8 +167,8 @@ def picture(out: Path, results: Results, pairs: Path, config: TrainConfig) -> An
         lora = load_lora(out / f"seed{seed}" / row / LAST_LORA)
 
         def method(pair: Any) -> Any:
-            with host.lora(lora, settings.strength):
-                return restored_by(host, lora, settings)(pair)
+            with attached(host, lora, settings) as ready:
+                return restored_by(ready, lora, settings)(pair)
 
         return method
 

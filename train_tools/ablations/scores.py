@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from dfosd_core.attach import attached
 from dfosd_core.errors import ConfigError
 from dfosd_core.files import write_text
 from dfosd_core.hosts.own import fast_dtype, load_base
@@ -74,7 +75,7 @@ def score_run(run: Path | None, pairs: Mapping[str, Path], config: TrainConfig) 
 def _score_lora(run: Path, pairs: Path, config: TrainConfig) -> Scores:
     host, lora = load_base(base_path(config), fast_dtype("cpu")), load_lora(run / LAST_LORA)
     settings = UpscaleSettings()
-    with host.lora(lora, settings.strength):
+    with attached(host, lora, settings) as host:
         methods = {"DFOSD": restored_by(host, lora, settings)}
         scores = score_pairs(pairs, find_pairs(pairs), methods, make_dists(config, torch.float32))[0]["DFOSD"]
     loss = heldout_discriminator_loss(run, pairs)

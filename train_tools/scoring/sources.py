@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from dfosd_core.attach import attached
 from dfosd_core.errors import ConfigError
 from dfosd_core.image_files import is_image_name
 from dfosd_core.models import load_models, pick_device
@@ -103,8 +104,8 @@ class Model:
         """As `dfosd upscale` would make it."""
         if self._method is None:
             host, lora = load_models(self.choice, self.device)
-            self.stack.enter_context(host.lora(lora, self.upscale_settings.strength))
-            self._method = restored_by(host, lora, self.upscale_settings)
+            ready = self.stack.enter_context(attached(host, lora, self.upscale_settings))
+            self._method = restored_by(ready, lora, self.upscale_settings)
         return self._method(sample)
 
     def settings(self) -> Mapping[str, Any]:
@@ -112,11 +113,13 @@ class Model:
         base = Path(self.choice.base) if self.choice.base else DEFAULT_WEIGHTS / DEFAULT_BASE
         lora = Path(self.choice.lora) if self.choice.lora else DEFAULT_WEIGHTS / DEFAULT_LORA
         chosen = {name: value for name, value in asdict(self.upscale_settings).items() if value is not None}
+        decoder = {"decoder_sha256": _weights_digest(Path(self.choice.decoder))} if self.choice.decoder else {}
         return {
             "lora_sha256": _weights_digest(lora),
             "base_sha256": _weights_digest(base),
             "dtype": self.choice.dtype or "fast",
             "device": self.device.type,
+            **decoder,
             **{name: value for name, value in chosen.items() if name != "scale"},
         }
 

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from dfosd_core import images
+from dfosd_core.attach import attached
 from dfosd_core.errors import ConfigError
 from dfosd_core.host import Host
 from dfosd_core.hosts.own import OwnHost
@@ -156,8 +157,8 @@ class Validator:
     def run(self, lora: DfosdLora, step: int) -> Scores:
         """Return the mean of each metric and write OUT/validation.png: LR, bicubic, DFOSD, HR."""
         settings = UpscaleSettings()
-        with self.host.lora(lora, settings.strength):
-            method = restored_by(self.host, lora, settings)
+        with attached(self.host, lora, settings) as host:
+            method = restored_by(host, lora, settings)
             scores, rows = score_pairs(self.folder, self.names, {"DFOSD": method}, self.dists)
         joined = [  # bicubic's column put into a row LR | DFOSD | HR
             SheetRow(

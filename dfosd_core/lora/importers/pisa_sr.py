@@ -1,8 +1,8 @@
 """PiSA-SR (Sun et al., arXiv 2412.03017): `pisa_sr.pkl`, two LoRAs of rank 4 on the same layers of the UNet.
 
 The "pixel" LoRA restores faithfully, the "semantic" one adds detail on top of it. Both have peft's default alpha of 8
-and act at timestep 1 on the plain VAE; what the UNet predicts is subtracted from the latent. Default: both in full, in
-one pass, which is what this importer gives. Two pairs on one layer are one pair of their ranks' sum.
+and act at timestep 1 on the plain VAE; what the UNet predicts is subtracted from the latent. Two pairs on one layer are
+one pair of their ranks' sum here, whose `parts` say where the one ends: `lora/parts.py` gives each its strength.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from ...one_step import RESIDUAL
 from ..file import LoraPair
 from ..metadata import LoraMetadata
+from ..parts import PIXEL, SEMANTIC
 from .content import (
     BASE_MODEL,
     PEFT_DEFAULT_ALPHA,
@@ -38,20 +39,21 @@ def read(content: Content) -> ImportedLora:
     content.only(["state_dict_unet", *ranks.values(), *lists.values()])
     tensors = content.tensors("state_dict_unet")
     check_modules(content, tensors, {adapter: content.names(key) for adapter, key in lists.items()})
+    pixel_rank, semantic_rank = (content.whole(ranks[kind]) for kind in KINDS)
     pixel, semantic = (
         peft_pairs(
             content,
             tensors,
-            rank=content.whole(ranks[kind]),
+            rank=rank,
             alpha=PEFT_DEFAULT_ALPHA,
             only=[f"default_{part}_{kind}" for part in UNET_PARTS],
         )
-        for kind in KINDS
+        for kind, rank in zip(KINDS, (pixel_rank, semantic_rank), strict=True)
     )
     if pixel.keys() != semantic.keys():
         content.refuse(f"expected the same layers twice, found {len(pixel)} pixel and {len(semantic)} semantic ones")
     pairs = {layer: _stack(content, layer, pixel[layer], semantic[layer]) for layer in pixel}
-    rank = max(pair.rank for pair in pairs.values())
+    rank = pixel_rank + semantic_rank
     return ImportedLora(
         pairs=pairs,
         metadata=LoraMetadata(
@@ -64,6 +66,7 @@ def read(content: Content) -> ImportedLora:
             source="PiSA-SR",
             source_sha256=content.sha256,
             license="Apache-2.0 by its README; no licence file",
+            parts={PIXEL: pixel_rank, SEMANTIC: semantic_rank},
         ),
     )
 
