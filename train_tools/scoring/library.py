@@ -132,4 +132,4 @@ def _is_offline(error: BaseException | None) -> bool:
 
 def _one_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text[0].rstrip('.: ')}" if text else type(error).__name__

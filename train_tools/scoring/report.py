@@ -58,7 +58,7 @@ def html_report(
         "reference": REFERENCE,
     }
     parts = {
-        "title": html.escape(f"{test_set.name}, {test_set.protocol}"),
+        "title": html.escape(f"{test_set.name}, protocol {test_set.protocol}"),
         "caption": html.escape(test_set.caption.replace("`", "")),
         "means": _means_table(result, len(test_set.lr), quoted),
         "rule": html.escape(_rule(len(pictures), len(test_set.lr), first, ranked)),
