@@ -5,73 +5,28 @@ from __future__ import annotations
 import csv
 import json
 import os
-import socket
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from support.scored_set import NAMES, Run, runner, write, write_set
 from torch import Tensor
 
-from dfosd_core.errors import ConfigError
-from train_tools import evaluate
 from train_tools.scoring import sources
-from train_tools.scoring.metrics import METRICS, ssim_y
-from train_tools.scoring.sets import BENCHMARKS, open_set
-from train_tools.scoring.tables import markdown, quoted_rows
+from train_tools.scoring.metrics import ssim_y
 
 DEV = os.environ.get("DFOSD_REALSR_DEV", "")
-NAMES = ("a", "b", "c")
-Run = Callable[..., int]
-
-
-def write(path: Path, size: tuple[int, int], seed: int) -> None:
-    """A picture of soft noise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
-    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(path)
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """Three pairs, 12x8 to 48x32, and a peer's results beside them."""
-    for seed, name in enumerate(NAMES):
-        write(tmp_path / "set" / "LR" / f"{name}.png", (12, 8), seed)
-        write(tmp_path / "set" / "HR" / f"{name}.png", (48, 32), seed)
-        write(tmp_path / "set" / "peer" / f"{name}.png", (48, 32), seed + 1)
-    return tmp_path / "set"
+    return write_set(tmp_path / "set")
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments), "--device", "cpu", "--dtype", "float32"])
-        return evaluate.main()
-
-    return call
-
-
-def fake_pyiqa(monkeypatch: pytest.MonkeyPatch, **metrics: object) -> list[str]:
-    """pyiqa's interface; what is not in `metrics` wants to download. Returns the names asked for."""
-    asked: list[str] = []
-
-    def create_metric(name: str, device: torch.device) -> object:
-        assert device == torch.device("cpu")
-        asked.append(name)
-        sys.stdout.write(f"Downloading {name}\n")
-        if name not in metrics:
-            socket.getaddrinfo("weights.example", 443)
-        return metrics[name]
-
-    module = ModuleType("pyiqa")
-    vars(module).update(create_metric=create_metric, __version__="0.1.99")
-    monkeypatch.setitem(sys.modules, "pyiqa", module)
-    return asked
+    return runner(monkeypatch)
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -219,158 +174,3 @@ def test_a_second_method_joins_the_first(
     assert run(pairs, "--out", tmp_path / "out", "--name", "no colour fix", "--color-fix", "none") == 0
     table = capsys.readouterr().out.splitlines()[-4:]
     assert [row.split(" | ")[0] for row in table] == ["| bicubic", "| DFOSD", "| peer", "| no colour fix"]
-
-
-def test_pyiqas_metrics_join_ours_and_missing_weights_are_said_once(
-    pairs: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    compared: list[list[list[str]]] = []
-
-    def fid(images: str, references: str, **options: object) -> float:
-        assert options == {"num_workers": 0, "verbose": False}
-        compared.append([sorted(p.name for p in Path(each).iterdir()) for each in (images, references)])
-        return float(Path(images, "a.png").read_bytes() != Path(references, "a.png").read_bytes()) * 12.5
-
-    asked = fake_pyiqa(
-        monkeypatch,
-        lpips=lambda x, y: (x - y).abs().mean().reshape(1, 1),
-        niqe=lambda x: x.mean().reshape(1),
-        fid=fid,
-    )
-    write(pairs / "peer" / "leftover.png", (48, 32), 0)  # no image of the set: FID must not see it
-    assert run(pairs, "--sr", pairs / "peer", "--out", tmp_path / "out") == 0
-    out, err = capsys.readouterr()
-    assert asked == ["lpips", "dists", "fid", "niqe", "musiq", "maniqa-pipal", "clipiqa"]
-    assert "Downloading" not in out
-    left_out = (
-        "Left out: DISTS, MUSIQ, MANIQA, CLIPIQA. Their weights are not on this machine; --download fetches them."
-    )
-    assert err.splitlines().count(left_out) == 1
-    assert out.splitlines()[2] == "| method | PSNR-Y | SSIM-Y | LPIPS | FID (3 images) | NIQE |"
-    assert compared == [[[f"{name}.png" for name in NAMES]] * 2] * 2
-    assert out.splitlines()[-1].split(" | ")[4] == "12.50"
-    assert run(pairs, "--sr", pairs / "peer", "--out", tmp_path / "out") == 0
-    assert len(compared) == 2
-    fake_pyiqa(monkeypatch)
-    assert run(pairs, "--sr", pairs / "peer", "--out", tmp_path / "out") == 1
-    assert "holds metrics " in capsys.readouterr().err
-
-
-def test_a_metric_that_fails_names_the_image(
-    pairs: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def niqe(_: Tensor) -> Tensor:
-        raise ValueError("the image is too small\nfor NIQE")
-
-    fake_pyiqa(monkeypatch, niqe=niqe)
-    assert run(pairs, "--sr", pairs / "peer") == 1
-    assert capsys.readouterr().err.endswith(
-        "evaluate: pyiqa's NIQE fails on 'a': ValueError: the image is too small.\n"
-    )
-
-
-def test_downloads_happen_only_when_asked_for(
-    pairs: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    reached: list[object] = []
-
-    def getaddrinfo(*where: object) -> object:
-        reached.append(where)
-        raise OSError("down")
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    fake_pyiqa(monkeypatch)
-    assert run(pairs, "--sr", pairs / "peer") == 0
-    assert not reached
-    assert socket.getaddrinfo is getaddrinfo
-    assert run(pairs, "--sr", pairs / "peer", "--download") == 0
-    assert reached
-    assert "Left out: LPIPS. pyiqa cannot make it: OSError: down." in capsys.readouterr().err
-
-
-def test_a_set_without_references_gets_the_metrics_that_need_none(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for seed, name in enumerate(NAMES):
-        write(tmp_path / "set" / "LR" / f"{name}.jpg", (12, 8), seed)
-    asked = fake_pyiqa(monkeypatch, niqe=lambda x: x.mean())
-    sheet = tmp_path / "sheet.png"
-    assert run(tmp_path / "set", "--out", tmp_path / "out", "--sheet", sheet) == 0
-    assert asked == ["niqe", "musiq", "maniqa-pipal", "clipiqa"]
-    assert capsys.readouterr().out.splitlines()[2] == "| method | NIQE |"
-    assert Image.open(tmp_path / "out" / "images" / "DFOSD" / "a.png").size == (48, 32)
-    assert Image.open(sheet).width == 3 * 260 - 4
-
-
-def test_a_set_without_references_needs_pyiqa(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path / "set" / "LR" / "a.png", (12, 8), 0)
-    assert run(tmp_path / "set") == 1
-    assert "evaluate: There is nothing to measure: the set has no references" in capsys.readouterr().err
-
-
-def test_protocols_are_told_by_size(tmp_path: Path) -> None:
-    for part, size in (("test_LR", (128, 128)), ("test_HR", (512, 512)), ("test_sr_bicubic", (512, 512))):
-        write(tmp_path / "crops" / part / "a.png", size, 0)
-    crops = open_set(tmp_path / "crops", "RealSR-crops")
-    assert crops.caption == (
-        "RealSR, protocol `crops` (centre crops as StableSR published them, 128x128 to 512x512), 1 of its 100 images"
-    )
-    assert open_set(tmp_path / "crops").protocol == "own"
-    with pytest.raises(
-        ConfigError, match="The protocol full has whole images, found 'a' with 128x128 and 512x512, a cr"
-    ):
-        open_set(tmp_path / "crops", "RealSR-full")
-    for part, size in (("LR", (150, 100)), ("HR", (600, 400))):
-        write(tmp_path / "full" / part / "a.png", size, 0)
-    with pytest.raises(
-        ConfigError, match="The protocol crops has 128x128 and 512x512 images, found 'a' with 150x100 a"
-    ):
-        open_set(tmp_path / "full", "RealSR-crops")
-    (tmp_path / "full" / "set.json").write_text('{"benchmark": "RealSR-full", "note": "made here"}')
-    assert open_set(tmp_path / "full").caption.endswith("1 of its 100 images; made here")
-    with pytest.raises(ConfigError, match="was prepared as RealSR-full, found --benchmark DRealSR-full"):
-        open_set(tmp_path / "full", "DRealSR-full")
-    (tmp_path / "full" / "set.json").write_text("[]")
-    with pytest.raises(ConfigError, match=r"set\.json' is not as prepare_benchmark writes it"):
-        open_set(tmp_path / "full")
-
-
-def whole_set(name: str, protocol: str, is_whole: bool = True) -> Any:
-    return SimpleNamespace(name=name, protocol=protocol, is_whole_benchmark=is_whole)
-
-
-def test_quoted_rows_are_of_the_same_protocol_and_of_whole_sets() -> None:
-    crops, full = (
-        {row.method: row.scores["MUSIQ"] for row in quoted_rows(whole_set("RealSR", protocol))}
-        for protocol in ("crops", "full")
-    )
-    assert crops["OSEDiff"] == 69.09
-    assert full["OSEDiff, 1 step"] == 67.31
-    assert full["DFOSD, 1 step"] == 69.21
-    assert not crops.keys() & full.keys()
-    assert quoted_rows(whole_set("RealSR", "crops", is_whole=False)) == []
-    table = markdown({"DFOSD": {"MUSIQ": 50.0}}, 100, quoted_rows(whole_set("RealSR", "crops")))
-    assert "| DFOSD | 50.00 | measured here |" in table
-    assert "| *OSEDiff* | 69.09 | quoted: OSEDiff, arXiv 2406.08177 |" in table
-
-
-def test_published_figures_are_plausible_and_sourced() -> None:
-    """A slip in typing is most likely a digit too many or a column off."""
-    ranges = {
-        "PSNR-Y": (15, 40),
-        "SSIM-Y": (0.4, 1),
-        "LPIPS": (0.1, 0.6),
-        "DISTS": (0.1, 0.4),
-        "FID": (10, 300),
-        "NIQE": (2, 12),
-        "MUSIQ": (25, 80),
-        "MANIQA": (0.3, 0.8),
-        "CLIPIQA": (0.3, 0.9),
-    }
-    assert ranges.keys() == METRICS.keys()
-    for known in BENCHMARKS.values():
-        rows = quoted_rows(whole_set(known.name, known.protocol))
-        assert rows, known
-        for row in rows:
-            assert row.source
-            assert all(ranges[metric][0] < value < ranges[metric][1] for metric, value in row.scores.items()), row

@@ -62,7 +62,7 @@ def html_report(
         "caption": html.escape(test_set.caption.replace("`", "")),
         "means": _means_table(result, len(test_set.lr), quoted),
         "rule": html.escape(_rule(len(pictures), len(test_set.lr), first, ranked)),
-        "run": html.escape(json.dumps(run, indent=1)),
+        "run": html.escape(json.dumps({**run, "methods": {m: file.settings[m] for m in methods}}, indent=1)),
         "data": json.dumps(data).replace("<", "\\u003c"),
     }
     text = TEMPLATE.read_text(encoding="utf-8")

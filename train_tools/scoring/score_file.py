@@ -36,7 +36,8 @@ class ScoreFile:
         """{method: scores of all its images together}"""
         self.folders: dict[str, Path] = {}
         """{method: where its images are}"""
-        self._settings: dict[str, Any] = {}
+        self.settings: dict[str, Any] = {}
+        """{method: what made its images}"""
         if path.exists():
             self._read(run)
         else:
@@ -46,10 +47,10 @@ class ScoreFile:
 
     def start(self, method: str, settings: Mapping[str, Any], folder: Path) -> None:
         """Declare a method before its scores. Raises ConfigError if the file has it with other settings."""
-        if method not in self._settings:
+        if method not in self.settings:
             self._append({"method": method, "settings": settings, "folder": str(folder.resolve())})
-            self._settings[method], self.scores[method] = settings, {}
-        elif found := _difference(self._settings[method], settings):
+            self.settings[method], self.scores[method] = settings, {}
+        elif found := _difference(self.settings[method], settings):
             raise self._other(f"scores of {method} with {found}")
         self.folders[method] = folder
 
@@ -88,7 +89,7 @@ class ScoreFile:
         elif "images" in line:
             self.set_scores[method] = line["scores"]
         else:
-            self._settings[method], self.scores[method] = line["settings"], {}
+            self.settings[method], self.scores[method] = line["settings"], {}
             self.folders[method] = Path(line["folder"])
 
     def _other(self, found: str) -> ConfigError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -106,7 +106,7 @@ class Model:
             host, lora = load_models(self.choice, self.device)
             ready = self.stack.enter_context(attached(host, lora, self.upscale_settings))
             self._method = restored_by(ready, lora, self.upscale_settings)
-        return self._method(sample)
+        return self._method(replace(sample, x_lq=sample.x_lq.to(self.device)))
 
     def settings(self) -> Mapping[str, Any]:
         """Hashes of the files, and all that changes a result."""
