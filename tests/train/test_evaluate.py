@@ -35,14 +35,16 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 def test_ssim_equals_its_definition_with_pyiqas_conventions() -> None:
     """Every window by itself, in numpy: Y in whole levels, contrast times structure never negative."""
-    x = torch.rand(1, 3, 14, 13, generator=torch.Generator().manual_seed(1))
-    y = 1 - 0.6 * x  # a negative: structure is below 0
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(1, 3, 14, 30, generator=generator)
+    y = 0.7 * x + 0.3 * torch.rand(x.shape, generator=generator)
+    y[..., 15:] = 1 - 0.6 * x[..., 15:]  # a negative: structure is below 0
     levels = [np.round((each[0].permute(1, 2, 0).numpy() * [65.481, 128.553, 24.966]).sum(2) + 16) for each in (x, y)]
     taps = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
     window = np.outer(taps, taps) / taps.sum() ** 2
     found: list[float] = []
     for top in range(4):
-        for left in range(3):
+        for left in range(20):
             a, b = (level[top : top + 11, left : left + 11] for level in levels)
             mean_a, mean_b = (a * window).sum(), (b * window).sum()
             var_a, var_b = (a**2 * window).sum() - mean_a**2, (b**2 * window).sum() - mean_b**2
@@ -50,8 +52,8 @@ def test_ssim_equals_its_definition_with_pyiqas_conventions() -> None:
             structure = max(0.0, (2 * covariance + 58.5225) / (var_a + var_b + 58.5225))
             found.append((2 * mean_a * mean_b + 6.5025) / (mean_a**2 + mean_b**2 + 6.5025) * structure)
     assert ssim_y(x, y) == pytest.approx(np.mean(found), abs=1e-9)
-    shifted = torch.roll(x, 1, 3)
-    assert 0 <= ssim_y(x, shifted) < 1
+    assert found.count(0.0) > 10
+    assert np.mean(found) > 0.3
 
 
 @pytest.mark.skipif(not DEV, reason="DFOSD_REALSR_DEV is not set: it names RealSR crops with OSEDiff's images and log")
