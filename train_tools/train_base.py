@@ -32,7 +32,7 @@ from dfosd_core.training.dists import Dists
 from .data.photos import PhotoCrops
 from .loop.ema import Ema
 from .loop.learner import lr_factor
-from .scoring.validation import psnr
+from .scoring.metrics import psnr
 from .small_base import (
     CONTEXT_DIM,
     LATENT_CHANNELS,

@@ -24,17 +24,14 @@ from dfosd_core.pipeline import upscale
 from dfosd_core.training.base import layout_of
 from dfosd_core.training.dists import VGG16_STAGES, VGG16_WIDTHS, Dists
 from train_tools import evaluate, make_pairs
+from train_tools.scoring.metrics import luma, psnr_y, score, ssim_y
 from train_tools.scoring.pictures import read_image
 from train_tools.scoring.validation import (
     Validator,
     bicubic,
     evenly,
     find_pairs,
-    luma,
-    psnr_y,
     read_pair,
-    score,
-    ssim_y,
 )
 from train_tools.settings.config import ValidationConfig
 
@@ -84,8 +81,8 @@ def test_metrics_equal_scikit_images() -> None:
     ours, theirs = (rgb2ycbcr(x[0].permute(1, 2, 0).double().numpy())[..., 0] for x in (image, other))
     np.testing.assert_allclose(luma(image)[0, 0].numpy() * 255, ours, atol=1e-4)
     assert psnr_y(image, other) == pytest.approx(peak_signal_noise_ratio(ours, theirs, data_range=255), abs=1e-4)
-    expected = structural_similarity(
-        ours, theirs, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    expected = structural_similarity(  # whole levels, as pyiqa has it
+        ours.round(), theirs.round(), data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
     # Both windows end at 3.5 sigma, 11 pixels; scikit-image leaves out the border that ours has no values for.
     assert ssim_y(image, other) == pytest.approx(expected, abs=1e-5)
@@ -176,8 +173,9 @@ def test_evaluate_prints_every_method_of_the_folder(
     options = ("--vgg", tmp_path / "vgg.safetensors", "--dists", tmp_path / "dists.safetensors")
     files = ("--sheet", tmp_path / "sheet.png", "--json", tmp_path / "means.json")
     assert run(monkeypatch, evaluate, pairs, "--dtype", "float32", *options, *files) == 0
-    table = capsys.readouterr().out.splitlines()
+    caption, _, *table = capsys.readouterr().out.splitlines()
     means = json.loads((tmp_path / "means.json").read_text())
+    assert caption == "pairs, protocol `own` (own images, not comparable with published figures), 3 images:"
     assert table[0] == "| method | PSNR-Y | SSIM-Y | DISTS |"
     assert [line.split(" | ")[0] for line in table[2:]] == ["| bicubic", "| DFOSD", "| peer"]
     assert means["peer"] == {"PSNR-Y": float("inf"), "SSIM-Y": pytest.approx(1), "DISTS": pytest.approx(0, abs=1e-6)}

@@ -22,8 +22,9 @@ from ..loop.logbook import read_log
 from ..loop.networks import base_path, make_dists
 from ..loop.plots import CHANCE, smoothed, to_image
 from ..loop.trainer import LAST_LORA
+from ..scoring.metrics import FORMATS
 from ..scoring.pictures import SheetRow, contact_sheet, save_picture
-from ..scoring.validation import FORMATS, Method, bicubic, evenly, find_pairs, restored_by, score_pairs
+from ..scoring.validation import Method, bicubic, evenly, find_pairs, restored_by, score_pairs
 from ..settings.config import TrainConfig
 from .runs import LABELS, START
 

@@ -26,7 +26,8 @@ from ..loop.checkpoint import read_checkpoint
 from ..loop.networks import Networks, base_path, make_dists
 from ..loop.recipe import ActiveTerms, Recipe
 from ..loop.trainer import LAST_LORA
-from ..scoring.validation import Scores, bicubic, find_pairs, read_pair, restored_by, score_pairs
+from ..scoring.metrics import Scores
+from ..scoring.validation import bicubic, find_pairs, read_pair, restored_by, score_pairs
 from ..settings.config import TrainConfig
 from ..settings.config_file import load_config
 from .runs import AblationRun, threads_each

@@ -20,8 +20,9 @@ from dfosd_core.lora.file import DfosdLora
 from dfosd_core.models import load_models
 from dfosd_core.settings import ModelChoice, UpscaleSettings
 
+from .metrics import FORMATS, mean, score
 from .pictures import SheetRow, contact_sheet, save_picture
-from .validation import FORMATS, Method, Pair, bicubic, find_pairs, mean, read_pair, restored_by, score
+from .validation import Method, Sample, bicubic, find_pairs, read_pair, restored_by
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 ZOOM = 3
@@ -31,9 +32,9 @@ def at_strength(host: Host, lora: DfosdLora, strength: float) -> Method:
     """`pipeline.upscale` at this strength, with the other settings at their defaults."""
     settings = UpscaleSettings(strength=strength)
 
-    def method(pair: Pair) -> Tensor:
+    def method(sample: Sample) -> Tensor:
         with attached(host, lora, settings) as ready:
-            return restored_by(ready, lora, settings)(pair)
+            return restored_by(ready, lora, settings)(sample)
 
     return method
 

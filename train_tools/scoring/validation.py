@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
-from torch.nn import functional as F
 
 from dfosd_core import images
 from dfosd_core.attach import attached
@@ -25,32 +23,30 @@ from dfosd_core.training.base import own_networks
 from dfosd_core.training.dists import Dists
 
 from ..settings.config import ValidationConfig
+from .metrics import FORMATS, Scores, mean, score
 from .pictures import SheetRow, contact_sheet, read_image, save_picture, to_tensor
 
-FORMATS: dict[str, Callable[[float], str]] = {
-    "PSNR-Y": "{:.2f}".format,
-    "SSIM-Y": "{:.4f}".format,
-    "DISTS": "{:.4f}".format,
-}
-"""The metrics, in the order of tables, and how each is printed."""
 SHEET_ROWS = 8
-
-Scores = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
-    """A degraded image and what it was made from, both (1, 3, H, W) in [0, 1]."""
+class Sample:
+    """A degraded image (1, 3, H, W) in [0, 1], and how many times larger it is to become."""
 
     name: str
     x_lq: Tensor
-    x_hr: Tensor
     scale: int
-    """How many times larger x_hr is."""
 
 
-Method = Callable[[Pair], Tensor]
-"""Gives x_hr's size, (1, 3, H, W) in [0, 1]."""
+@dataclass(frozen=True, kw_only=True)
+class Pair(Sample):
+    """With what it was made from, (1, 3, H, W) in [0, 1], `scale` times as large."""
+
+    x_hr: Tensor
+
+
+Method = Callable[[Sample], Tensor]
+"""Gives an image `scale` times as large, (1, 3, H, W) in [0, 1]."""
 
 
 def find_pairs(folder: Path, count: int | None = None) -> list[str]:
@@ -71,26 +67,32 @@ def evenly(items: Sequence[str], count: int) -> list[str]:
 
 def read_pair(folder: Path, name: str) -> Pair:
     """Read one pair. Raises ConfigError where the sizes do not go together."""
-    x_lq, x_hr = (read_image(folder / side / name) for side in ("LR", "HR"))
+    return pair_of(name, folder / "LR" / name, folder / "HR" / name)
+
+
+def pair_of(name: str, lq: Path, hr: Path) -> Pair:
+    """The two files as a pair. Raises ConfigError where the sizes do not go together."""
+    x_lq, x_hr = read_image(lq), read_image(hr)
     small, large = x_lq.shape[-2:], x_hr.shape[-2:]
     scale = max(1, round(large[0] / small[0]))
     if any(scale * a != b for a, b in zip(small, large, strict=True)):
         raise ConfigError(
-            f"'{folder / 'HR' / name}' is {large[1]}x{large[0]}, expected {scale} times the size of the one in LR/, "
+            f"'{hr}' is {large[1]}x{large[0]}, expected {scale} times the size of the one in {lq.parent.name}/, "
             f"{small[1]}x{small[0]}. Crop HR, or make the pairs again with train_tools.make_pairs."
         )
     return Pair(name=name, x_lq=x_lq, x_hr=x_hr, scale=scale)
 
 
-def bicubic(pair: Pair) -> Tensor:
+def bicubic(sample: Sample) -> Tensor:
     """The method to beat."""
-    return images.resize(pair.x_lq, (pair.x_hr.shape[-2], pair.x_hr.shape[-1])).clamp(0, 1)
+    height, width = sample.x_lq.shape[-2:]
+    return images.resize(sample.x_lq, (height * sample.scale, width * sample.scale)).clamp(0, 1)
 
 
 def restored_by(host: Host, lora: DfosdLora, settings: UpscaleSettings) -> Method:
-    """`pipeline.upscale` by the pair's scale as a method, for a host that has the LoRA on."""
-    return lambda pair: images.to_bchw(
-        upscale_attached(images.to_bhwc(pair.x_lq), host, lora, replace(settings, scale=pair.scale))
+    """`pipeline.upscale` by the sample's scale as a method, for a host that has the LoRA on."""
+    return lambda sample: images.to_bchw(
+        upscale_attached(images.to_bhwc(sample.x_lq), host, lora, replace(settings, scale=sample.scale))
     )
 
 
@@ -116,58 +118,12 @@ def score_pairs(
         if report:
             report(name, found)
         if name in shown:
-            captions = [Path(name).stem, *(_one_line(found[method]) for method in methods)]
+            captions = [Path(name).stem, *(one_line(found[method]) for method in methods)]
             rows.append(SheetRow(images=[pair.x_lq, *results.values(), pair.x_hr], captions=captions))
     return {method: mean(values) for method, values in scores.items()}, rows
 
 
-@torch.inference_mode()
-def score(image: Tensor, reference: Tensor, dists: Dists | None) -> Scores:
-    """All metrics of two images (1, 3, H, W) in [0, 1]; DISTS only where one is given."""
-    scores = {"PSNR-Y": psnr_y(image, reference), "SSIM-Y": ssim_y(image, reference)}
-    if dists is not None:
-        device = dists.mean.device
-        scores["DISTS"] = float(dists(image.to(device), reference.to(device)))
-    return scores
-
-
-def luma(image: Tensor) -> Tensor:
-    """Y (ITU-R BT.601, 16..235 over 255) (B, 1, H, W) of RGB (B, 3, H, W) in [0, 1], as MATLAB's rgb2ycbcr has it."""
-    weights = image.new_tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1)
-    return ((image * weights).sum(1, keepdim=True) + 16) / 255
-
-
-def psnr(image: Tensor, reference: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB; infinite for equal images."""
-    mse = float((image.double() - reference.double()).square().mean())
-    return math.inf if mse == 0 else -10 * math.log10(mse)
-
-
-def psnr_y(image: Tensor, reference: Tensor) -> float:
-    """PSNR of the Y channels in dB."""
-    return psnr(luma(image), luma(reference))
-
-
-def ssim_y(image: Tensor, reference: Tensor) -> float:
-    """SSIM of the Y channels (Wang et al. 2004): 11x11 Gaussian window of sigma 1.5, no padding."""
-    x, y = luma(image).double() * 255, luma(reference).double() * 255
-    taps = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / (2 * 1.5**2))
-    window = torch.outer(taps, taps)[None, None] / taps.sum() ** 2
-    mu_x, mu_y = F.conv2d(x, window), F.conv2d(y, window)
-    var_x = F.conv2d(x * x, window) - mu_x**2
-    var_y = F.conv2d(y * y, window) - mu_y**2
-    covariance = F.conv2d(x * y, window) - mu_x * mu_y
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    score = (2 * mu_x * mu_y + c1) * (2 * covariance + c2) / ((mu_x**2 + mu_y**2 + c1) * (var_x + var_y + c2))
-    return float(score.mean())
-
-
-def mean(scores: Sequence[Scores]) -> Scores:
-    """The mean of each metric."""
-    return {metric: float(np.mean([one[metric] for one in scores])) for metric in scores[0]}
-
-
-def _one_line(scores: Scores) -> str:
+def one_line(scores: Scores) -> str:
     return "  ".join(f"{metric} {FORMATS[metric](value)}" for metric, value in scores.items() if metric != "SSIM-Y")
 
 
