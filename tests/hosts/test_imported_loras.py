@@ -11,6 +11,7 @@ import torch
 from support.peers import PEERS, empty_prompt, encoder_tensors, pisa_sr_image, write_base, write_checkpoint
 
 from dfosd_core.errors import BaseModelMismatchError
+from dfosd_core.hosts.own import OwnHost
 from dfosd_core.lora.file import load_lora, save_lora
 from dfosd_core.models import load_models
 from dfosd_core.networks.reading import TEXT_ENCODER_FILES, read_empty_prompt
@@ -58,6 +59,7 @@ def test_pisa_srs_two_strengths(
     """One pass with scaled weights, or its own rule of two passes, from a file that was converted."""
     choice = ModelChoice(base=str(base), lora=str(PEERS["pisa_sr"]().write(tmp_path)), dtype="float32")
     host, lora = load_models(choice, torch.device("cpu"))
+    assert isinstance(host, OwnHost)
     lora = load_lora(save_lora(tmp_path / "converted.safetensors", lora))
     image = torch.rand(1, 48, 64, 3, generator=torch.Generator().manual_seed(3))
     before = {name: value.clone() for name, value in host.unet.state_dict().items()}
