@@ -224,7 +224,7 @@ def test_bad_starts_are_refused_in_one_line(material: Path, tmp_path: Path) -> N
     settings = peer_config(material, tmp_path, lora)
     for change, message in (
         ({"base": str(material / "base")}, f"model.init_lora '{lora}': The LoRA was trained for"),
-        ({"init_lora": tmp_path / "sd"}, "model.init_lora: 'sd' is no LoRA"),
+        ({"init_lora": tmp_path / "sd"}, "model.init_lora: 'sd' is a base model"),
     ):
         with pytest.raises(ConfigError) as caught:
             trainer(replace(settings, model=replace(settings.model, **change)))
