@@ -27,6 +27,7 @@ CHECKS = (
 USAGE = """usage: python3 run.py upscale INPUT... [options]   make images larger and sharper
        python3 run.py app                         the same in the browser, with before and after
        python3 run.py info FILE                   say what a LoRA or a base model is
+       python3 run.py convert | merge | export    LoRA files for DFOSD and other programs; --help for more
        python3 run.py train --config CONFIG       train a LoRA; --help for more
        python3 run.py test [pytest options]       run the checks and tests, or some tests
 
