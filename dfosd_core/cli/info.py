@@ -1,4 +1,4 @@
-"""`dfosd info`: what a LoRA or a base model is, and what the method weighs on SD 2.1."""
+"""`dfosd info`: what a LoRA, a base model or a light decoder is, and what the method weighs on SD 2.1."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import cast
 from ..errors import LoraFormatError
 from ..exchange.merge import MERGED_FILE, MERGED_KEY
 from ..lora.file import DfosdLora, ImportedLora
+from ..lora.importers.plain import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..lora.metadata import BaseLayout, describe_layout
 from ..lora.names import UNET_PREFIX, VAE_PREFIX
 from ..lora.open import may_be_lora, open_lora
 from ..networks.complexity import RANK, SIZE_PX, sd21_report
+from ..networks.light_decoder import LATENT_CHANNELS, LATENT_FACTOR, NarrowDecoder, is_decoder, read_decoder
 from ..networks.reading import read_base
 from ..tensor_files import kind_of_file, read_header
 
@@ -23,16 +25,19 @@ _BLOCK = re.compile(r"(encoder|decoder)_((down|up)_blocks_\d+|mid_block)")
 
 
 def describe_file(name: str) -> str:
-    """Lines about a LoRA, a checkpoint or a diffusers folder. Raises DfosdError for anything else."""
+    """Lines about a LoRA, a checkpoint, a diffusers folder or a light decoder. Raises DfosdError for anything else."""
     path = Path(name)
     if not path.exists():
         raise LoraFormatError(f"There is no file or folder '{path}'.")
-    if not may_be_lora(path) or kind_of_file(path) == "base model":
+    if is_decoder(path):
+        return _table(f"{path}: light decoder", _decoder_lines(path))
+    is_peft = any((path / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS))
+    if kind_of_file(path) == "base model" or not (may_be_lora(path) or is_peft):
         base = read_base(path)
         networks = (("UNet", base.unet), ("VAE", base.vae))
         sizes = [(f"{name} parameters", f"{sum(p.numel() for p in net.parameters()):,}") for name, net in networks]
         return _table(f"{path}: base model", [*_layout_lines(base.layout), *sizes, *_merged_lines(path)])
-    lora = open_lora(path)
+    lora = open_lora(path)  # of PEFT's folder it says how to convert it
     return _table(f"{path}: {lora.metadata.source or 'DFOSD'} LoRA", _lora_lines(lora))
 
 
@@ -72,6 +77,7 @@ def _lora_lines(lora: DfosdLora | ImportedLora) -> list[tuple[str, str]]:
         ("prediction", about.rule),
         ("trained for scale", f"{about.scale:g}"),
         ("rank, alpha", f"{about.rank}, {about.lora_alpha:g}"),
+        *([("parts", ", ".join(f"{part} {rank}" for part, rank in about.parts.items()))] if about.parts else []),
         ("layers", f"{len(lora.pairs)} ({in_unet} UNet, {len(lora.pairs) - in_unet} VAE)"),
         ("parameters", f"{parameters:,}"),
         ("VAE layers", _groups(in_vae) or "none"),
@@ -79,6 +85,16 @@ def _lora_lines(lora: DfosdLora | ImportedLora) -> list[tuple[str, str]]:
         ("prompt", _prompt(lora)),
         ("training", json.dumps(about.train_config, sort_keys=True) if about.train_config else "not recorded"),
         ("commit", about.git_commit or "not recorded"),
+    ]
+
+
+def _decoder_lines(path: Path) -> list[tuple[str, str]]:
+    decoder = read_decoder(path)
+    return [
+        ("kind", f"{decoder.name}, as VOSR's" if isinstance(decoder, NarrowDecoder) else decoder.name),
+        ("decodes", f"latents of SD 1.x and 2.x: {LATENT_CHANNELS} channels, 1/{LATENT_FACTOR} size"),
+        ("parameters", f"{sum(value.numel() for value in decoder.parameters()):,}"),
+        ("use", f"--decoder {path.name}, with any LoRA"),
     ]
 
 

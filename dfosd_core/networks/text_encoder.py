@@ -1,8 +1,9 @@
-"""The embedding of the empty prompt by Stable Diffusion 2.x's text encoder (OpenCLIP ViT-H, arXiv 2212.07143).
+"""The embedding of the empty prompt by Stable Diffusion's text encoder.
 
 Imported LoRAs were trained with a prompt that their files do not hold. The empty one needs no tokenizer: it is a start
 token, an end token and padding. The encoder runs once, layer by layer from the file's own tensors, so it is never a
-network in memory. SD 2.x takes the last but one layer's output, through the final norm.
+network in memory. SD 2.x has OpenCLIP's ViT-H (arXiv 2212.07143) and takes the last but one layer's output, through the
+final norm; SD 1.x has OpenAI's ViT-L (arXiv 2103.00020), all its layers, with another activation and padding.
 """
 
 from __future__ import annotations
@@ -21,17 +22,21 @@ from ..tensor_files import LDM_TEXT
 START_TOKEN, END_TOKEN, PADDING = 49406, 49407, 0
 TOKENS = 77
 HEAD_WIDTH = 64
+SD1_WIDTH = 768
+"""Of SD 1.x's encoder, and of no other Stable Diffusion's that has one only. Its padding is the end token."""
 
 Weights = Mapping[str, Tensor]
 
 _TRANSFORMERS = "text_model."
 """How transformers' names begin before its version 5, which leaves this out."""
+_SD1_FILE = "cond_stage_model.transformer."
+"""What an SD 1.x checkpoint puts before them."""
 _PARTS = ("embeddings.", "encoder.layers.", "final_layer_norm.")
 
 
 def is_text_encoder_key(key: str) -> bool:
     """Whether a checkpoint's tensor belongs to the text encoder."""
-    return key.startswith((LDM_TEXT, _TRANSFORMERS, *_PARTS))
+    return key.startswith((LDM_TEXT, _SD1_FILE, _TRANSFORMERS, *_PARTS))
 
 
 @torch.no_grad()
@@ -39,7 +44,8 @@ def empty_prompt(weights: Weights, name: str) -> Tensor:
     """(1, 77, width) float32: what the UNet is conditioned on for the text "".
 
     weights: the encoder's tensors in OpenCLIP's names (after `cond_stage_model.model.`) or transformers', with
-    `text_model.` or without. Raises BaseModelMismatchError for `name` if there is none or tensors are missing.
+    `text_model.` or without, also after `cond_stage_model.transformer.`. Raises BaseModelMismatchError for `name` if
+    there is none or tensors are missing.
     """
     if not any(is_text_encoder_key(key) for key in weights):
         raise BaseModelMismatchError(
@@ -57,9 +63,10 @@ def empty_prompt(weights: Weights, name: str) -> Tensor:
 
 
 def _run(encoder: _OpenClip | _Transformers) -> Tensor:
-    tokens = torch.tensor([START_TOKEN, END_TOKEN, *[PADDING] * (TOKENS - 2)])
+    width = encoder.tokens().shape[-1]
+    padding = END_TOKEN if width == SD1_WIDTH else PADDING
+    tokens = torch.tensor([START_TOKEN, END_TOKEN, *[padding] * (TOKENS - 2)])
     x = (encoder.tokens()[tokens].float() + encoder.positions().float())[None]
-    width = x.shape[-1]
     for layer in range(encoder.layers):
         h = encoder.norm(layer, 1, x)
         q, k, v = (rearrange(part, "b n (h d) -> b h n d", d=HEAD_WIDTH) for part in encoder.qkv(layer, h))
@@ -67,6 +74,11 @@ def _run(encoder: _OpenClip | _Transformers) -> Tensor:
         x = x + encoder.out(layer, h)
         x = x + encoder.mlp(layer, encoder.norm(layer, 2, x))
     return F.layer_norm(x, (width,), *encoder.final_norm())
+
+
+def _activation(x: Tensor, width: int) -> Tensor:
+    """GELU, and at SD 1.x's width its approximation in OpenAI's CLIP (clip/model.py, `QuickGELU`)."""
+    return x * torch.sigmoid(1.702 * x) if width == SD1_WIDTH else F.gelu(x)
 
 
 class _Named:
@@ -115,17 +127,19 @@ class _OpenClip(_Named):
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         name = f"{LDM_TEXT}transformer.resblocks.{layer}.mlp"
-        return F.linear(F.gelu(F.linear(x, *self.pair(f"{name}.c_fc"))), *self.pair(f"{name}.c_proj"))
+        hidden = _activation(F.linear(x, *self.pair(f"{name}.c_fc")), x.shape[-1])
+        return F.linear(hidden, *self.pair(f"{name}.c_proj"))
 
     def final_norm(self) -> tuple[Tensor, Tensor]:
         return self.pair(f"{LDM_TEXT}ln_final")
 
 
 class _Transformers(_Named):
-    """`text_encoder/` of a diffusers folder; its configuration leaves the last layer out already."""
+    """`text_encoder/` of a diffusers folder, where SD 2.x's leaves the last layer out already; SD 1.x everywhere."""
 
     def __init__(self, weights: Weights) -> None:
-        super().__init__({key.removeprefix(_TRANSFORMERS): value for key, value in weights.items()})
+        names = {key: key.removeprefix(_SD1_FILE).removeprefix(_TRANSFORMERS) for key in weights}
+        super().__init__({name: weights[key] for key, name in names.items()})
 
     @property
     def layers(self) -> int:
@@ -149,7 +163,8 @@ class _Transformers(_Named):
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         name = f"encoder.layers.{layer}.mlp"
-        return F.linear(F.gelu(F.linear(x, *self.pair(f"{name}.fc1"))), *self.pair(f"{name}.fc2"))
+        hidden = _activation(F.linear(x, *self.pair(f"{name}.fc1")), x.shape[-1])
+        return F.linear(hidden, *self.pair(f"{name}.fc2"))
 
     def final_norm(self) -> tuple[Tensor, Tensor]:
         return self.pair("final_layer_norm")

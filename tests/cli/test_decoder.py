@@ -54,6 +54,11 @@ def test_what_does_not_fit_is_one_line(
         ("--decoder", "gone.pth"): (1, "There is no decoder 'gone.pth'"),
         ("--decoder", str(folder / "pisa_sr.pkl")): (1, "'pisa_sr.pkl' is no light decoder that DFOSD knows"),
         ("--decoder", str(folder / "taesd_decoder.pth")): (1, "for the decoder, found 16 at 1/4"),
+        ("--base", str(folder / "sd21-base"), "--lora", str(folder / "taesd_decoder.pth")): (
+            1,
+            "'taesd_decoder.pth' is TAESD's light decoder: it takes the place of the VAE's decoder and is no LoRA. "
+            "Give it as the decoder (--decoder).",
+        ),
         ("--pixel-strength", "0.5"): (2, "Expected no pixel_strength with the LoRA of DFOSD, found 0.5"),
     }
     for words, (code, message) in cases.items():

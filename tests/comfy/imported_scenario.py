@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
-from slider_scenario import NODE, STAGE, ends_at, run, wait_for_page
+from slider_scenario import NODE, STAGE, ends_at, run, settle, wait_for_page
 from support.chromium import Browser
 
 LORA = f"{NODE}.widgets.find((widget) => widget.name === 'lora')"
@@ -31,7 +30,8 @@ def open_graph(page: Browser, workflow: dict[str, Any]) -> None:
         "  if (node) node.pos = pos })"
     )
     page.js("app.canvas.ds.scale = 1; app.canvas.ds.offset = [60, 30]; app.canvas.setDirty(true, true)")
-    time.sleep(1)
+    settle(page)
+    page.wait(f"{LORA}.last_y > 0")  # drawn
 
 
 def open_list(page: Browser) -> list[str]:
@@ -43,7 +43,7 @@ def open_list(page: Browser) -> list[str]:
     page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     page.mouse("mousePressed", x, y)
     page.mouse("mouseReleased", x, y)
-    page.wait(f"{ENTRIES}.length > 0", 20)
+    page.wait(f"{ENTRIES}.length > 0")
     return page.js(f"{ENTRIES}.map((entry) => entry.textContent.trim())")
 
 
@@ -56,7 +56,7 @@ def choose(page: Browser, name: str) -> None:
     page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     page.mouse("mousePressed", x, y)
     page.mouse("mouseReleased", x, y)
-    page.wait(f"{ENTRIES}.length === 0", 20)
+    page.wait(f"{ENTRIES}.length === 0")
 
 
 def work(program: str, url: str, workflow: dict[str, Any], names: list[str], shots: Path) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def work(program: str, url: str, workflow: dict[str, Any], names: list[str], sho
             choose(page, name)
             seen["chosen"].append(page.js(f"{LORA}.value"))
             run(page)
-            page.wait(f"{NOTE}.checkVisibility() && {NOTE}.textContent !== {json.dumps(note)}", 60)
+            page.wait(f"{NOTE}.checkVisibility() && {NOTE}.textContent !== {json.dumps(note)}")
             note = page.js(f"{NOTE}.textContent")
             seen["notes"].append(note)
             page.screenshot(shots / f"{name}.png")
@@ -84,7 +84,7 @@ def work(program: str, url: str, workflow: dict[str, Any], names: list[str], sho
         seen["console"] = page.console[heard:]
         page.reload()
         wait_for_page(page)
-        page.wait(f"{NOTE}?.checkVisibility()", 120)
+        page.wait(f"{NOTE}?.checkVisibility()")
         seen["reloaded"] = page.js(f"{NOTE}.textContent")
         page.js(f"{LORA}.value = {LORA}.options.values[0]")
         run(page)

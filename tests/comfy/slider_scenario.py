@@ -19,6 +19,8 @@ STAGE = "document.querySelector('.dfosd-compare .stage')"
 IMAGES = "document.querySelectorAll('.dfosd-compare img').length"
 SLIDERS = "document.querySelectorAll('.dfosd-compare').length"
 WORKFLOWS = "app.extensionManager.workflow"
+LONGEST = 300
+"""Seconds for anything, on a busy machine."""
 
 
 def example(name: str) -> dict[str, Any]:
@@ -37,24 +39,38 @@ def first_release(name: str) -> dict[str, Any]:
 
 
 def wait_for_page(page: Browser) -> None:
-    page.wait("Boolean(window.app?.extensionManager && window.LiteGraph?.registered_node_types?.DFOSDUpscale)", 120)
-    time.sleep(5)  # the page goes on loading settings and the last workflow; it says nowhere when it is done
+    """Until it has opened the last workflow, or an empty one and a dialog, and has loaded all that comes behind."""
+    page.wait("Boolean(window.app?.extensionManager && window.LiteGraph?.registered_node_types?.DFOSDUpscale)")
+    page.wait(f"Boolean({WORKFLOWS}.activeWorkflow)")
+    settle(page)
     page.js("document.querySelectorAll('.p-dialog-close-button').forEach(button => button.click())")
+    page.wait("!document.querySelector('.p-dialog-mask')")
+
+
+def settle(page: Browser) -> None:
+    """Until the page has been idle for a second, and awaits nothing of its server: it says nowhere when it is done."""
+    origin: str = page.js("location.origin")
+    quiet_since, end = time.monotonic(), time.monotonic() + LONGEST
+    while time.monotonic() < quiet_since + 1:
+        # The page calls back when it has nothing to do, so a second lasts longer on a busy machine.
+        page.js("new Promise((done) => requestIdleCallback(() => setTimeout(done, 100)))")
+        if any(address.startswith(origin) for address in page.awaited.values()):
+            quiet_since = time.monotonic()
+        assert time.monotonic() < end, f"the page still awaits {sorted(page.awaited.values())}"
 
 
 def load(page: Browser, workflow: dict[str, Any], name: str) -> None:
     page.js(f"app.loadGraphData({json.dumps(workflow)}, true, true, {json.dumps(name)})")
-    time.sleep(1)
     page.js("app.canvas.ds.scale = 0.8; app.canvas.ds.offset = [60, 20]; app.canvas.setDirty(true, true)")
+    settle(page)
 
 
 def ends_at(page: Browser, wanted: object, expression: str) -> Any:
-    """The expression's value when it is the wanted one, or what it is after half a minute."""
+    """The expression's value when it is the wanted one, or what it is after a long time."""
+    end = time.monotonic() + LONGEST / 2
     value = page.js(expression)
-    for _ in range(150):
-        if value == wanted:
-            break
-        time.sleep(0.2)
+    while value != wanted and time.monotonic() < end:
+        time.sleep(0.1)
         value = page.js(expression)
     return value
 
@@ -75,13 +91,12 @@ def run(page: Browser) -> int:
     previews = 0
     page.js("window.done = false; app.api.addEventListener('execution_success', () => window.done = true)")
     page.js("app.queuePrompt(0, 1)")
-    for _ in range(600):
+    end = time.monotonic() + LONGEST
+    while not page.js("window.done") and time.monotonic() < end:
         previews += bool(page.js(f"{NODE}.imgs?.length && {STAGE}?.checkVisibility() !== true"))
-        if page.js("window.done"):
-            break
         time.sleep(0.1)
-    page.wait(f"{STAGE}?.checkVisibility()", 60)
-    time.sleep(1)
+    page.wait(f"{STAGE}?.checkVisibility()")
+    settle(page)
     return previews
 
 
@@ -117,7 +132,7 @@ def survive(page: Browser) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     before = box(page)
     page.js(f"{NODE}.setSize([600, 800]), app.canvas.setDirty(true, true)")
-    page.wait(f"{STAGE}.getBoundingClientRect().width > {before[2]}", 20)
+    page.wait(f"{STAGE}.getBoundingClientRect().width > {before[2]}")
     after = box(page)
     seen["resized"] = after[2] / before[2], after[2] / after[3], before[2] / before[3]
     seen["values"] = page.js(f"{NODE}.serialize().widgets_values")
@@ -131,8 +146,8 @@ def survive(page: Browser) -> dict[str, Any]:
     page.js(f"{tab}.click()")
     seen["back"] = ends_at(page, 2, IMAGES)
     page.js("app.extensionManager.setting.set('Comfy.Locale', 'zh')")  # which makes the nodes anew
-    page.wait(f"{NODE}?.constructor.title !== 'DFOSD Upscale' && {IMAGES} === 2", 60)
-    time.sleep(1)
+    page.wait(f"{NODE}?.constructor.title !== 'DFOSD Upscale' && {IMAGES} === 2")
+    settle(page)
     seen["chinese"] = page.js("document.querySelector('.dfosd-compare .before .tag').textContent")
     seen["chinese_title"] = page.js(f"{NODE}.constructor.title")
     page.reload()

@@ -149,4 +149,6 @@ def test_file_that_is_no_dfosd_lora_is_named_for_what_it_is(graph: Graph) -> Non
     assert "an ordinary LoRA without DFOSD's metadata" in error_of(
         graph, graph.upscale(picture(1, 8, 8), lora="style.safetensors")
     )
-    assert "but a base model" in error_of(graph, graph.upscale(picture(1, 8, 8), lora="base.safetensors"))
+    assert "is a whole base model or a part of one" in error_of(
+        graph, graph.upscale(picture(1, 8, 8), lora="base.safetensors")
+    )

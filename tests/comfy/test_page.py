@@ -15,7 +15,7 @@ from slider_scenario import work
 CHROMIUM = os.environ.get("CHROMIUM", "")
 PACK = "comfyui-dfosd"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

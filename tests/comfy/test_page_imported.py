@@ -19,7 +19,7 @@ NAMES = ["osediff.pkl", "OMGSR-S"]
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(not CHROMIUM, reason="CHROMIUM is not set: it names the browser that shows ComfyUI's page"),
 ]
 

@@ -99,7 +99,7 @@ PICKLES: dict[str, tuple[str, dict[str, Any]]] = {
         of("vid_in.proj.weight", "txt_in.weight", "vid_out.proj.weight", "blocks.0.attn.proj_qkv.vid.weight"),
     ),
     "VOSR's light decoder": (
-        "is VOSR's light decoder: it takes the place of the VAE's decoder",
+        r"is VOSR's light decoder: it takes the place of the VAE's decoder .* Give it as the decoder \(--decoder\)",
         {"config": {"block_out_channels": [64, 128]}, "model_state_dict": of("conv_in.weight", "up_blocks.0.x.weight")},
     ),
     "textual inversion": (
@@ -184,6 +184,14 @@ SAFETENSORS: dict[str, tuple[str, dict[str, Tensor]]] = {
     "ControlNet, LDM": ("is a ControlNet", of("control_model.zero_convs.0.0.weight")),
     "ControlNet of pairs": ("is a ControlNet", of("lora_controlnet", "input_hint_block.0.weight")),
     "ControlNet, lllite": ("is a ControlNet", of("lllite_unet_input_blocks_4_1.down.0.weight")),
+    "VOSR's light decoder alone": (
+        r"is VOSR's light decoder: .* Give it as the decoder \(--decoder\)",
+        of("conv_in.weight", "up_blocks.0.resnets.0.conv1.weight", "conv_norm_out.weight"),
+    ),
+    "TAESD": (
+        r"is TAESD's light decoder: .* Give it as the decoder \(--decoder\)",
+        of("1.weight", "3.conv.0.weight", "19.weight"),
+    ),
     "a checkpoint": ("is a whole base model", of("model.diffusion_model.input_blocks.0.0.weight")),
     "a VAE": ("is a whole base model or a part of one", of("encoder.down_blocks.0.resnets.0.conv1.weight")),
 }

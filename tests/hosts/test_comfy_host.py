@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import importlib
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +15,11 @@ from support.conformance import CheckpointConformance, HostCase
 from support.fakes.comfyui import ComfyUI, InterruptProcessingException, load_checkpoint
 from support.fakes.install import installed
 from support.fakes.networks import TinySd, tiny_sd
-from support.fakes.patching import load_models_gpu
+from support.fakes.patching import ModelPatcher, load_models_gpu
+
+from dfosd_core.attach import attached
+from dfosd_core.lora.parts import PIXEL, SEMANTIC
+from dfosd_core.settings import UpscaleSettings
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,6 +76,39 @@ class TestComfyOnACard(CheckpointConformance):
         with case.host.lora(sd.lora, 0.5):
             assert case.host._model is not first
         clones.clear()
+
+    def test_two_passes_patch_clones_once_and_let_go_of_one_after_the_run(
+        self, sd: TinySd, z: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However many tiles there are: PiSA-SR's passes change LoRAs at each of them."""
+        made: list[weakref.ref[Any]] = []
+        add_patches = ModelPatcher.add_patches
+
+        def noted(patcher: ModelPatcher, patches: Any, *strengths: float) -> list[str]:
+            if patcher.model is model.model and not any(known() is patcher for known in made):
+                made.append(weakref.ref(patcher))
+            return add_patches(patcher, patches, *strengths)
+
+        def alive() -> int:
+            gc.collect()
+            return sum(patcher() is not None for patcher in made)
+
+        monkeypatch.setattr(ModelPatcher, "add_patches", noted)
+        modules = [importlib.import_module(f"dfosd_core.hosts.comfy.{name}") for name in ("host", "clones")]
+        (model, vae), kept = load_checkpoint(sd, on_a_card=True), modules[1].LoraClones()
+        rank = sd.lora.metadata.rank
+        metadata = dataclasses.replace(sd.lora.metadata, parts={PIXEL: 1, SEMANTIC: rank - 1})
+        lora = dataclasses.replace(sd.lora, metadata=metadata)
+        for so_far in (2, 3):  # the second run finds the whole LoRA's, with which the first one ended
+            host = modules[0].ComfyHost(model, vae, kept)
+            with attached(host, lora, UpscaleSettings(pixel_strength=0.5)) as both:
+                for _ in range(4):
+                    both.predict_eps(z, 1, lora.prompt_embeds)
+                assert (len(made), alive()) == (so_far, 2)
+            del host, both
+            assert alive() == 1
+        kept.clear()
+        assert alive() == 0
 
 
 class TestComfyOnACpu(CheckpointConformance):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from support.peers import PEERS, empty_prompt, encoder_tensors, pisa_sr_image, write_base, write_checkpoint
+from support.peers import PEERS, TOKENS, empty_prompt, encoder_tensors, pisa_sr_image, write_base, write_checkpoint
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from dfosd_core.errors import BaseModelMismatchError
 from dfosd_core.hosts.own import OwnHost
@@ -90,6 +91,38 @@ def test_text_encoder_is_read_from_each_file_that_is_published(name: str, prefix
     torch.save(tensors, file) if name.endswith(".bin") else safetensors.torch.save_file(tensors, file)
     found = read_empty_prompt(tmp_path / "sd", 64)
     torch.testing.assert_close(found, empty_prompt(), rtol=0, atol=2e-2 if ".fp16" in name else 1e-5)
+
+
+@pytest.mark.parametrize("name", ["text_encoder/model.safetensors", "sd.safetensors"])
+def test_empty_prompt_of_sd1_is_that_of_transformers(name: str, tmp_path: Path) -> None:
+    """OpenAI's encoder with its activation, padded with the end token."""
+    torch.manual_seed(8)
+    config = CLIPTextConfig(
+        hidden_size=768,
+        intermediate_size=1536,
+        num_attention_heads=12,
+        num_hidden_layers=2,
+        hidden_act="quick_gelu",
+        vocab_size=49408,
+    )
+    encoder = CLIPTextModel(config).eval().requires_grad_(False).half().float()
+    for layer in encoder.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.weight.mul_(4)  # into the range where the activations differ
+    state = {key.removeprefix("text_model."): value.half() for key, value in encoder.state_dict().items()}
+    prefix = "text_model." if "/" in name else "cond_stage_model.transformer.text_model."
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    safetensors.torch.save_file({f"{prefix}{key}": value for key, value in state.items()}, path)
+    found = read_empty_prompt(tmp_path if "/" in name else path, 768)
+    expected = encoder(torch.tensor([[49406, 49407, *[49407] * 75]])).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    encoder.config.hidden_act = "gelu"
+    other = CLIPTextModel(encoder.config).eval()
+    other.load_state_dict(encoder.state_dict())
+    for tokens in ([49406, 49407, *[49407] * 75], TOKENS):
+        with torch.no_grad():
+            assert (other(torch.tensor([tokens])).last_hidden_state - expected).abs().max() > 1e-2
 
 
 def test_checkpoint_in_half_precision_is_taken(tmp_path: Path) -> None:

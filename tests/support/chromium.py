@@ -25,6 +25,8 @@ _FLAGS = [
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 ]
+_ANSWER_SECONDS = 300
+"""A page on a busy machine may compute for minutes before it answers; one that has ended is noticed at once."""
 
 
 class Browser:
@@ -35,6 +37,8 @@ class Browser:
         self.downloads = Path(self._profile) / "downloads"
         self.requests: list[str] = []
         """Addresses the page has asked for."""
+        self.awaited: dict[str, str] = {}
+        """The same for those whose answers have not come whole, by the browser's own numbers."""
         self.console: list[str] = []
         """Errors and warnings on the page's console."""
         self._count = 0
@@ -82,7 +86,7 @@ class Browser:
         """A DevTools command's result."""
         mine = self._send(method, **params)
         while True:
-            answer = self._receive(60)
+            answer = self._receive(_ANSWER_SECONDS)
             if answer.get("id") == mine:
                 if "error" in answer:
                     raise RuntimeError(f"{method}: {answer['error']}")
@@ -105,7 +109,7 @@ class Browser:
             raise RuntimeError(str(result["exceptionDetails"])[:800])
         return result["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 60) -> Any:
+    def wait(self, expression: str, seconds: float = _ANSWER_SECONDS) -> Any:
         """Until the expression is true; returns its value."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -194,8 +198,9 @@ class Browser:
     def reload(self) -> None:
         """Load the page anew; returns when the old one is gone."""
         self.js("window.isOld = true")
+        self.awaited.clear()
         self.call("Page.reload")
-        end = time.monotonic() + 60
+        end = time.monotonic() + _ANSWER_SECONDS
         while time.monotonic() < end:
             try:
                 if not self.js("Boolean(window.isOld)"):
@@ -221,6 +226,9 @@ class Browser:
     def _note(self, method: str, params: dict[str, Any]) -> None:
         if method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
+            self.awaited[params["requestId"]] = params["request"]["url"]
+        elif method in ("Network.loadingFinished", "Network.loadingFailed"):
+            self.awaited.pop(params["requestId"], None)
         elif method == "Page.javascriptDialogOpening":  # "Leave page?"
             self._send("Page.handleJavaScriptDialog", accept=True)
         elif method == "Runtime.exceptionThrown":

@@ -35,14 +35,25 @@ class LoraClones:
 
         Raises LoraMismatchError, having made nothing, when not all of the LoRA fits.
         """
-        key = (model, model.patches_uuid, vae, vae.patcher.patches_uuid, strength, vae_only)
-        same = self._lora is not None and all(a is b or a == b for a, b in zip(key, self._key, strict=True))
-        if self._lora is None or not same or not _same_layers(self._lora, lora):
+        if not self.holds(model, vae, lora, strength, vae_only):
             self.clear()  # before new ones are made
             patched = model if vae_only else with_unet_lora(model, lora, strength)
             self._clones = patched, self.own_vae(vae, lora, strength)
-            self._key, self._lora = key, lora
+            self._key, self._lora = _key(model, vae, strength, vae_only), lora
         return self._clones
+
+    def holds(self, model: Any, vae: Any, lora: DfosdLora, strength: float, vae_only: bool = False) -> bool:
+        """Whether `get` would make nothing."""
+        if self._lora is None:
+            return False
+        pairs = zip(_key(model, vae, strength, vae_only), self._key, strict=True)
+        return all(a is b or a == b for a, b in pairs) and _same_layers(self._lora, lora)
+
+    def exchange(self, other: LoraClones) -> None:
+        """Each gets what the other holds."""
+        self._key, other._key = other._key, self._key
+        self._lora, other._lora = other._lora, self._lora
+        self._clones, other._clones = other._clones, self._clones
 
     def clear(self) -> None:
         """Let go of the clones, and with them of their MODEL and VAE."""
@@ -63,6 +74,10 @@ class LoraClones:
             own.patcher = vae.patcher.clone()
             add_lora(own.patcher, ldm_vae_table(own.patcher.model_state_dict()), part, strength)
         return own
+
+
+def _key(model: Any, vae: Any, strength: float, vae_only: bool) -> tuple[Any, ...]:
+    return (model, model.patches_uuid, vae, vae.patcher.patches_uuid, strength, vae_only)
 
 
 def _same_layers(a: DfosdLora, b: DfosdLora) -> bool:

@@ -64,6 +64,7 @@ class ComfyHost(LayoutHost):
     def __init__(self, model: Any, vae: Any, clones: LoraClones | None = None) -> None:
         self.layout = read_layout(model, vae)
         self._clones = clones or LoraClones()
+        self._other_clones: LoraClones | None = None
         self._bases = (model, vae)
         self._model, self._vae = model, LoraClones.own_vae(vae)
         self._has_lora = False
@@ -104,13 +105,22 @@ class ComfyHost(LayoutHost):
         hooks = self._unet_hooks(lora, strength)
         before = self._model, self._vae
         with hooks or nullcontext():
-            self._model, self._vae = self._clones.get(*self._bases, lora, strength, vae_only=hooks is not None)
+            self._model, self._vae = self._carrying(lora, strength, hooks is not None)
             self._has_lora = True
             try:
                 yield
             finally:
                 self._model, self._vae = before
                 self._has_lora = False
+
+    def _carrying(self, lora: DfosdLora, strength: float, vae_only: bool) -> tuple[Any, Any]:
+        """The clones with this LoRA. A run has its last two at hand: PiSA-SR's two passes change LoRAs at each tile."""
+        wanted = (*self._bases, lora, strength, vae_only)
+        if self._other_clones is None:
+            self._other_clones = LoraClones()  # lives as long as this host: one run
+        elif not self._clones.holds(*wanted):
+            self._clones.exchange(self._other_clones)
+        return self._clones.get(*wanted)
 
     def _unet_hooks(self, lora: DfosdLora, strength: float) -> AbstractContextManager[None] | None:
         """What lets the UNet's part act by hooks; None where it goes onto a clone."""

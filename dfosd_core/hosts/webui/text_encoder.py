@@ -21,7 +21,7 @@ _FIRST_TENSORS = (
 """A tensor that tells how all names of its network begin, and how they do in a file."""
 _LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.")
 _USED_LAYERS = 23
-"""Of ViT-H's 24: Forge holds these, reForge all. Names of OpenCLIP always come with the last one."""
+"""Of ViT-H's 24: Forge holds these, reForge all. Names of OpenCLIP always come with the last one. SD 1.x has 12."""
 _AROUND_EMBEDDINGS = "wrapped."
 """All WebUIs put a module of their own around the token embedding, for textual inversion."""
 
@@ -30,7 +30,7 @@ _AROUND_EMBEDDINGS = "wrapped."
 def empty_prompt_of(encoder: nn.Module, checkpoint: str) -> Tensor:
     """(1, 77, width) float32 on the CPU. Nothing of `encoder` is called, moved or changed.
 
-    Raises BaseModelMismatchError, naming `checkpoint`, where `encoder` is none of Stable Diffusion 2.x.
+    Raises BaseModelMismatchError, naming `checkpoint`, where `encoder` is none of Stable Diffusion 1.x or 2.x.
     """
     weights = {key.replace(_AROUND_EMBEDDINGS, ""): value for key, value in encoder.state_dict().items()}
     found = ((match[1], start) for pattern, start in _FIRST_TENSORS for key in weights if (match := pattern.match(key)))

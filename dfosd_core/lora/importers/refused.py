@@ -90,11 +90,19 @@ def _merged_osediff(names: Names) -> str | None:
     return "unet" if {"unet", "vae"} <= names.keys() and not names["unet"] else None
 
 
+def _narrow_decoder(names: Names) -> str | None:
+    # inference_vosr_onestep.py; also the tensors alone. A UNet has more than that, a whole VAE other names.
+    has_more = any(name.startswith("down_blocks.") for name in names)
+    return None if has_more else has(r"^conv_in\.", r"^up_blocks\.0\.", r"^(conv_norm_out\.|model_state_dict$)")(names)
+
+
 def _embedding(names: Names) -> str | None:
     rows = [name for name, shape in names.items() if len(shape) in (1, 2) and shape[-1] in (768, 1024, 1280, 4096)]
     return rows[0] if rows and len(rows) == len(names) <= 2 and not any("." in name for name in rows) else None
 
 
+_DECODER = "it takes the place of the VAE's decoder and is no LoRA"
+_AS_DECODER = f"Give it as the decoder (--decoder). As the LoRA expected one of {KNOWN}"
 _OWN_NETWORK = "it is a network of its own and no change of Stable Diffusion's weights"
 _OTHER_BASE = "its layers are those of another base"
 _SD21 = f"Expected a LoRA for SD 2.1-base: of {KNOWN}"
@@ -138,9 +146,15 @@ REFUSED: tuple[Refused, ...] = (
     ),
     Refused(
         what="VOSR's light decoder",
-        mark=has(r"^model_state_dict$", r"^up_blocks\.0\.", r"^conv_in\."),  # inference_vosr_onestep.py
-        why="it takes the place of the VAE's decoder and is no LoRA",
-        do=f"Give it as the decoder. As the LoRA expected one of {KNOWN}",
+        mark=_narrow_decoder,
+        why=_DECODER,
+        do=_AS_DECODER,
+    ),
+    Refused(
+        what="TAESD's light decoder",
+        mark=has(r"^1\.weight$", r"^3\.conv\.0\.weight$", r"^19\.weight$"),  # taesd.py, Decoder
+        why=_DECODER,
+        do=_AS_DECODER,
     ),
     Refused(
         what="SeedVR2's",

@@ -98,6 +98,25 @@ class Fingerprint(Probe):
         return {"ui": {"sha256": [digest.hexdigest()]}, "result": (model, vae)}
 
 
+class Eps(Probe):
+    """The noise that the MODEL, with what is on it, predicts for `z` and `context` of one file; into another."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        texts = {"inputs": ("STRING", {}), "path": ("STRING", {})}
+        return {"required": {"model": ("MODEL",), "timestep": ("INT", {"max": 999}), **texts}}
+
+    def run(self, model: Any, timestep: int, inputs: str, path: str) -> tuple[()]:
+        comfy.model_management.load_models_gpu([model])
+        given = load_file(inputs)
+        sigma = model.get_model_object("model_sampling").sigma(torch.tensor([float(timestep)]))
+        x = given["z"] * (sigma**2 + 1) ** 0.5  # which the host divides out again
+        with torch.no_grad():
+            x0 = model.model.apply_model(x, sigma, c_crossattn=given["context"])
+        save_file({"eps": ((x - x0) / sigma).contiguous()}, path)
+        return ()
+
+
 class Trim(Probe):
     """Gives freed memory back to the system, so that the process's size is what is held; counts the bases held."""
 
@@ -242,5 +261,17 @@ def timed(name: str) -> None:
 for method in ("add_patches", "partially_load"):
     timed(method)
 
-KINDS = (LoadTensor, SaveTensor, SaveConditioning, Fingerprint, Trim, SecondCopy, LikeOnACard, Limit, Import, PatchTime)
+KINDS = (
+    LoadTensor,
+    SaveTensor,
+    SaveConditioning,
+    Fingerprint,
+    Eps,
+    Trim,
+    SecondCopy,
+    LikeOnACard,
+    Limit,
+    Import,
+    PatchTime,
+)
 NODE_CLASS_MAPPINGS = {f"Probe{kind.__name__}": kind for kind in KINDS}
