@@ -91,7 +91,10 @@ def _osediff(folder: Path, unet: Layers, vae: Layers, random: Callable[..., Tens
     thirds = _thirds(unet)
     encoder = [name for name in vae if name.startswith(("encoder", "quant_conv"))]
     first = unet["conv_in"].get_parameter("weight").shape
-    state = {"conv_in.base_layer.weight": random(*first) * 2.5, "conv_in.base_layer.bias": torch.zeros(first[0])}
+    state = {
+        "conv_in.base_layer.weight": random(*first) * 2.5,
+        "conv_in.base_layer.bias": torch.linspace(-0.1, 0.1, first[0]),
+    }
     for part, names in thirds.items():
         state |= _pairs(unet, names, 4, f".default_{part}", random)
     entries = {
