@@ -26,15 +26,15 @@ def installed(request: pytest.FixtureRequest) -> tuple[str, Path]:
 
 @pytest.fixture(scope="module")
 def foreign(installed: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Full-size LoRAs of other methods in models/DFOSD, and what our own networks make of each: 1.1 GB.
+    """Full-size LoRAs of other methods and a light decoder in models/DFOSD, and what our own networks make of them.
 
-    Made before the host starts, for want of memory. FOREIGN_LORAS names a folder that keeps them for other hosts with
-    the same checkpoint; it may be empty at first.
+    Made before the host starts, for want of memory. FOREIGN_LORAS names a folder that keeps their 1.1 GB for other
+    hosts with the same checkpoint; it may be empty at first.
     """
     root, prepared = installed[1], Path(os.environ.get("FOREIGN_LORAS") or tmp_path_factory.mktemp("foreign"))
-    if not (prepared / foreign_loras.NAMES[-1]).exists():
+    if not (prepared / foreign_loras.DECODER).exists():
         foreign_loras.write_all(prepared)
-    if not (prepared / f"{foreign_loras.NAMES[-1]}.npy").exists():
+    if not all((prepared / f"{name}.npy").exists() for name in foreign_loras.RUNS):
         checkpoint = next((root / "models" / "Stable-diffusion").glob("*.safetensors"))
         script = Path(__file__).with_name("foreign_references.py")
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
@@ -42,9 +42,8 @@ def foreign(installed: tuple[str, Path], tmp_path_factory: pytest.TempPathFactor
     folder = root / "models" / "DFOSD" / foreign_loras.FOLDER
     folder.mkdir(parents=True)
     try:
-        for name in foreign_loras.NAMES:
+        for name in (*foreign_loras.NAMES, foreign_loras.DECODER, *(f"{name}.npy" for name in foreign_loras.RUNS)):
             (folder / name).symlink_to(prepared / name)
-            (folder / f"{name}.npy").symlink_to(prepared / f"{name}.npy")
         yield folder
     finally:
         shutil.rmtree(folder)

@@ -1,5 +1,7 @@
 """LoRAs of other methods in the full layout of Stable Diffusion 2.1-base, with random weights: 1.2 GB in all.
 
+And TAESD's light decoder, with random weights too.
+
 python tests/webui/foreign_loras.py FOLDER
 """
 
@@ -9,10 +11,11 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
+from support.decoders import taesd_tensors
 from torch import Tensor, nn
 
 from dfosd_core.networks.sd_configs import unet_config, vae_config
@@ -20,18 +23,36 @@ from dfosd_core.networks.unet import build_unet
 from dfosd_core.networks.vae import build_vae
 
 NAMES = ("osediff.pkl", "pisa_sr.pkl", "HYPIR_sd2.pth", "OMGSR-S")
+DECODER = "taesd_decoder.pth"
 FOLDER = "imported"
-"""Where they lie in models/DFOSD."""
+"""Where all of them lie in models/DFOSD."""
 Layers = Mapping[str, nn.Module]
 
 
+class Run(NamedTuple):
+    """What is upscaled with what."""
+
+    lora: str
+    decoder: str = ""
+    settings: Mapping[str, Any] = {}
+
+
+RUNS = {
+    **{name: Run(name) for name in NAMES},
+    "light_decoder": Run("osediff.pkl", DECODER),
+    "two_passes": Run("pisa_sr.pkl", settings={"pixel_strength": 0.6, "strength": 1.3}),
+}
+"""The image of each is in NAME.npy."""
+
+
 def write_all(folder: Path) -> None:
-    """The four of `NAMES` into an existing folder."""
+    """The four of `NAMES`, and `DECODER`, into an existing folder."""
     with torch.device("meta"):
         unet = _layers(build_unet(unet_config(), "SD 2.1"))
         vae = _layers(build_vae(vae_config(), "SD 2.1"))
     for write in (_osediff, _pisa_sr, _hypir, _omgsr):
         write(folder, unet, vae, _random(write.__name__))
+    torch.save(taesd_tensors(), folder / DECODER)
 
 
 def _layers(network: nn.Module) -> Layers:
@@ -70,7 +91,10 @@ def _osediff(folder: Path, unet: Layers, vae: Layers, random: Callable[..., Tens
     thirds = _thirds(unet)
     encoder = [name for name in vae if name.startswith(("encoder", "quant_conv"))]
     first = unet["conv_in"].get_parameter("weight").shape
-    state = {"conv_in.base_layer.weight": random(*first) * 2.5, "conv_in.base_layer.bias": torch.zeros(first[0])}
+    state = {
+        "conv_in.base_layer.weight": random(*first) * 2.5,
+        "conv_in.base_layer.bias": torch.linspace(-0.1, 0.1, first[0]),
+    }
     for part, names in thirds.items():
         state |= _pairs(unet, names, 4, f".default_{part}", random)
     entries = {

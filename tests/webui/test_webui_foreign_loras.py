@@ -5,6 +5,7 @@ The checkpoint must have its text encoder. conftest.py says where the files come
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -12,34 +13,48 @@ from typing import Any
 import foreign_loras
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from foreign_loras import FOLDER
 from webui_calls import SHARED, ok, options, picture, probed, state, txt2img
 from webui_process import WebUI
 
+from dfosd_core.cli.main import main
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 WITH_LORA = "a cat <lora:user_lora:1>"
+COMPLAINT = re.compile("^network |match|not loaded|skipped [1-9]", re.IGNORECASE)
+"""What the WebUIs say of a LoRA in the prompt: A1111, Forge, reForge, Forge."""
 
 
-@pytest.mark.parametrize("name", foreign_loras.NAMES)
+@pytest.mark.parametrize("name", foreign_loras.RUNS)
 def test_gives_the_image_of_the_standalone_host(foreign: Path, webui: WebUI, name: str) -> None:
     """Also right after an image with the user's LoRA, in the UNet and in the text encoder, which is back afterwards."""
     before = txt2img(webui), txt2img(webui, WITH_LORA)
     assert before[0] != before[1]
-    choice = {"lora": f"{FOLDER}/{name}"}
-    answer, output = probed(webui, choice, scale=4.0)
-    assert answer["host"] == SHARED[webui.name]
+    run = foreign_loras.RUNS[name]
+    choice = {"lora": f"{FOLDER}/{run.lora}"}
+    if run.decoder:
+        choice["decoder"] = f"{FOLDER}/{run.decoder}"
+    answer, output = probed(webui, choice, **run.settings)
+    assert answer["host"] == ("LightHost" if run.decoder else SHARED[webui.name])
     assert answer["hooks_left"] == 0
-    again, second = probed(webui, choice, scale=4.0)
+    again, second = probed(webui, choice, **run.settings)
     assert again["weights_unchanged"]
     assert torch.equal(output, second)
     assert txt2img(webui, WITH_LORA) == before[1]
     assert txt2img(webui) == before[0]
-    expected = torch.from_numpy(np.load(foreign / f"{name}.npy"))
+    expected = image_of(foreign, name)
     assert (output - expected).abs().max() < 2e-3
-    _, plain = probed(webui, choice, scale=4.0, strength=0.0)
+    assert name == run.lora or (output - image_of(foreign, run.lora)).abs().max() > 0.01
+    _, plain = probed(webui, choice, **dict(run.settings, strength=0.0))
     assert (plain - output).abs().max() > 0.01
     print(webui.name, name, float((output - expected).abs().max()), answer["seconds"], again["seconds"])  # noqa: T201
+
+
+def image_of(foreign: Path, name: str) -> torch.Tensor:
+    """What our own networks make of `input_image()`."""
+    return torch.from_numpy(np.load(foreign / f"{name}.npy"))
 
 
 def test_empty_prompt_is_the_hosts_own(foreign: Path, webui: WebUI) -> None:
@@ -74,6 +89,35 @@ def test_every_face_takes_it_and_says_where_it_comes_from(foreign: Path, webui: 
     assert sorted(state(webui)["kept"]) == ["lora", "prompt"]
     options_page = ok(webui.post("/dfosd-probe/lists", {}))["loras"]
     assert [f"{FOLDER}/{known}" for known in foreign_loras.NAMES if f"{FOLDER}/{known}" not in options_page] == []
+
+
+def test_hosts_own_loader_takes_an_exported_one_whole(
+    foreign: Path, webui: WebUI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OSEDiff's, whose first convolution is changed in full, as `<lora:...>` in a prompt of the user's."""
+    checkpoint = next((webui.root / "models" / "Stable-diffusion").glob("*.safetensors"))
+    out = webui.root / "models" / "Lora" / "dfosd_exported.safetensors"
+    out.unlink(missing_ok=True)
+    words = ["export", "--kohya", str(foreign / "osediff.pkl"), "--base", str(checkpoint), "-o", str(out)]
+    assert main(words) == 0, capsys.readouterr().err
+    try:
+        plain = txt2img(webui)
+        ok(webui.post("/dfosd-probe/unet_changes", {}))
+        log = len(webui.text())
+        image = txt2img(webui, "a cat <lora:dfosd_exported:1>")
+        found = ok(webui.post("/dfosd-probe/unet_changes", {}))
+        assert image != plain
+        parts = ("lora_up.weight", "diff", "diff_b")
+        wanted = [key for key in safetensors.torch.load_file(out) if key.split(".", 1)[1] in parts]
+        said = [*webui.text()[log:].splitlines(), *found["said"]]
+        assert [line for line in said if COMPLAINT.search(line)] == []
+        assert found["changed"] == len(wanted)
+        assert txt2img(webui) == plain
+        assert ok(webui.post("/dfosd-probe/unet_changes", {}))["changed"] == len(wanted)
+        with capsys.disabled():
+            print(webui.name, found["changed"], [line for line in said if out.stem in line])  # noqa: T201
+    finally:
+        out.unlink()
 
 
 def test_damaged_one_is_refused_in_a_line(foreign: Path, webui: WebUI) -> None:

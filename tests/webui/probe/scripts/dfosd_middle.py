@@ -1,17 +1,20 @@
 """Routes that watch a run, and put things of a user's on the checkpoint which no request can bring along."""
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from dfosd_probe_host import add_routes, part
+from dfosd_probe_host import add_routes, networks, part
 from fastapi import Body
 from modules import script_callbacks, shared
 
 _ticks: list[dict[str, Any]] = []
 _runs: list[tuple[Any, ...]] = []
+_sums: dict[str, tuple[float, float]] = {}
+_said: list[str] = []
 LABEL = "dfosd-probe"
 
 
@@ -86,6 +89,31 @@ def hypernetwork(name: str = Body(..., embed=True), keep: bool = Body(..., embed
     return {"known": name in shared.hypernetworks}
 
 
+def unet_changes() -> dict[str, Any]:
+    """How many of the UNet's weights and biases are other than at the last call; what `logging.debug` was told since.
+
+    A1111's loader of LoRAs says there only which keys it could not use.
+    """
+    if not _sums:
+        logging.debug = _listening(logging.debug)
+    now = {}
+    for name, value in networks()[0].named_parameters():
+        exact = value.detach().double()
+        now[name] = float(exact.sum()), float(exact.abs().sum())
+    answer = {"changed": sum(_sums.get(name) != value for name, value in now.items()), "said": list(_said)}
+    _sums.update(now)
+    _said.clear()
+    return answer
+
+
+def _listening(original: Any) -> Any:
+    def debug(message: object, *args: Any, **more: Any) -> None:
+        _said.append(str(message))
+        original(message, *args, **more)
+
+    return debug
+
+
 def add_unet(found: list[Any]) -> None:
     """A UNet to choose in the place of the checkpoint's, as TensorRT's is."""
     from modules import sd_unet
@@ -104,4 +132,4 @@ def add_unet(found: list[Any]) -> None:
 
 
 script_callbacks.on_list_unets(add_unet)
-add_routes(watch, again, hypernetwork)
+add_routes(watch, again, hypernetwork, unet_changes)
