@@ -6,6 +6,7 @@ A safetensors file is eight bytes of header length (little-endian), a JSON heade
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .errors import DfosdError
+from .errors import DfosdError, one_line
 from .torch_files.machine import read_torch_file
 
 MAX_HEADER_BYTES = 100_000_000
@@ -26,6 +27,8 @@ LDM_TEXT = "cond_stage_model.model."
 """How the names of a UNet's, a VAE's and (SD 2.x) a text encoder's tensors begin in a single file (LDM names)."""
 # kohya's `lora_unet_...`, PEFT's `....lora_A.weight`, diffusers' `....lora.down.weight`, `....to_q_lora.down.weight`
 _LORA_KEY = re.compile(r"(^|\.)lora_|[._]lora\.(down|up)\.")
+_COMPARED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""The number formats whose values torch can compare; eight-bit ones are none."""
 _CONTEXT_KEY = f"{LDM_UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
 # AUTOMATIC1111 puts a reader of its own in the place of `torch.load`, which knows no `weights_only` and gives None for
@@ -172,10 +175,11 @@ def context_dim(path: Path) -> int | None:
     return int(shape[1]) if len(shape) == 2 else None
 
 
-def one_line(text: str) -> str:
-    """Words from a file, fit for a message: one line of printable characters, not too long."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else "?" for c in line)[:300]
+def is_finite(value: Tensor) -> bool:
+    """Whether no value is NaN or infinite. Makes no second tensor of that size, as torch.isfinite does."""
+    if value.dtype not in _COMPARED:
+        value = value.float()
+    return not value.numel() or all(math.isfinite(float(edge)) for edge in value.aminmax())
 
 
 def _metadata(header: Mapping[str, Any]) -> dict[str, str]:

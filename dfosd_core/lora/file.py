@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
-from ..errors import LoraFormatError, shown
+from ..errors import LoraFormatError, one_line
 from ..files import write_whole
 from ..one_step import PREDICTION_RULES
-from ..tensor_files import TensorFileError, kind_of, parse_safetensors, split_header
+from ..tensor_files import TensorFileError, is_finite, kind_of, parse_safetensors, split_header
 from .changes import LoraChanges, LoraPair
 from .metadata import LoraMetadata, canonical_json
 from .names import parse_lora_key
@@ -122,9 +121,9 @@ def read_lora(path: Path | str) -> DfosdLora | ImportedLora:
 
 def check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
     """Raises LoraFormatError for the first tensor with NaN or an infinity."""
-    broken = next((key for key, value in tensors.items() if not bool(torch.isfinite(value.float()).all())), None)
+    broken = next((key for key, value in tensors.items() if not is_finite(value)), None)
     if broken is not None:
-        raise LoraFormatError(f"'{name}' has values that are not finite in {shown(broken)}. Get the file again.")
+        raise LoraFormatError(f"'{name}' has values that are not finite in {one_line(broken)}. Get the file again.")
 
 
 def ordinary_lora(name: str) -> str:
@@ -151,7 +150,7 @@ def group_layers(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str
         parts[parsed.part] = value
     if unknown:
         raise LoraFormatError(
-            f"'{name}' has {len(unknown)} of {len(tensors)} tensors that are no LoRA's, first: {shown(unknown[0])}. "
+            f"'{name}' has {len(unknown)} of {len(tensors)} tensors that are no LoRA's, first: {one_line(unknown[0])}. "
             "Give a LoRA in kohya or PEFT names."
         )
     return layers
