@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from ..errors import LoraFormatError
+from ..files import reason_of, sha256_of
 from ..tensor_files import TensorFileError, is_pickle, kind_of, read_entries, read_header, read_safetensors
 from .file import DfosdLora, ImportedLora, ordinary_lora, read_lora
 from .importers import import_lora, omgsr, plain, refused
@@ -56,13 +56,15 @@ def read_content(path: Path) -> Content | None:
         if not path.is_file() or _is_own(read_header(path)):
             return None
         if is_pickle(path):
-            return Content(name=path.name, values=read_entries(path), sha256=_sha256(path))
+            return Content(name=path.name, values=read_entries(path), sha256=sha256_of(path))
         tensors, header = read_safetensors(path)
     except TensorFileError as error:
         raise LoraFormatError(str(error)) from error
+    except OSError as error:
+        raise LoraFormatError(f"'{path.name}' cannot be read: {reason_of(error)}.") from error
     settings = _json(path.with_name(plain.ADAPTER_CONFIG)) if path.name == plain.ADAPTER_WEIGHTS else None
     more = {} if settings is None else {plain.ADAPTER_CONFIG: settings}
-    return Content(name=path.name, values={**tensors, **more}, sha256=_sha256(path), header=header)
+    return Content(name=path.name, values={**tensors, **more}, sha256=sha256_of(path), header=header)
 
 
 def _is_own(header: Mapping[str, Any]) -> bool:
@@ -80,7 +82,7 @@ def _folder(folder: Path) -> Content:
         return Content(
             name=folder.name,
             values={**tensors, plain.ADAPTER_CONFIG: config},
-            sha256=_sha256(folder / plain.ADAPTER_WEIGHTS),
+            sha256=sha256_of(folder / plain.ADAPTER_WEIGHTS),
         )
     if not _is_omgsr(folder):
         refused.refuse_folder(folder.name, {entry.name for entry in folder.iterdir()})
@@ -88,7 +90,7 @@ def _folder(folder: Path) -> Content:
     for part in (omgsr.UNET, omgsr.ENCODER):
         values[part], values[f"{part}/{omgsr.CONFIG}"] = _peft_folder(folder / part, folder.name)
     files = [folder / part / omgsr.WEIGHTS for part in (omgsr.UNET, omgsr.ENCODER)]
-    return Content(name=folder.name, values=values, sha256=_sha256(*files))
+    return Content(name=folder.name, values=values, sha256=sha256_of(*files))
 
 
 def _peft_folder(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -109,12 +111,3 @@ def _json(path: Path) -> object:
             return cast("object", json.loads(file.read(MAX_SETTINGS_BYTES)))
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def _sha256(*paths: Path) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
