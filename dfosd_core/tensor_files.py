@@ -63,7 +63,7 @@ def read_tensors(path: Path) -> TensorFile:
     """
     if path.suffix == ".safetensors":
         return read_safetensors(path)
-    loaded = _safely(path, lambda: _torch_load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path)))
+    loaded = safely(path, lambda: _torch_load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path)))
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return TensorFile({key: value for key, value in cast("Any", state).items() if isinstance(value, Tensor)}, {})
 
@@ -71,16 +71,17 @@ def read_tensors(path: Path) -> TensorFile:
 def read_safetensors(path: Path) -> TensorFile:
     """As `read_tensors`, whatever the file is called."""
     load = cast("Callable[[Path], dict[str, Tensor]]", safetensors.torch.load_file)
-    return _safely(path, lambda: TensorFile(load(path), _metadata(read_header(path))))
+    return safely(path, lambda: TensorFile(load(path), _metadata(read_header(path))))
 
 
-def read_entries(path: Path) -> dict[str, Any]:
-    """A torch.save file's dictionary with all that stands in it: tensors (mapped into memory), lists, numbers, text.
+def read_entries(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """A torch.save file's dictionary with all that stands in it: tensors, lists, numbers, text.
 
-    No code of it is run, and nothing larger than the file is made. Raises TensorFileError, one line, for all else.
+    mapped: read bytes when they are used, for a look or a copy; while the tensors live, the file must stay as it is. No
+    code of it is run, and nothing larger than the file is made. Raises TensorFileError, one line, for all else.
     """
     try:
-        loaded = read_torch_file(path)
+        loaded = read_torch_file(path, mapped=mapped)
         if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in cast("dict[Any, Any]", loaded)):
             raise ValueError(f"expected a dictionary with names, found a {type(loaded).__name__}")
         entries = cast("dict[str, Any]", loaded)
@@ -103,7 +104,8 @@ def is_pickle(path: Path) -> bool:
     return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
 
 
-def _safely(path: Path, read: Callable[[], ReadT]) -> ReadT:
+def safely(path: Path, read: Callable[[], ReadT]) -> ReadT:
+    """What `read` gives. Raises TensorFileError, one line, for whatever it raises."""
     try:
         return read()
     except pickle.UnpicklingError as error:
@@ -117,25 +119,6 @@ def _safely(path: Path, read: Callable[[], ReadT]) -> ReadT:
         raise TensorFileError(
             f"'{path.name}' is damaged or no model file: expected tensors, found: {reason}. Get it again.", reason
         ) from error
-
-
-def parse_safetensors(blob: bytes) -> tuple[TensorFile, bytes]:
-    """The content of a safetensors file read as `blob`, and its data. Raises TensorFileError for other bytes."""
-    # safetensors' reader is fast but gives bytes no type; the header it has accepted is safe to take apart.
-    load = cast("Callable[[bytes], dict[str, Tensor]]", safetensors.torch.load)
-    try:
-        tensors = load(blob)
-    except (safetensors.SafetensorError, ValueError) as error:
-        reason = str(error)
-        raise TensorFileError(f"The bytes are damaged or no safetensors file ({reason}).", reason) from error
-    header, data = split_header(blob)
-    return TensorFile(tensors, _metadata(header)), data
-
-
-def split_header(blob: bytes) -> tuple[dict[str, Any], bytes]:
-    """Header and data of a whole safetensors file."""
-    end = 8 + int.from_bytes(blob[:8], "little")
-    return json.loads(blob[8:end]), blob[end:]
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..errors import LoraFormatError
 from ..files import reason_of, sha256_of
-from ..tensor_files import TensorFileError, is_pickle, kind_of, read_entries, read_header, read_safetensors
+from ..safetensors_io import load_safetensors
+from ..tensor_files import TensorFileError, is_pickle, kind_of, read_entries, read_header
 from .file import DfosdLora, ImportedLora, ordinary_lora, read_lora
 from .importers import import_lora, omgsr, plain, refused
 from .importers.content import Content
@@ -57,7 +58,7 @@ def read_content(path: Path) -> Content | None:
             return None
         if is_pickle(path):
             return Content(name=path.name, values=read_entries(path), sha256=sha256_of(path))
-        tensors, header = read_safetensors(path)
+        tensors, header = load_safetensors(path)
     except TensorFileError as error:
         raise LoraFormatError(str(error)) from error
     except OSError as error:
@@ -101,7 +102,7 @@ def _peft_folder(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, 
             f"'{name}' is damaged: expected {plain.ADAPTER_CONFIG} and {plain.ADAPTER_WEIGHTS} in {folder.name}, found "
             "one missing or unreadable. Get the folder again."
         )
-    return read_safetensors(weights).tensors, cast("dict[str, Any]", settings)
+    return load_safetensors(weights).tensors, cast("dict[str, Any]", settings)
 
 
 def _json(path: Path) -> object:

@@ -139,7 +139,7 @@ def _tensors(path: Path) -> Tensors:
             f"There is no decoder '{path}'. Give VOSR's sd21_lwdecoder.pth or TAESD's taesd_decoder."
         )
     try:
-        values: Mapping[str, Any] = read_entries(path) if is_pickle(path) else read_tensors(path).tensors
+        values: Mapping[str, Any] = read_entries(path, mapped=True) if is_pickle(path) else read_tensors(path).tensors
     except TensorFileError as error:
         raise BaseModelMismatchError(str(error)) from error
     table = values.get(_STATE, values)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from dfosd_core.errors import ConfigError
 from dfosd_core.image_files import is_image_name
-
-from ..scoring.pictures import image_size
 
 SCALE = 4
 SURPLUS_PX = 4
@@ -51,7 +51,7 @@ def div2k(source: Path) -> list[Item]:
     """DIV2K_valid_HR: 100 images; their LR images have to be made."""
     files = _images(_inside(source, "DIV2K_valid_HR", "DIV2K_valid_HR", is_optional=True))
     _check_count("DIV2K_valid_HR", len(files), 100)
-    return [Item(name=file.stem, lr=None, hr=file, lr_size=_quarter(image_size(file))) for file in files]
+    return [Item(name=file.stem, lr=None, hr=file, lr_size=_quarter(_size(file))) for file in files]
 
 
 def realset65(source: Path) -> list[Item]:
@@ -100,7 +100,7 @@ def _check_count(what: str, found: int, expected: int) -> None:
 
 
 def _pair(what: str, name: str, lr: Path, hr: Path) -> Item:
-    small, large = image_size(lr), image_size(hr)
+    small, large = _size(lr), _size(hr)
     if small == large:
         raise ConfigError(
             f"In {what} LR and HR of '{name}' are both {small[0]}x{small[1]}: an early version of the set, whose LR "
@@ -118,3 +118,11 @@ def _pair(what: str, name: str, lr: Path, hr: Path) -> Item:
 
 def _quarter(size: tuple[int, int]) -> tuple[int, int]:
     return size[0] // SCALE, size[1] // SCALE
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be read as an image. Unpack the set anew.") from error
