@@ -6,13 +6,21 @@ Running out of memory is not wrapped: hosts have their own ways with it, and the
 from __future__ import annotations
 
 
-def shown(name: str) -> str:
-    """A name from somebody's file, as a message can hold it: short, in one line, printable."""
-    return "".join(c if c.isprintable() else "?" for c in name[:120])
+def one_line(text: str, length: int = 300) -> str:
+    """Words from somebody's file or of a file's name, fit for a message: one line of printable characters."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:length]
 
 
 class DfosdError(Exception):
-    """Parent of every error DFOSD raises on purpose."""
+    """Parent of every error DFOSD raises on purpose. A name in it may hold any character, and still it is one line."""
+
+    def __init__(self, message: str) -> None:
+        # Not `one_line`, which takes blanks out of a name that a user has to recognise.
+        super().__init__("".join(c if c.isprintable() or c in _BLANKS else "?" for c in message))
+
+
+_BLANKS = "\u00a0\u3000"
+"""Blanks that stand in file names and that Python counts among what cannot be printed."""
 
 
 class ConfigError(DfosdError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -53,7 +54,7 @@ def folder_whole(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write `path` whole, in UTF-8."""
     with write_whole(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", "surrogateescape"))  # names of files that are no UTF-8 come back as they were
 
 
 def copy_whole(source: Path, target: Path) -> None:
@@ -79,11 +80,26 @@ def free_path(folder: Path, stem: str, suffix: str) -> Path:
     return path
 
 
+def sha256_of(*paths: Path) -> str:
+    """SHA-256 of the files' bytes, one behind the other, in hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def reason_of(error: OSError) -> str:
     """What went wrong, without full stop, for the end of a sentence."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full"
     return error.strerror or str(error)
+
+
+def what_failed(error: OSError) -> str:
+    """A message for an error of the file system that nobody expected: the file, as far as it says, and the reason."""
+    return str(DfosdError(f"'{error.filename}': {reason_of(error)}." if error.filename else f"{reason_of(error)}."))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ A safetensors file is eight bytes of header length (little-endian), a JSON heade
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .errors import DfosdError
+from .errors import DfosdError, one_line
 from .torch_files.machine import read_torch_file
 
 MAX_HEADER_BYTES = 100_000_000
@@ -26,6 +27,8 @@ LDM_TEXT = "cond_stage_model.model."
 """How the names of a UNet's, a VAE's and (SD 2.x) a text encoder's tensors begin in a single file (LDM names)."""
 # kohya's `lora_unet_...`, PEFT's `....lora_A.weight`, diffusers' `....lora.down.weight`, `....to_q_lora.down.weight`
 _LORA_KEY = re.compile(r"(^|\.)lora_|[._]lora\.(down|up)\.")
+_COMPARED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""The number formats whose values torch can compare; eight-bit ones are none."""
 _CONTEXT_KEY = f"{LDM_UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
 # AUTOMATIC1111 puts a reader of its own in the place of `torch.load`, which knows no `weights_only` and gives None for
@@ -60,7 +63,7 @@ def read_tensors(path: Path) -> TensorFile:
     """
     if path.suffix == ".safetensors":
         return read_safetensors(path)
-    loaded = _safely(path, lambda: _torch_load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path)))
+    loaded = safely(path, lambda: _torch_load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path)))
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return TensorFile({key: value for key, value in cast("Any", state).items() if isinstance(value, Tensor)}, {})
 
@@ -68,16 +71,17 @@ def read_tensors(path: Path) -> TensorFile:
 def read_safetensors(path: Path) -> TensorFile:
     """As `read_tensors`, whatever the file is called."""
     load = cast("Callable[[Path], dict[str, Tensor]]", safetensors.torch.load_file)
-    return _safely(path, lambda: TensorFile(load(path), _metadata(read_header(path))))
+    return safely(path, lambda: TensorFile(load(path), _metadata(read_header(path))))
 
 
-def read_entries(path: Path) -> dict[str, Any]:
-    """A torch.save file's dictionary with all that stands in it: tensors (mapped into memory), lists, numbers, text.
+def read_entries(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """A torch.save file's dictionary with all that stands in it: tensors, lists, numbers, text.
 
-    No code of it is run, and nothing larger than the file is made. Raises TensorFileError, one line, for all else.
+    mapped: read bytes when they are used, for a look or a copy; while the tensors live, the file must stay as it is. No
+    code of it is run, and nothing larger than the file is made. Raises TensorFileError, one line, for all else.
     """
     try:
-        loaded = read_torch_file(path)
+        loaded = read_torch_file(path, mapped=mapped)
         if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in cast("dict[Any, Any]", loaded)):
             raise ValueError(f"expected a dictionary with names, found a {type(loaded).__name__}")
         entries = cast("dict[str, Any]", loaded)
@@ -100,7 +104,8 @@ def is_pickle(path: Path) -> bool:
     return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
 
 
-def _safely(path: Path, read: Callable[[], ReadT]) -> ReadT:
+def safely(path: Path, read: Callable[[], ReadT]) -> ReadT:
+    """What `read` gives. Raises TensorFileError, one line, for whatever it raises."""
     try:
         return read()
     except pickle.UnpicklingError as error:
@@ -114,25 +119,6 @@ def _safely(path: Path, read: Callable[[], ReadT]) -> ReadT:
         raise TensorFileError(
             f"'{path.name}' is damaged or no model file: expected tensors, found: {reason}. Get it again.", reason
         ) from error
-
-
-def parse_safetensors(blob: bytes) -> tuple[TensorFile, bytes]:
-    """The content of a safetensors file read as `blob`, and its data. Raises TensorFileError for other bytes."""
-    # safetensors' reader is fast but gives bytes no type; the header it has accepted is safe to take apart.
-    load = cast("Callable[[bytes], dict[str, Tensor]]", safetensors.torch.load)
-    try:
-        tensors = load(blob)
-    except (safetensors.SafetensorError, ValueError) as error:
-        reason = str(error)
-        raise TensorFileError(f"The bytes are damaged or no safetensors file ({reason}).", reason) from error
-    header, data = split_header(blob)
-    return TensorFile(tensors, _metadata(header)), data
-
-
-def split_header(blob: bytes) -> tuple[dict[str, Any], bytes]:
-    """Header and data of a whole safetensors file."""
-    end = 8 + int.from_bytes(blob[:8], "little")
-    return json.loads(blob[8:end]), blob[end:]
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -172,10 +158,11 @@ def context_dim(path: Path) -> int | None:
     return int(shape[1]) if len(shape) == 2 else None
 
 
-def one_line(text: str) -> str:
-    """Words from a file, fit for a message: one line of printable characters, not too long."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else "?" for c in line)[:300]
+def is_finite(value: Tensor) -> bool:
+    """Whether no value is NaN or infinite. Makes no second tensor of that size, as torch.isfinite does."""
+    if value.dtype not in _COMPARED:
+        value = value.float()
+    return not value.numel() or all(math.isfinite(float(edge)) for edge in value.aminmax())
 
 
 def _metadata(header: Mapping[str, Any]) -> dict[str, str]:

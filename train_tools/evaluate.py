@@ -26,7 +26,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.files import make_folder, write_text
+from dfosd_core.files import make_folder, what_failed, write_text
 from dfosd_core.models import pick_device
 from dfosd_core.pipeline import UpscaleSettings
 from dfosd_core.settings import ModelChoice
@@ -85,14 +85,20 @@ def _sources(args: argparse.Namespace, test_set: TestSet, out: Path, stack: Exit
         settings = UpscaleSettings.from_values({name: getattr(args, name) for name in SETTINGS})
         model = Model(ModelChoice(**files), settings, stack)
         sources[args.name] = KeptSource(model, images / args.name, model.settings())
-    beside = [f"{each.name}={each}" for each in folders_beside(test_set.folder, NO_METHODS) if each != out]
-    for each in [*beside, *args.sr]:
-        label, _, folder = each.rpartition("=")
-        source = FolderSource(Path(folder), names)
-        other = sources.setdefault(label or source.folder.resolve().name, source)
-        if other.folder.resolve() != source.folder.resolve():
+    beside = [(each.name, each) for each in folders_beside(test_set.folder, NO_METHODS) if each != out]
+    for label, folder in [*beside, *map(_named_folder, args.sr)]:
+        source = FolderSource(folder, names)
+        other = sources.setdefault(label, source)
+        if other.folder.resolve() != folder.resolve():
             raise ConfigError(f"'{folder}' and '{other.folder}' have one name. Give another: --sr NAME={folder}.")
     return sources
+
+
+def _named_folder(text: str) -> tuple[str, Path]:
+    """`FOLDER` or `NAME=FOLDER`; a folder's own path may hold the sign, too."""
+    name, sign, folder = text.partition("=")
+    is_named = sign and name and not Path(text).is_dir()
+    return (name, Path(folder)) if is_named else (Path(text).resolve().name, Path(text))
 
 
 def _write_results(test_set: TestSet, file: ScoreFile, result: Mapping[str, Scores], run: Mapping[str, object]) -> None:
@@ -140,12 +146,15 @@ def main() -> int:
     args = parser.parse_args()
     if args.base is not None and args.lora is None and not args.sr:
         parser.error("--base needs --lora: a LoRA trained on it")
-    if Path(args.name).name != args.name:
+    if Path(args.name).name != args.name or args.name in ("", ".."):
         parser.error(f"--name is a name without folders, found '{args.name}'")
     try:
         test_set, result = evaluate(args)
     except DfosdError as error:
         print(f"evaluate: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"evaluate: {what_failed(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("evaluate: stopped" + ("; the same command goes on" if args.out else ""), file=sys.stderr)

@@ -17,14 +17,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.files import copy_whole, make_folder, write_text
+from dfosd_core.files import copy_whole, make_folder, what_failed, write_text
 from dfosd_core.training.degradations import DEGRADATIONS
 
 from .data.benchmarks import READERS, SCALE, Item
-from .scoring.pictures import read_image, save_picture, to_picture
+from .scoring.pictures import opened, read_image, save_picture, to_picture
 from .scoring.sets import SET_FILE
 
 PRESET = "heavy"
@@ -62,7 +61,7 @@ def _write(item: Item, out: Path, index: int) -> None:
 
 def _copy(source: Path, target: Path, size: tuple[int, int] | None) -> None:
     """As it is where that will do; else as PNG, cut to (width, height) from the upper left."""
-    with Image.open(source) as image:
+    with opened(source) as image:
         if size in (None, image.size) and source.suffix.lower() == target.suffix.lower():
             copy_whole(source, target)
         else:
@@ -80,6 +79,9 @@ def main() -> int:
         count = prepare(args.benchmark, args.source, args.set)
     except DfosdError as error:
         print(f"prepare_benchmark: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"prepare_benchmark: {what_failed(error)}", file=sys.stderr)
         return 1
     print(f"{count} images in {args.set}")
     return 0

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import ConfigError, DfosdError
+from ..files import what_failed
 from ..settings import ModelChoice
 from . import FAILED, INTERRUPTED, OK, USAGE
 from .app import run_app
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # the reader has gone, and Python would fail over it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        print(f"dfosd: {what_failed(error)}", file=sys.stderr)
         return FAILED
 
 

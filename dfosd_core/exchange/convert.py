@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..errors import ConfigError, LoraFormatError, LoraMismatchError
@@ -21,7 +20,7 @@ from ..lora.metadata import FORMAT_VERSION, BaseLayout, LoraMetadata
 from ..lora.names import UNET_PREFIX
 from ..lora.open import open_lora, read_content
 from ..one_step import PREDICTION_RULES
-from ..tensor_files import TensorFileError, kind_of, read_tensors
+from ..tensor_files import TensorFileError, is_finite, kind_of, read_tensors
 from .base_files import BaseFiles, open_base, sd21_shapes
 from .export import EXPORTED_KEY
 
@@ -163,7 +162,7 @@ def _with_prompt(converted: Converted, name: str, path: Path) -> Converted:
         raise LoraFormatError(str(error)) from error
     width = converted.lora.metadata.base_layout.context_dim
     fitting = [value for value in found if value.ndim == 3 and value.shape[0::2] == (1, width)]
-    if len(found) != 1 or len(fitting) != 1 or not bool(torch.isfinite(fitting[0].float()).all()):
+    if len(found) != 1 or len(fitting) != 1 or not is_finite(fitting[0]):
         shapes = ", ".join(str(tuple(value.shape)) for value in found[:3])
         raise LoraFormatError(
             f"'{path.name}' is no prompt embedding: expected one finite tensor of (1, N, {width}), found {len(found)} "

@@ -10,18 +10,19 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..attach import weighted
 from ..errors import BaseModelMismatchError
-from ..files import folder_whole, write_text, write_whole
+from ..files import folder_whole, write_text
 from ..lora.changes import LoraChanges, LoraPair
 from ..lora.file import DfosdLora
 from ..lora.merge import Place, changed, changes_of, check_fit
 from ..lora.metadata import check_base
+from ..safetensors_io import FORMATS, write_safetensors
 from .base_files import BaseFiles, WeightFile
 
 MERGED_FILE = "dfosd_merged.json"
@@ -30,22 +31,6 @@ MERGED_KEY = "dfosd.merged"
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb")
 _CHANGED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-# What safetensors calls torch's number formats.
-_FORMATS = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-
 Changes = dict[str, list[LoraPair | Tensor]]
 
 
@@ -100,7 +85,7 @@ def merged_facts(lora: LoraChanges, strength: float) -> dict[str, Any]:
 def _refuse_formats(file: WeightFile, changes: Changes) -> None:
     tensors = file.content.tensors
     other = [name for name in changes if tensors[name].dtype not in _CHANGED]
-    other += [name for name, value in tensors.items() if value.dtype not in _FORMATS]
+    other += [name for name, value in tensors.items() if value.dtype not in FORMATS]
     if other:
         raise BaseModelMismatchError(
             f"'{file.path.name}': expected weights in float32, float16 or bfloat16, found {tensors[other[0]].dtype} in "
@@ -120,17 +105,8 @@ def _copy_the_rest(base: Path, out: Path, merged: set[Path]) -> None:
 
 def _write(out: Path, file: WeightFile, changes: Changes, strength: float, facts: Mapping[str, Any]) -> None:
     tensors = file.content.tensors
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **file.content.metadata, MERGED_KEY: json.dumps(facts)}}
-    end = 0
-    for name, value in tensors.items():
-        begin, end = end, end + value.numel() * value.element_size()
-        header[name] = {"dtype": _FORMATS[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with write_whole(out) as target:
-        target.write(len(text).to_bytes(8, "little") + text)
-        for name, value in tensors.items():
-            _write_tensor(target, _merged(value, changes.get(name, []), strength))
+    metadata = {"format": "pt", **file.content.metadata, MERGED_KEY: json.dumps(facts)}
+    write_safetensors(out, tensors, metadata, lambda name: _merged(tensors[name], changes.get(name, []), strength))
 
 
 def _merged(weight: Tensor, sources: list[LoraPair | Tensor], strength: float) -> Tensor:
@@ -140,7 +116,3 @@ def _merged(weight: Tensor, sources: list[LoraPair | Tensor], strength: float) -
     for source in sources:
         value = changed(value, source, strength)
     return value.to(weight.dtype)
-
-
-def _write_tensor(target: BinaryIO, value: Tensor) -> None:
-    target.write(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)

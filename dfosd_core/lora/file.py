@@ -11,18 +11,20 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import safetensors.torch
-import torch
 from torch import Tensor
 
-from ..errors import LoraFormatError, shown
-from ..files import write_whole
+from ..errors import LoraFormatError, one_line
 from ..one_step import PREDICTION_RULES
-from ..tensor_files import TensorFileError, kind_of, parse_safetensors, split_header
+from ..safetensors_io import load_safetensors, tensor_bytes, write_safetensors
+from ..tensor_files import TensorFileError, is_finite, kind_of
 from .changes import LoraChanges, LoraPair
-from .metadata import LoraMetadata, canonical_json
+from .metadata import LoraMetadata
 from .names import parse_lora_key
+
+if TYPE_CHECKING:
+    from hashlib import _Hash  # pyright: ignore[reportPrivateUsage]
 
 PROMPT_KEY = "dfosd.prompt_embeds"
 PROMPT_TEXT_KEY = "dfosd.prompt"
@@ -77,10 +79,12 @@ def save_lora(path: Path | str, lora: LoraChanges) -> Path:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """A safetensors file, whole or not at all; the same content always gives the same bytes. Raises OSError."""
-    placed = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    blob = _with_header(safetensors.torch.save(placed), header)
-    with write_whole(path) as file:
-        file.write(blob)
+    # Large numbers first, so that each tensor lies at a multiple of its numbers' size; then by name.
+    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
+    digest = hashlib.sha256()
+    for value in ordered.values():
+        digest.update(tensor_bytes(value))
+    write_safetensors(path, ordered, dict(sorted({**header, HASH_KEY: _stated(digest)}.items())))
 
 
 def load_lora(path: Path | str) -> DfosdLora:
@@ -103,8 +107,8 @@ def read_lora(path: Path | str) -> DfosdLora | ImportedLora:
     tensors, header = _read(path)
     _refuse_foreign(path.name, tensors, header)
     metadata = LoraMetadata.from_header(header, path.name)
+    check_finite(tensors, path.name)
     prompt_embeds = tensors.pop(PROMPT_KEY, None)
-    check_finite({**tensors, **({} if prompt_embeds is None else {PROMPT_KEY: prompt_embeds})}, path.name)
     if prompt_embeds is None and header.get(PROMPT_TEXT_KEY) != "":
         raise LoraFormatError(f"'{path.name}' lacks the tensor {PROMPT_KEY}. Get the file again.")
     layers = group_layers(tensors, path.name)
@@ -122,9 +126,9 @@ def read_lora(path: Path | str) -> DfosdLora | ImportedLora:
 
 def check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
     """Raises LoraFormatError for the first tensor with NaN or an infinity."""
-    broken = next((key for key, value in tensors.items() if not bool(torch.isfinite(value.float()).all())), None)
+    broken = next((key for key, value in tensors.items() if not is_finite(value)), None)
     if broken is not None:
-        raise LoraFormatError(f"'{name}' has values that are not finite in {shown(broken)}. Get the file again.")
+        raise LoraFormatError(f"'{name}' has values that are not finite in {one_line(broken)}. Get the file again.")
 
 
 def ordinary_lora(name: str) -> str:
@@ -151,7 +155,7 @@ def group_layers(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str
         parts[parsed.part] = value
     if unknown:
         raise LoraFormatError(
-            f"'{name}' has {len(unknown)} of {len(tensors)} tensors that are no LoRA's, first: {shown(unknown[0])}. "
+            f"'{name}' has {len(unknown)} of {len(tensors)} tensors that are no LoRA's, first: {one_line(unknown[0])}. "
             "Give a LoRA in kohya or PEFT names."
         )
     return layers
@@ -166,15 +170,15 @@ def _pair(parts: Mapping[str, Tensor]) -> LoraPair:
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise LoraFormatError(f"There is no LoRA file '{path}'. Give the path of a .safetensors file.")
+    digest = hashlib.sha256()
     try:
-        # Not mapped into memory: a file that is mapped cannot be replaced on every system.
-        (tensors, metadata), data = parse_safetensors(path.read_bytes())
+        tensors, metadata = load_safetensors(path, digest)
     except TensorFileError as error:
         raise LoraFormatError(
             f"'{path.name}' is damaged or not a safetensors file ({error.reason}). Get the file again, or convert it."
         ) from error
     recorded = metadata.get(HASH_KEY)
-    if "dfosd.format_version" in metadata and recorded not in (None, _hash(data)):
+    if "dfosd.format_version" in metadata and recorded not in (None, _stated(digest)):
         raise LoraFormatError(f"'{path.name}' is damaged: its tensors do not match {HASH_KEY}. Get the file again.")
     return tensors, metadata
 
@@ -192,14 +196,6 @@ def _refuse_foreign(name: str, tensors: Mapping[str, Tensor], header: Mapping[st
     )
 
 
-def _with_header(blob: bytes, metadata: Mapping[str, str]) -> bytes:
-    """Put `metadata` and the data's hash in; safetensors itself writes metadata in random order."""
-    header, data = split_header(blob)
-    header["__metadata__"] = {**metadata, HASH_KEY: _hash(data)}
-    text = canonical_json(header).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data
-
-
-def _hash(data: bytes) -> str:
-    return "0x" + hashlib.sha256(data).hexdigest()
+def _stated(digest: _Hash) -> str:
+    """As modelspec has it."""
+    return "0x" + digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any, cast
 from torch import Tensor
 
 from ..errors import LoraFormatError
-from ..tensor_files import TensorFileError, is_pickle, kind_of, read_entries, read_header, read_safetensors
+from ..files import reason_of, sha256_of
+from ..safetensors_io import load_safetensors
+from ..tensor_files import TensorFileError, is_pickle, kind_of, read_entries, read_header
 from .file import DfosdLora, ImportedLora, ordinary_lora, read_lora
 from .importers import import_lora, omgsr, plain, refused
 from .importers.content import Content
@@ -56,13 +57,15 @@ def read_content(path: Path) -> Content | None:
         if not path.is_file() or _is_own(read_header(path)):
             return None
         if is_pickle(path):
-            return Content(name=path.name, values=read_entries(path), sha256=_sha256(path))
-        tensors, header = read_safetensors(path)
+            return Content(name=path.name, values=read_entries(path), sha256=sha256_of(path))
+        tensors, header = load_safetensors(path)
     except TensorFileError as error:
         raise LoraFormatError(str(error)) from error
+    except OSError as error:
+        raise LoraFormatError(f"'{path.name}' cannot be read: {reason_of(error)}.") from error
     settings = _json(path.with_name(plain.ADAPTER_CONFIG)) if path.name == plain.ADAPTER_WEIGHTS else None
     more = {} if settings is None else {plain.ADAPTER_CONFIG: settings}
-    return Content(name=path.name, values={**tensors, **more}, sha256=_sha256(path), header=header)
+    return Content(name=path.name, values={**tensors, **more}, sha256=sha256_of(path), header=header)
 
 
 def _is_own(header: Mapping[str, Any]) -> bool:
@@ -80,7 +83,7 @@ def _folder(folder: Path) -> Content:
         return Content(
             name=folder.name,
             values={**tensors, plain.ADAPTER_CONFIG: config},
-            sha256=_sha256(folder / plain.ADAPTER_WEIGHTS),
+            sha256=sha256_of(folder / plain.ADAPTER_WEIGHTS),
         )
     if not _is_omgsr(folder):
         refused.refuse_folder(folder.name, {entry.name for entry in folder.iterdir()})
@@ -88,7 +91,7 @@ def _folder(folder: Path) -> Content:
     for part in (omgsr.UNET, omgsr.ENCODER):
         values[part], values[f"{part}/{omgsr.CONFIG}"] = _peft_folder(folder / part, folder.name)
     files = [folder / part / omgsr.WEIGHTS for part in (omgsr.UNET, omgsr.ENCODER)]
-    return Content(name=folder.name, values=values, sha256=_sha256(*files))
+    return Content(name=folder.name, values=values, sha256=sha256_of(*files))
 
 
 def _peft_folder(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -99,7 +102,7 @@ def _peft_folder(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, 
             f"'{name}' is damaged: expected {plain.ADAPTER_CONFIG} and {plain.ADAPTER_WEIGHTS} in {folder.name}, found "
             "one missing or unreadable. Get the folder again."
         )
-    return read_safetensors(weights).tensors, cast("dict[str, Any]", settings)
+    return load_safetensors(weights).tensors, cast("dict[str, Any]", settings)
 
 
 def _json(path: Path) -> object:
@@ -109,12 +112,3 @@ def _json(path: Path) -> object:
             return cast("object", json.loads(file.read(MAX_SETTINGS_BYTES)))
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def _sha256(*paths: Path) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()

@@ -14,9 +14,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import BaseModelMismatchError
+from ..errors import BaseModelMismatchError, one_line
 from ..images import to_signed
-from ..tensor_files import TensorFileError, is_pickle, read_entries, read_tensors
+from ..tensor_files import TensorFileError, is_finite, is_pickle, read_entries, read_tensors
 from ..tiles.size import TileSize
 from .checkpoint import Part, Tensors, fill
 from .config import VaeConfig
@@ -139,7 +139,7 @@ def _tensors(path: Path) -> Tensors:
             f"There is no decoder '{path}'. Give VOSR's sd21_lwdecoder.pth or TAESD's taesd_decoder."
         )
     try:
-        values: Mapping[str, Any] = read_entries(path) if is_pickle(path) else read_tensors(path).tensors
+        values: Mapping[str, Any] = read_entries(path, mapped=True) if is_pickle(path) else read_tensors(path).tensors
     except TensorFileError as error:
         raise BaseModelMismatchError(str(error)) from error
     table = values.get(_STATE, values)
@@ -152,10 +152,11 @@ def _network(name: str, tensors: Tensors) -> tuple[LightDecoder, str]:
     if "1.weight" in first:
         _check_latents(name, first["1.weight"][1])
         return TinyDecoder(), "layers."
+    first_name = one_line(min(map(str, tensors), default="none"), 60)
     if "conv_in.weight" not in first or not any(key.startswith("up_blocks.") for key in tensors):
         raise BaseModelMismatchError(
             f"'{name}' is no light decoder that DFOSD knows: expected VOSR's sd21_lwdecoder or TAESD's taesd_decoder, "
-            f"found {len(tensors)} entries, first {min(map(str, tensors), default='none')[:60]}. Give one of them."
+            f"found {len(tensors)} entries, first {first_name}. Give one of them."
         )
     _check_latents(name, first["conv_in.weight"][1])
     return NarrowDecoder(_config(name, tensors)), "decoder."
@@ -196,23 +197,15 @@ def _checked(name: str, prefix: str, tensors: Tensors, expected: Tensors) -> Ten
     """All of `expected` in their shapes, finite, and nothing else. Raises BaseModelMismatchError."""
     for key in sorted(expected.keys() ^ tensors.keys()):
         what = "lacks" if key in expected else "has besides"
-        raise BaseModelMismatchError(
-            f"'{name}' is damaged: expected a decoder's tensors, it {what} {_short(key, prefix)}."
-        )
+        shown = one_line(key.removeprefix(prefix), 80)
+        raise BaseModelMismatchError(f"'{name}' is damaged: expected a decoder's tensors, it {what} {shown}.")
     for key, like in expected.items():
-        value = cast("object", tensors[key])
+        value, shown = cast("object", tensors[key]), key.removeprefix(prefix)
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != like.shape:
             found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise BaseModelMismatchError(
-                f"'{name}' is damaged: expected {tuple(like.shape)} as {_short(key, prefix)}, found {found}."
+                f"'{name}' is damaged: expected {tuple(like.shape)} as {shown}, found {found}."
             )
-        if not bool(torch.isfinite(value).all()):
-            raise BaseModelMismatchError(
-                f"'{name}' is damaged: values of {_short(key, prefix)} are not finite. Get it again."
-            )
+        if not is_finite(value):
+            raise BaseModelMismatchError(f"'{name}' is damaged: values of {shown} are not finite. Get it again.")
     return tensors
-
-
-def _short(key: str, prefix: str) -> str:
-    text = "".join(c if c.isprintable() else "?" for c in key.removeprefix(prefix))
-    return text[:80]

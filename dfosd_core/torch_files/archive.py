@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import mmap
+import os
 import re
 import struct
 import zipfile
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
+
+import torch
 
 _RECORD = re.compile(r"[^/\\]+/(?:\.?\w+(?:\.\w+)?|data/\w+|\.data/\w+)")
 _LINK, _KIND = 0o120000, 0o170000
@@ -22,7 +26,7 @@ class TorchFileError(ValueError):
 
 
 class Archive(NamedTuple):
-    """A file, mapped into memory."""
+    """A file in memory."""
 
     bytes_: memoryview
     """All of it; a change of them does not reach the file."""
@@ -37,26 +41,36 @@ class Archive(NamedTuple):
         return None if place is None else self.bytes_[slice(*place)]
 
 
-def open_archive(path: Path) -> Archive:
-    """Raises TorchFileError for a file that is damaged or not of torch.save; OSError."""
+def open_archive(path: Path, *, mapped: bool = False) -> Archive:
+    """Read the file, or map it. Raises TorchFileError for a file that is damaged or not of torch.save; OSError."""
     with path.open("rb") as file:
         if file.read(4) != _LOCAL_MARK:
             raise TorchFileError("expected a zip archive of torch.save, found a file of another kind")
         # A copy on writing: the file is never changed, and torch takes no memory that it may not write.
-        blob = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        blob = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)) if mapped else _read(file)
     records = _records(path, blob)
     folders = {name.split("/")[0] for name in records}
     if len(folders) != 1 or f"{min(folders)}/data.pkl" not in records:
         raise TorchFileError(
             f"expected one folder with data.pkl, found {len(folders)}: {', '.join(sorted(records)[:3])}"
         )
-    archive = Archive(memoryview(blob), folders.pop(), records)
+    archive = Archive(blob, folders.pop(), records)
     if (archive.read("byteorder") or b"little") != b"little":
         raise TorchFileError("expected numbers with their low byte first (little-endian), found others")
     return archive
 
 
-def _records(path: Path, blob: mmap.mmap) -> dict[str, tuple[int, int]]:
+def _read(file: BufferedReader) -> memoryview:
+    file.seek(0)
+    # torch's memory begins where sums are fast, and torch.save has aligned each record to the file's begin.
+    blob = torch.empty(os.fstat(file.fileno()).st_size, dtype=torch.uint8)
+    view = memoryview(cast("Any", blob.numpy()))
+    if file.readinto(view) != len(view):
+        raise TorchFileError("expected a file that stays as it is while it is read, found it shorter")
+    return view
+
+
+def _records(path: Path, blob: memoryview) -> dict[str, tuple[int, int]]:
     """Record -> its first byte in the file, and the one behind its last."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -81,11 +95,11 @@ def _records(path: Path, blob: mmap.mmap) -> dict[str, tuple[int, int]]:
     return records
 
 
-def _place(entry: zipfile.ZipInfo, blob: mmap.mmap) -> tuple[int, int]:
+def _place(entry: zipfile.ZipInfo, blob: memoryview) -> tuple[int, int]:
     begin = entry.header_offset + _LOCAL_HEADER.size
-    header = blob[entry.header_offset : begin]
+    header = bytes(blob[entry.header_offset : begin])
     named = entry.orig_filename.encode("utf-8" if entry.flag_bits & _UTF8 else "cp437")
-    if header[:4] != _LOCAL_MARK or blob[begin : begin + len(named)] != named:
+    if header[:4] != _LOCAL_MARK or bytes(blob[begin : begin + len(named)]) != named:
         raise TorchFileError(f"expected {entry.filename} where the archive's list says, found other bytes")
     name_length, more_length = _LOCAL_HEADER.unpack(header)
     start = begin + name_length + more_length

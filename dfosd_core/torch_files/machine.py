@@ -52,12 +52,12 @@ class _Name(NamedTuple):
     text: str
 
 
-def read_torch_file(path: Path) -> object:
-    """What torch.save wrote; tensors are mapped into memory, so bytes are read when they are used.
+def read_torch_file(path: Path, *, mapped: bool = False) -> object:
+    """What torch.save wrote. mapped: bytes are read when they are used, and the file must not change until then.
 
     Raises TorchFileError for a file that is damaged or holds more than it may; OSError.
     """
-    archive = open_archive(path)
+    archive = open_archive(path, mapped=mapped)
     code = archive.read("data.pkl")
     assert code is not None  # or there were no archive
     return _Machine(archive).run(bytes(code))
@@ -84,8 +84,9 @@ class _Machine:
             raise TorchFileError("expected a whole data.pkl, found one that is cut off or damaged") from error
         except (IndexError, KeyError, TypeError, AttributeError) as error:
             raise TorchFileError("expected a data.pkl of torch.save, found its instructions out of order") from error
-        (value,) = self.stack  # genops has seen STOP
-        return value
+        if len(self.stack) != 1:  # genops has seen STOP
+            raise TorchFileError(f"expected one value in data.pkl, found {len(self.stack)}")
+        return self.stack[0]
 
     def step(self, name: str, argument: Any) -> None:
         if name in _VALUES:

@@ -21,6 +21,7 @@ from support.peak import Peak
 from support.small_files import FILE_NAMES, SMALL, UNET, WEIGHTS, records, write, zipped
 
 from dfosd_core.errors import LoraFormatError
+from dfosd_core.lora.file import save_lora
 from dfosd_core.lora.importers.content import ImportedLora
 from dfosd_core.lora.open import open_lora
 
@@ -132,3 +133,30 @@ def test_two_loras_are_compared_before_they_are_stacked(tmp_path: Path) -> None:
     path = write("pisa_sr", tmp_path, entries)
     del entries, table
     assert taken_for(path, "expected two LoRAs of one shape on lora_unet_conv_out") <= LIMIT
+
+
+@pytest.mark.parametrize("name", ["osediff", "omgsr"])
+def test_file_that_changes_later_does_not_change_the_lora(name: str, tmp_path: Path) -> None:
+    """Nor does it end the program: a part of a file that is gone, mapped into memory, would."""
+    path = write(name, tmp_path, SMALL[name]())
+    lora = open_lora(path)
+    before = {key: value.clone() for key, value in lora.tensors().items()}
+    for file in [path, *path.rglob("*")]:
+        if file.is_file():
+            file.write_bytes(b"")
+    after = lora.tensors()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_own_lora_takes_no_more_than_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    save_lora(path, open_lora(write("hypir", tmp_path, large("hypir"))))
+    size = path.stat().st_size
+    assert size > 48 << 20
+    peak = Peak()
+    lora = open_lora(path)
+    assert peak.above() / size <= LIMIT
+    peak = Peak()
+    save_lora(tmp_path / "again.safetensors", lora)
+    assert peak.above() / size <= 0.2
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()

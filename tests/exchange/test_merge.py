@@ -215,13 +215,13 @@ def test_bad_input_is_refused_in_one_line(models: Path, tmp_path: Path, run: Run
 
 
 def test_failed_write_leaves_nothing(models: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dfosd_core.exchange import merge
+    from dfosd_core import safetensors_io
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     lora = PEERS["omgsr"]().write(tmp_path)
-    monkeypatch.setattr(merge, "_write_tensor", full)
+    monkeypatch.setattr(safetensors_io, "tensor_bytes", full)
     for base in ("sd", "sd.safetensors"):
         code, _, err = run("merge", "--base", models / base, "--lora", lora, "-o", tmp_path / "out" / base)
         assert (code, err.count("\n")) == (1, 1)

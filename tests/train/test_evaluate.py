@@ -176,3 +176,33 @@ def test_a_second_method_joins_the_first(
     assert run(pairs, "--out", tmp_path / "out", "--name", "no colour fix", "--color-fix", "none") == 0
     table = capsys.readouterr().out.splitlines()[-4:]
     assert [row.split(" | ")[0] for row in table] == ["| bicubic", "| DFOSD", "| peer", "| no colour fix"]
+
+
+def test_images_of_removed_scores_are_made_anew(pairs: Path, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(pairs, "--sr", pairs / "peer", "--out", out) == 0
+    before = (out / "scores.csv").read_text()
+    kept = out / "images" / "bicubic" / f"{NAMES[0]}.png"
+    write(kept, (48, 32), 9)
+    (out / "scores.jsonl").unlink()  # as a refusal advises
+    assert run(pairs, "--sr", pairs / "peer", "--out", out) == 0
+    assert (out / "scores.csv").read_text() == before
+
+
+def test_folder_may_have_an_equals_sign_in_its_path(pairs: Path, run: Run, tmp_path: Path) -> None:
+    home = tmp_path / "scale=4"
+    home.mkdir()
+    pairs = pairs.rename(home / "set")  # with the results beside it
+    assert run(pairs, "--sr", pairs / "peer", "--out", tmp_path / "a") == 0
+    (pairs / "peer").rename(home / "x=y")
+    assert run(pairs, "--sr", home / "x=y", f"other={home / 'x=y'}", "--out", tmp_path / "b") == 0
+    methods = {line["method"] for line in lines(tmp_path / "b" / "scores.jsonl")[1:]}
+    assert methods == {"bicubic", "x=y", "other"}
+
+
+def test_damaged_image_is_named(pairs: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = pairs / "peer" / f"{NAMES[0]}.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    assert run(pairs, "--sr", pairs / "peer", "--out", tmp_path / "out") == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"evaluate: '{broken}' cannot be read as an image. Get it again, or take it out."

@@ -195,3 +195,43 @@ def test_other_images_and_methods_are_chosen(page: Browser) -> None:
     assert pixel(page, 0.75) == pytest.approx(COLORS["bicubic"], abs=6)
     if PICTURES:
         page.screenshot(Path(PICTURES, "report.png"))
+
+
+HOSTILE = ("<img src=x onerror=alert(1)>", "{{data}}", "<!--<script>", "__proto__", "constructor", "a'\"&b")
+
+
+def hostile_report(folder: Path) -> str:
+    """Names that would run something, or take the place of something, were they put in as they are."""
+    for name in HOSTILE:
+        for side, scale in (("LR", 1), ("HR", 4), ("DFOSD", 4)):
+            (folder / "set" / side).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20 * scale, 20 * scale), (90, 90, 90)).save(folder / "set" / side / f"{name}.png")
+    test_set = open_set(folder / "set")
+    file = ScoreFile(folder / "scores.jsonl", {})
+    for method in ("DFOSD", "<script>alert(2)</script>{{data}}"):
+        file.start(method, {"note": "</pre><script>alert(3)</script>"}, folder / "set" / "DFOSD")
+        for name in HOSTILE:
+            file.add(method, name, {"PSNR-Y": 20.0, "SSIM-Y": 0.5})
+    return text_of((test_set, file))
+
+
+def test_names_run_nothing(tmp_path: Path) -> None:
+    text = hostile_report(tmp_path)
+    assert re.findall(r"<script\b[^>]*>", text) == ['<script type="application/json" id="data">', "<script>"]
+    assert "<img src" not in text
+    assert text.count('"images":') == 1
+    assert set(data_of(text)["images"]) == set(HOSTILE)
+    assert "&lt;script&gt;alert(2)&lt;/script&gt;{{data}}</th>" in text
+
+
+def test_names_run_nothing_in_a_browser(tmp_path: Path) -> None:
+    if not CHROMIUM:
+        pytest.skip("CHROMIUM is not set: it names a Chromium or Chrome program")
+    path = tmp_path / "report.html"
+    path.write_text(hostile_report(tmp_path), encoding="utf-8")
+    with Browser(CHROMIUM) as page:
+        page.open(path.as_uri())
+        page.wait("document.readyState === 'complete'")
+        assert sorted(rows(page)) == sorted(HOSTILE)
+        assert page.js("[...document.images].map((image) => image.id).join()") == "left,right"
+        assert page.console == []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dfosd_core.errors import BaseModelMismatchError
+from dfosd_core.files import sha256_of
 from dfosd_core.lora.metadata import BaseLayout, LoraMetadata
 from dfosd_core.networks.embedded import EMBEDDED
 from dfosd_core.networks.reading import WEIGHT_FILES
@@ -66,11 +66,7 @@ def base_sha256(path: Path | str) -> str:
         if not found:
             raise BaseModelMismatchError(f"'{path / 'unet'}' has no weights. Expected {WEIGHT_FILES[0]}.")
         path = found[0]
-    digest, block = hashlib.sha256(), bytearray(2**20)
-    with path.open("rb") as file:
-        while count := file.readinto(block):
-            digest.update(memoryview(block)[:count])
-    return digest.hexdigest()
+    return sha256_of(path)
 
 
 @functools.cache

@@ -75,6 +75,8 @@ def score_all(
 ) -> None:
     """Bring `file` up to a score for each method and image; what it has is not computed again."""
     for method, source in sources.items():
+        if method not in file.settings:
+            source.forget(list(test_set.lr))
         file.start(method, source.settings(), source.folder)
     for name in test_set.lr:
         missing = [method for method in sources if name not in file.scores[method]]

@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import io
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -80,12 +81,19 @@ class Library:
                 folder = Path(root, side)
                 folder.mkdir()
                 for file in files:
-                    (folder / file.name).symlink_to(file.resolve())
+                    _put(file, folder / file.name)
                 folders.append(str(folder))
             try:
                 return float(self.metrics[SET_METRIC](*folders, num_workers=0, verbose=False))
             except Exception as error:
                 raise ConfigError(f"pyiqa's FID fails: {_one_line(error)}.") from error
+
+
+def _put(file: Path, place: Path) -> None:
+    try:
+        place.symlink_to(file.resolve())
+    except OSError:  # Windows lets administrators only
+        shutil.copyfile(file, place)
 
 
 class _WeightsMissingError(Exception):

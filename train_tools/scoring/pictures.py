@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dfosd_core import images
+from dfosd_core.errors import ConfigError
 from dfosd_core.files import write_whole
 from dfosd_core.image_files import tensors
 from dfosd_core.image_files.picture import Picture
@@ -66,9 +68,25 @@ def to_tensor(picture: Image.Image) -> Tensor:
 
 
 def read_image(path: Path) -> Tensor:
-    """An 8-bit image file as (1, 3, H, W) in [0, 1]."""
-    with Image.open(path) as opened:
-        return to_tensor(opened)
+    """An 8-bit image file as (1, 3, H, W) in [0, 1]. Raises ConfigError where it is damaged or none."""
+    with opened(path) as picture:
+        return to_tensor(picture)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height, by the file's header. Raises ConfigError as `read_image`."""
+    with opened(path) as picture:
+        return picture.size
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The picture in a file, whose reading in the `with` block may fail: raises ConfigError, one line."""
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: by Pillow's PNG reader
+        raise ConfigError(f"'{path}' cannot be read as an image. Get it again, or take it out.") from error
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

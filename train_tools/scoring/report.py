@@ -6,15 +6,15 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from dfosd_core.image_files import is_image_name
 
 from .metrics import METRICS, Scores
+from .pictures import image_size, opened
 from .score_file import ScoreFile
 from .sets import SCALE, TestSet, by_stem
 from .tables import Quoted, cell, columns_of, head_of
@@ -65,10 +65,8 @@ def html_report(
         "run": html.escape(json.dumps({**run, "methods": {m: file.settings[m] for m in methods}}, indent=1)),
         "data": json.dumps(data).replace("<", "\\u003c"),
     }
-    text = TEMPLATE.read_text(encoding="utf-8")
-    for name, part in parts.items():
-        text = text.replace("{{" + name + "}}", part)
-    return text
+    # In one go: what is put in may hold such marks, too.
+    return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], TEMPLATE.read_text(encoding="utf-8"))
 
 
 def choose(scores: Mapping[str, float], metric: str, count: int = PICTURES) -> list[str]:
@@ -90,12 +88,8 @@ def _pictures(
     sides |= {method: by_stem(folder) for method, folder in there.items() if any(map(is_image_name, folder.iterdir()))}
     total = 0
     for name in names:
-        with Image.open(test_set.lr[name]) as small:
-            width, height = small.size
-        scale = SCALE
-        if test_set.hr:
-            with Image.open(test_set.hr[name]) as large:
-                scale = max(1, round(large.width / width))
+        width, height = image_size(test_set.lr[name])
+        scale = max(1, round(image_size(test_set.hr[name])[0] / width)) if test_set.hr else SCALE
         view = [min(edge, VIEW_PX // scale) for edge in (width, height)]
         box = [(width - view[0]) // 2, (height - view[1]) // 2]
         found: dict[str, str] = {}
@@ -113,7 +107,7 @@ def _pictures(
 def data_address(path: Path, box: tuple[int, int, int, int]) -> str:
     """A part of an image file as a WebP in a `data:` address."""
     target = io.BytesIO()
-    with Image.open(path) as image:
+    with opened(path) as image:
         image.convert("RGB").crop(box).save(target, "WEBP", quality=WEBP_QUALITY, method=4)
     return "data:image/webp;base64," + base64.b64encode(target.getvalue()).decode()
 

@@ -12,12 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from dfosd_core.errors import ConfigError
+from dfosd_core.files import sha256_of
 from dfosd_core.image_files import is_image_name
 
-from .pictures import read_image
+from .pictures import image_size, read_image
 from .validation import Sample, pair_of
 
 PROTOCOLS = {
@@ -144,7 +143,7 @@ def _check_protocol(found: TestSet) -> None:
     if found.protocol == "own":
         return
     for stem, path in found.lr.items():
-        size, hr = _size(path), _size(found.hr[stem]) if found.hr else None
+        size, hr = image_size(path), image_size(found.hr[stem]) if found.hr else None
         is_crop = size == (128, 128) and hr == (512, 512)
         if found.protocol == "crops" and not is_crop:
             large = f"{hr[0]}x{hr[1]}" if hr else "no HR image"
@@ -157,11 +156,6 @@ def _check_protocol(found: TestSet) -> None:
                 f"The protocol full has whole images, found '{stem}' with 128x128 and 512x512, a crop. Choose the "
                 "benchmark's protocol crops, or prepare the set from its original folder."
             )
-
-
-def _size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
@@ -178,9 +172,5 @@ def digest(files: Iterable[Path]) -> str:
     """SHA-256 of the files' names and contents, in the order given."""
     whole = hashlib.sha256()
     for path in files:
-        content = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                content.update(block)
-        whole.update(f"{path.stem}\0{content.hexdigest()}\n".encode())
+        whole.update(f"{path.stem}\0{sha256_of(path)}\n".encode("utf-8", "surrogateescape"))
     return whole.hexdigest()

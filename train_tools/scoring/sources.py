@@ -40,6 +40,10 @@ class Source(Protocol):
         """The file of an image that has been asked for."""
         ...
 
+    def forget(self, names: Sequence[str]) -> None:
+        """Make the images of these names anew when they are asked for, where this source makes them."""
+        ...
+
 
 class FolderSource:
     """Images made elsewhere, named like the set's (the ending may differ)."""
@@ -72,6 +76,9 @@ class FolderSource:
     def path(self, name: str) -> Path:
         return self.files[name]
 
+    def forget(self, names: Sequence[str]) -> None:
+        """Nothing: they are somebody else's."""
+
 
 class KeptSource:
     """What a method makes here, kept as PNG files in `folder`, so that nothing is made twice."""
@@ -90,6 +97,11 @@ class KeptSource:
 
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.png"
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Remove them: where no scores say what made them, it may have been other weights."""
+        for name in names:
+            self.path(name).unlink(missing_ok=True)
 
 
 class Model:

@@ -77,8 +77,9 @@ def markdown(result: Mapping[str, Scores], images: int, quoted: Sequence[Quoted]
     lines = ["| method | " + " | ".join(head_of(metric, images) for metric in metrics) + (" | |" if quoted else " |")]
     lines.append("|---|" + "---|" * (len(metrics) + bool(quoted)))
     for method, scores in result.items():
+        name = method.replace("|", "/")  # which would end the cell
         cells = [cell(metric, scores) for metric in metrics]
-        lines.append(f"| {method} | " + " | ".join(cells) + (" | measured here |" if quoted else " |"))
+        lines.append(f"| {name} | " + " | ".join(cells) + (" | measured here |" if quoted else " |"))
     for row in quoted:
         cells = [cell(metric, row.scores) for metric in metrics]
         source = "; ".join(filter(None, [f"quoted: {row.source}", row.note]))

@@ -6,7 +6,6 @@ file: each importer says it. peft's own default is alpha 8, whatever the rank.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
@@ -14,8 +13,8 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor
 
-from ...errors import LoraFormatError
-from ...tensor_files import one_line
+from ...errors import LoraFormatError, one_line
+from ...tensor_files import is_finite
 from ..file import ImportedLora as ImportedLora
 from ..file import LoraPair
 from ..metadata import BaseLayout
@@ -84,11 +83,6 @@ class Content:
     def refuse(self, what: str) -> NoReturn:
         """Raise LoraFormatError, one line: the file is of a known kind and damaged."""
         raise LoraFormatError(f"'{self.name}' is damaged: {one_line(what)}. Get the file again.")
-
-
-def is_finite(value: Tensor) -> bool:
-    """Whether no value is NaN or infinite. Makes no second tensor of that size, as torch.isfinite does."""
-    return not value.numel() or all(math.isfinite(float(edge)) for edge in value.aminmax())
 
 
 def _kind(value: object) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 
 from torch import Tensor
 
-from ...errors import LoraFormatError, shown
+from ...errors import LoraFormatError, one_line
 from ..changes import LoraPair
 from ..file import group_layers
 from .content import Content
@@ -80,8 +80,9 @@ def _refuse_text_encoder(name: str, tensors: Mapping[str, Tensor]) -> None:
     found = [key for key in tensors if _TEXT_ENCODER.match(key)]
     if found:
         raise LoraFormatError(
-            f"'{name}' changes the text encoder too ({len(found)} of {len(tensors)} tensors, first {shown(found[0])}): "
-            "DFOSD uses one fixed prompt and runs no text encoder, so they would be lost. Give one of the UNet alone."
+            f"'{name}' changes the text encoder too ({len(found)} of {len(tensors)} tensors, first "
+            f"{one_line(found[0])}): DFOSD uses one fixed prompt and runs no text encoder, so they would be lost. "
+            "Give one of the UNet alone."
         )
 
 
@@ -130,7 +131,7 @@ def _peft_settings(content: Content) -> dict[str, Any] | None:
     found = cast("dict[str, Any]", settings) if isinstance(settings, dict) else {}
     alpha = found.get("lora_alpha")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < alpha < 1e6:
-        _refuse(content.name, f"expected a number as lora_alpha in PEFT's settings, found {shown(str(alpha))}")
+        _refuse(content.name, f"expected a number as lora_alpha in PEFT's settings, found {one_line(str(alpha))}")
     more = [key for key in ("use_dora", "alpha_pattern", "modules_to_save") if found.get(key)]
     if more:
         _refuse(content.name, f"expected a plain LoRA, found PEFT's {more[0]}")
