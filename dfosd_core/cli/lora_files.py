@@ -23,7 +23,7 @@ from . import OK
 
 def run_convert(given: argparse.Namespace) -> int:
     """Returns an exit code. Raises DfosdError, one line."""
-    out = _target(given.output)
+    out = _target(given.output, "a DFOSD LoRA is a safetensors file")
     found = convert(
         Path(given.file),
         usage_of(given.timestep, given.rule),
@@ -39,11 +39,10 @@ def run_convert(given: argparse.Namespace) -> int:
 
 def run_merge(given: argparse.Namespace) -> int:
     """Returns an exit code. Raises DfosdError, one line."""
-    out = _target(given.output)
+    _target(given.output)
     lora = open_lora(given.lora or DEFAULT_WEIGHTS / DEFAULT_LORA)  # first: it is the smaller file
     base = open_base(given.base or DEFAULT_WEIGHTS / DEFAULT_BASE)
-    if not base.path.is_dir() and out.suffix != ".safetensors":
-        raise ConfigError(f"-o {out}: expected a name ending in .safetensors, as the base is a single file.")
+    out = _target(given.output, "" if base.path.is_dir() else "the base is a single file")
     strength = UpscaleSettings.from_values({"strength": given.strength}).strength
     _writing(out, lambda: merge(base, lora, strength, out))
     print(
@@ -55,7 +54,7 @@ def run_merge(given: argparse.Namespace) -> int:
 
 def run_export(given: argparse.Namespace) -> int:
     """Returns an exit code. Raises DfosdError, one line."""
-    out = _target(given.output)
+    out = _target(given.output, "a LoRA is a safetensors file")
     lora = open_lora(given.file)
     if given.base and not needs_base(lora):
         raise ConfigError(f"'{given.file}' replaces no weights in full, so no base is needed. Leave --base out.")
@@ -74,10 +73,12 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-def _target(text: str) -> Path:
+def _target(text: str, why_safetensors: str = "") -> Path:
     out = Path(text)
     if out.exists():
         raise ConfigError(f"-o {out}: exists and was not touched. Name another, or remove it first.")
+    if why_safetensors and out.suffix != ".safetensors":
+        raise ConfigError(f"-o {out}: expected a name ending in .safetensors, as {why_safetensors}.")
     return out
 
 

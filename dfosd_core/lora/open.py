@@ -14,8 +14,9 @@ from ..files import reason_of, sha256_of
 from ..safetensors_io import load_safetensors
 from ..tensor_files import TensorFileError, is_pickle, kind_of, read_entries, read_header
 from .file import DfosdLora, ImportedLora, ordinary_lora, read_lora
-from .importers import import_lora, omgsr, plain, refused
+from .importers import import_lora, omgsr, refused
 from .importers.content import Content
+from .importers.peft_settings import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 SUFFIXES = (".safetensors", ".pkl", ".pth")
 """How LoRA files are called in lists; what a file is, its content says."""
@@ -63,8 +64,8 @@ def read_content(path: Path) -> Content | None:
         raise LoraFormatError(str(error)) from error
     except OSError as error:
         raise LoraFormatError(f"'{path.name}' cannot be read: {reason_of(error)}.") from error
-    settings = _json(path.with_name(plain.ADAPTER_CONFIG)) if path.name == plain.ADAPTER_WEIGHTS else None
-    more = {} if settings is None else {plain.ADAPTER_CONFIG: settings}
+    settings = _json(path.with_name(ADAPTER_CONFIG)) if path.name == ADAPTER_WEIGHTS else None
+    more = {} if settings is None else {ADAPTER_CONFIG: settings}
     return Content(name=path.name, values={**tensors, **more}, sha256=sha256_of(path), header=header)
 
 
@@ -78,28 +79,28 @@ def _is_omgsr(folder: Path) -> bool:
 
 
 def _folder(folder: Path) -> Content:
-    if (folder / plain.ADAPTER_WEIGHTS).is_file():
+    if (folder / ADAPTER_WEIGHTS).is_file():
         tensors, config = _peft_folder(folder, folder.name)
         return Content(
             name=folder.name,
-            values={**tensors, plain.ADAPTER_CONFIG: config},
-            sha256=sha256_of(folder / plain.ADAPTER_WEIGHTS),
+            values={**tensors, ADAPTER_CONFIG: config},
+            sha256=sha256_of(folder / ADAPTER_WEIGHTS),
         )
     if not _is_omgsr(folder):
         refused.refuse_folder(folder.name, {entry.name for entry in folder.iterdir()})
     values: dict[str, Any] = {}
     for part in (omgsr.UNET, omgsr.ENCODER):
-        values[part], values[f"{part}/{omgsr.CONFIG}"] = _peft_folder(folder / part, folder.name)
-    files = [folder / part / omgsr.WEIGHTS for part in (omgsr.UNET, omgsr.ENCODER)]
+        values[part], values[f"{part}/{ADAPTER_CONFIG}"] = _peft_folder(folder / part, folder.name)
+    files = [folder / part / ADAPTER_WEIGHTS for part in (omgsr.UNET, omgsr.ENCODER)]
     return Content(name=folder.name, values=values, sha256=sha256_of(*files))
 
 
 def _peft_folder(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """PEFT's weights and settings; an error names the user's folder `name`. Raises TensorFileError too."""
-    settings, weights = _json(folder / plain.ADAPTER_CONFIG), folder / plain.ADAPTER_WEIGHTS
+    settings, weights = _json(folder / ADAPTER_CONFIG), folder / ADAPTER_WEIGHTS
     if not isinstance(settings, dict) or not weights.is_file():
         raise LoraFormatError(
-            f"'{name}' is damaged: expected {plain.ADAPTER_CONFIG} and {plain.ADAPTER_WEIGHTS} in {folder.name}, found "
+            f"'{name}' is damaged: expected {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS} in {folder.name}, found "
             "one missing or unreadable. Get the folder again."
         )
     return load_safetensors(weights).tensors, cast("dict[str, Any]", settings)

@@ -12,6 +12,7 @@ from ...dfosd_core.errors import LoraFormatError
 from ...dfosd_core.lora.file import DfosdLora
 from ...dfosd_core.lora.importers import omgsr
 from ...dfosd_core.lora.importers.content import ImportedLora
+from ...dfosd_core.lora.importers.peft_settings import ADAPTER_WEIGHTS
 from ...dfosd_core.lora.open import may_be_lora, open_lora
 from .decoder_files import is_decoder_name
 
@@ -20,7 +21,7 @@ LORA_HELP = (
     "LoRA from models/dfosd or models/loras: DFOSD's, or the unchanged file of OSEDiff, PiSA-SR or HYPIR, or OMGSR-S's "
     "folder."
 )
-_MARK = (omgsr.UNET, omgsr.WEIGHTS)
+_MARK = (omgsr.UNET, ADAPTER_WEIGHTS)
 """The host lists files only. Where it finds this one, the folder around it may be OMGSR-S's LoRA."""
 
 

@@ -90,8 +90,13 @@ def test_prompt_embeds_become_part_of_the_file(tmp_path: Path, run: Run) -> None
         code, _, err = run("convert", source, "-o", tmp_path / "y.safetensors", "--prompt-embeds", prompt)
         assert (code, err.count("\n")) == (1, 1)
         assert message in err
-    assert "has a prompt of its own" in run("convert", out, "-o", tmp_path / "y", "--prompt-embeds", prompt)[2]
-    assert "There is no file" in run("convert", source, "-o", tmp_path / "y", "--prompt-embeds", tmp_path / "no")[2]
+    assert (
+        "has a prompt of its own" in run("convert", out, "-o", tmp_path / "y.safetensors", "--prompt-embeds", prompt)[2]
+    )
+    assert (
+        "There is no file"
+        in run("convert", source, "-o", tmp_path / "y.safetensors", "--prompt-embeds", tmp_path / "no")[2]
+    )
 
 
 # --- Ordinary LoRAs: the same pairs in every spelling ---
@@ -319,9 +324,9 @@ def test_refusal_of_an_ordinary_lora_tells_how_to_convert_it(kind: str, tmp_path
         safetensors.torch.save_file(tensors, path / "adapter_model.safetensors")
         (path / "adapter_config.json").write_text('{"lora_alpha": 8}')
     for words in (
-        (("info", path), ("convert", path, "-o", tmp_path / "o"))
+        (("info", path), ("convert", path, "-o", tmp_path / "o.safetensors"))
         if kind != "folder"
-        else (("convert", path, "-o", "o"),)
+        else (("convert", path, "-o", "o.safetensors"),)
     ):
         code, _, err = run(*words)
         assert (code, err.count("\n")) == (1, 1)
@@ -335,3 +340,11 @@ def test_program_in_train_tools_does_the_same_from_any_folder(tmp_path: Path) ->
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False, env={"PATH": ""})
     assert done.returncode == 0, done.stderr
     assert load_lora(tmp_path / "b.safetensors") == lora
+
+
+@pytest.mark.parametrize("command", [("convert",), ("export", "--kohya")])
+def test_output_is_called_what_lists_look_for(command: tuple[str, ...], tmp_path: Path, run: Run) -> None:
+    code, _, err = run(*command, PEERS["hypir"]().write(tmp_path), "-o", tmp_path / "out.pkl")
+    assert code == 2
+    assert "out.pkl: expected a name ending in .safetensors" in err
+    assert not (tmp_path / "out.pkl").exists()

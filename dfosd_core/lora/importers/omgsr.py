@@ -17,19 +17,10 @@ from ..file import LoraPair
 from ..metadata import LoraMetadata
 from ..names import UNET_PREFIX, VAE_PREFIX
 from .content import BASE_MODEL, Content, ImportedLora, peft_pairs, sd_layout
+from .peft_settings import ADAPTER_CONFIG, unusual_setting
 
 UNET, ENCODER = "unet_lora_adapter", "vae_encoder_lora_adapter"
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 UNET_LAYERS, ENCODER_LAYERS = 194, 31
-_PLAIN: dict[str, tuple[object, ...]] = {
-    "peft_type": ("LORA",),
-    "init_lora_weights": (True, False, "gaussian"),  # others change the base's weights too
-    "alpha_pattern": ({},),
-    "rank_pattern": ({},),
-    "modules_to_save": ([],),
-    **dict.fromkeys(("use_dora", "use_rslora", "lora_bias", "fan_in_fan_out"), (False,)),
-}
-"""peft's settings with which alpha / r * B @ A is all that a LoRA does."""
 
 
 def detect(content: Content) -> bool:
@@ -60,11 +51,10 @@ def read(content: Content) -> ImportedLora:
 
 
 def _pairs(content: Content, folder: str, prefix: str) -> dict[str, LoraPair]:
-    settings = cast("Mapping[str, Any]", content.values[f"{folder}/{CONFIG}"])
+    settings = cast("Mapping[str, Any]", content.values[f"{folder}/{ADAPTER_CONFIG}"])
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
     if type(rank) is not int or alpha != rank:
-        content.refuse(f"expected r and an equal lora_alpha in {folder}/{CONFIG}, found {rank!r} and {alpha!r}")
-    other = [key for key, plain in _PLAIN.items() if settings.get(key) not in (None, *plain)]
-    if other:
-        content.refuse(f"expected a plain LoRA in {folder}, found {other[0]} {str(settings[other[0]])[:40]}")
+        content.refuse(f"expected r and an equal lora_alpha in {folder}/{ADAPTER_CONFIG}, found {rank!r} and {alpha!r}")
+    if other := unusual_setting(settings):
+        content.refuse(f"expected a plain LoRA in {folder}, found {other} {str(settings[other])[:40]}")
     return peft_pairs(content, content.tensors(folder), rank=rank, alpha=float(rank), prefix=prefix)

@@ -17,9 +17,8 @@ from ...errors import LoraFormatError, one_line
 from ..changes import LoraPair
 from ..file import group_layers
 from .content import Content
+from .peft_settings import ADAPTER_CONFIG, unusual_setting
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-"""PEFT's folder; in a `Content` the settings stand beside the tensors under the file's name."""
 _HEADER_CONFIG = "lora_adapter_metadata"
 """diffusers' entry in a safetensors header: PEFT's settings, each with the network's name before it."""
 
@@ -132,9 +131,8 @@ def _peft_settings(content: Content) -> dict[str, Any] | None:
     alpha = found.get("lora_alpha")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < alpha < 1e6:
         _refuse(content.name, f"expected a number as lora_alpha in PEFT's settings, found {one_line(str(alpha))}")
-    more = [key for key in ("use_dora", "alpha_pattern", "modules_to_save") if found.get(key)]
-    if more:
-        _refuse(content.name, f"expected a plain LoRA, found PEFT's {more[0]}")
+    if other := unusual_setting(found, but=("use_rslora", "rank_pattern")):
+        _refuse(content.name, f"expected a plain LoRA, found PEFT's {other}")
     return found
 
 
