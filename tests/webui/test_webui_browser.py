@@ -132,6 +132,7 @@ def test_tab_runs_another_methods_file_and_says_whose_it_is(
     page.click("#dfosd_tab_start")
     page.wait(f"{STATUS}.includes('Done in')", 900)
     page.wait("document.querySelectorAll('.dfosd-frame img').length === 2")
+    page.resize(1400, 1000)  # down to the decoder's drop-down
     picture(page, webui, "imported")
     choose(page, "#dfosd_tab_lora", "embedded small x4")
     page.wait(f"{ORIGIN} === ''", 60)
