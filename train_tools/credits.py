@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.files import write_text
+from dfosd_core.files import sha256_of, write_text
 
 from .data.photos import photo_paths
 
@@ -45,7 +44,7 @@ def used_rows(folders: Sequence[Path], tables: Iterable[Path]) -> list[Row]:
     known = {row["sha256"]: row for table in tables for row in read_table(table)}
     used: dict[str, Row] = {}
     for path in (path for folder in folders for path in photo_paths(folder)):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = sha256_of(path)
         if digest not in known:
             raise ConfigError(f"'{path}' is in none of the tables: nobody could be credited. Add it, or take it out.")
         used[digest] = known[digest]

@@ -12,7 +12,7 @@ from typing import cast
 from ..errors import LoraFormatError
 from ..exchange.merge import MERGED_FILE, MERGED_KEY
 from ..lora.file import DfosdLora, ImportedLora
-from ..lora.importers.plain import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ..lora.importers.peft_settings import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..lora.metadata import BaseLayout, describe_layout
 from ..lora.names import UNET_PREFIX, VAE_PREFIX
 from ..lora.open import may_be_lora, open_lora

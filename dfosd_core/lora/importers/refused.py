@@ -13,8 +13,8 @@ from typing import Any, NoReturn, cast
 
 from torch import Tensor
 
-from ...errors import LoraFormatError
-from ...tensor_files import LDM_UNET, one_line
+from ...errors import LoraFormatError, one_line
+from ...tensor_files import LDM_UNET
 from ..names import UNET_PREFIX
 
 KNOWN = "OSEDiff, PiSA-SR, HYPIR, OMGSR-S or DFOSD"
