@@ -7,12 +7,12 @@ from torch import Tensor
 from .errors import ConfigError
 from .schedule import alpha_bar_at
 
-RESIDUAL = "residual"
-PREDICTION_RULES = ("eps-x0", RESIDUAL)
+EPS_X0, RESIDUAL = "eps-x0", "residual"
+PREDICTION_RULES = (EPS_X0, RESIDUAL)
 """How z_sr follows from the network's output; a LoRA's metadata names the one it was trained with."""
 
 
-def predict_z_sr(z_lr: Tensor, eps: Tensor, t: int, rule: str = "eps-x0") -> Tensor:
+def predict_z_sr(z_lr: Tensor, eps: Tensor, t: int, rule: str = EPS_X0) -> Tensor:
     """The clean latent in one step, from the low-resolution latent and the network's output.
 
     "eps-x0":   z_sr = (z_lr - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t), the paper's eq. 1;
@@ -25,7 +25,7 @@ def predict_z_sr(z_lr: Tensor, eps: Tensor, t: int, rule: str = "eps-x0") -> Ten
     z, e = z_lr.float(), eps.float()
     if rule == RESIDUAL:
         return (z - e).to(z_lr.dtype)
-    if rule == "eps-x0":
+    if rule == EPS_X0:
         alpha_bar_t = alpha_bar_at(t)
         return ((z - (1.0 - alpha_bar_t) ** 0.5 * e) / alpha_bar_t**0.5).to(z_lr.dtype)
     raise ConfigError(f"Expected a prediction rule of {' or '.join(PREDICTION_RULES)}, found '{rule}'.")

@@ -3,6 +3,7 @@
     python -m train_tools.train_base vae --photos PHOTOS --held HELD --out RUN --vgg VGG16 --dists DISTS
     python -m train_tools.train_base prior --photos PHOTOS --out RUN
 
+With --vae FOLDER the autoencoder goes on from one that is there, such as the embedded base's, instead of a new one.
 Each stage logs to RUN/<stage>.log, saves RUN/<stage>.pt every few minutes and goes on from there when it is started
 again, with other crops, and ends by writing RUN/small_base/{vae,unet} as diffusers folders. Beside other work, two
 processes of one thread each are faster than one of two threads, and each takes --batch crops a step:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from ..errors import BaseModelMismatchError, LoraFormatError
-from ..one_step import PREDICTION_RULES
+from ..one_step import EPS_X0, PREDICTION_RULES
 
 FORMAT_VERSION = "1"
 BASE_PREDICTIONS = ("epsilon", "v_prediction")
@@ -78,7 +78,7 @@ class LoraMetadata:
     """Rank of the LoRA (the largest, if layers differ)."""
     lora_alpha: float
     """The LoRA's alpha; a layer's delta is alpha / rank * up @ down."""
-    rule: str = "eps-x0"
+    rule: str = EPS_X0
     """One of `PREDICTION_RULES`, stored as `dfosd.prediction`."""
     scale: float = 4.0
     """Super-resolution factor it was trained for."""

@@ -17,7 +17,7 @@ from ..lora.file import DfosdLora
 from ..lora.merge import changes_of, check_fit
 from ..lora.metadata import LoraMetadata
 from ..lora.names import VAE_PREFIX, kohya_name
-from ..one_step import predict_z_sr
+from ..one_step import EPS_X0, predict_z_sr
 from .lora_layers import LoraLayer, inject_lora, lora_pairs, new_prompt, share_weights
 from .noise import Rng, randn
 from .starting_lora import fit_pair, freeze_into, layers_of, untrained_part
@@ -147,7 +147,7 @@ class DfosdGenerator(nn.Module):
         return {name: pair.error for name, pair in fitted.items() if lora.pairs[name].rank > self.rank}
 
     def _identity(self) -> tuple[object, ...]:
-        return self.t, self.rank, self.lora_alpha, "eps-x0"
+        return self.t, self.rank, self.lora_alpha, EPS_X0
 
 
 def _identity(metadata: LoraMetadata) -> tuple[object, ...]:

@@ -17,7 +17,7 @@ from .pictures import SheetRow
 from .score_file import ScoreFile
 from .sets import TestSet, digest
 from .sources import Source
-from .validation import SHEET_ROWS, Pair, Sample, evenly, one_line
+from .validation import SHEET_ROWS, Pair, Sample, caption_of, evenly
 
 Report = Callable[[str, Mapping[str, Scores]], None]
 """Gets each image's name and {method: scores}."""
@@ -104,6 +104,6 @@ def sheet_rows(test_set: TestSet, sources: Mapping[str, Source], file: ScoreFile
         if isinstance(sample, Pair):
             images.append(sample.x_hr)
         rows.append(
-            SheetRow(images=images, captions=[name, *(one_line(file.scores[method][name]) for method in sources)])
+            SheetRow(images=images, captions=[name, *(caption_of(file.scores[method][name]) for method in sources)])
         )
     return rows

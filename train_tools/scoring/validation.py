@@ -118,12 +118,12 @@ def score_pairs(
         if report:
             report(name, found)
         if name in shown:
-            captions = [Path(name).stem, *(one_line(found[method]) for method in methods)]
+            captions = [Path(name).stem, *(caption_of(found[method]) for method in methods)]
             rows.append(SheetRow(images=[pair.x_lq, *results.values(), pair.x_hr], captions=captions))
     return {method: mean(values) for method, values in scores.items()}, rows
 
 
-def one_line(scores: Scores) -> str:
+def caption_of(scores: Scores) -> str:
     return "  ".join(f"{metric} {FORMATS[metric](value)}" for metric, value in scores.items() if metric != "SSIM-Y")
 
 
