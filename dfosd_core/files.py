@@ -90,6 +90,12 @@ def sha256_of(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def stamp_of(path: Path) -> tuple[object, ...]:
+    """What changes when the file, or one in the folder, does: names, times of the last change (ns) and sizes."""
+    files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
+    return str(path), *((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+
+
 def reason_of(error: OSError) -> str:
     """What went wrong, without full stop, for the end of a sentence."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -10,8 +10,7 @@ from .errors import ConfigError
 from .host import Host
 from .hosts.light import LightHost
 from .hosts.own import OwnHost, fast_dtype, load_base, load_default
-from .lora.file import DfosdLora
-from .lora.importers.content import ImportedLora
+from .lora.file import DfosdLora, ImportedLora
 from .lora.metadata import check_base
 from .lora.open import open_lora
 from .networks.embedded import DEFAULT_BASE, DEFAULT_WEIGHTS

@@ -10,6 +10,7 @@ import folder_paths  # pyright: ignore[reportMissingImports]
 import torch
 
 from ...dfosd_core.errors import BaseModelMismatchError
+from ...dfosd_core.files import stamp_of
 from ...dfosd_core.host import Host
 from ...dfosd_core.hosts.light import LightHost
 from ...dfosd_core.networks.light_decoder import LightDecoder, is_decoder, read_decoder
@@ -36,15 +37,10 @@ def is_decoder_name(folder: str, name: str) -> bool:
     return bool(path) and is_decoder(Path(path))
 
 
-def _facts(path: Path) -> tuple[str, int, int]:
-    facts = path.stat()
-    return str(path), facts.st_mtime_ns, facts.st_size
-
-
 def decoder_fingerprint(name: str | None) -> str:
     """As `lora_fingerprint`."""
     try:
-        return "" if name in (None, FULL_DECODER) else ":".join(map(str, _facts(_path(name or ""))))
+        return "" if name in (None, FULL_DECODER) else str(stamp_of(_path(name or "")))
     except (BaseModelMismatchError, OSError):
         return ""
 
@@ -77,7 +73,7 @@ class DecoderFile:
             return host
         path, device = _path(name), model_management.get_torch_device()
         dtype: torch.dtype = getattr(vae, "vae_dtype", torch.float32)  # the embedded model comes without a VAE
-        read_from = (*_facts(path), str(device), dtype)
+        read_from = (*stamp_of(path), str(device), dtype)
         if self._decoder is None or read_from != self._read_from:
             self._decoder = read_decoder(path, dtype, device)
             self._read_from = read_from

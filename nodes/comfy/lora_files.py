@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths  # pyright: ignore[reportMissingImports]
 
 from ...dfosd_core.errors import LoraFormatError
-from ...dfosd_core.lora.file import DfosdLora
+from ...dfosd_core.files import stamp_of
+from ...dfosd_core.lora.file import DfosdLora, ImportedLora
 from ...dfosd_core.lora.importers import omgsr
-from ...dfosd_core.lora.importers.content import ImportedLora
 from ...dfosd_core.lora.importers.peft_settings import ADAPTER_WEIGHTS
 from ...dfosd_core.lora.open import may_be_lora, open_lora
 from .decoder_files import is_decoder_name
@@ -71,15 +70,9 @@ def lora_fingerprint(name: str | None) -> str:
     Empty when there is no file, which the run itself will say, and for None: then the name comes over a link.
     """
     try:
-        return ":".join(_facts(lora_path(name or "")))
+        return str(stamp_of(lora_path(name or "")))
     except (LoraFormatError, OSError):
         return ""
-
-
-def _facts(path: Path) -> Iterator[str]:
-    for file in sorted(path.glob("*/*")) if path.is_dir() else [path]:
-        facts = file.stat()
-        yield f"{file}:{facts.st_mtime_ns}:{facts.st_size}"
 
 
 class LoraFile:

@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...dfosd_core.errors import BaseModelMismatchError, ConfigError
-from ...dfosd_core.lora.file import DfosdLora
-from ...dfosd_core.lora.importers.content import ImportedLora
+from ...dfosd_core.lora.file import DfosdLora, ImportedLora
 
 CONDITIONING_HELP = "One text embedding instead of the LoRA's own prompt. An imported LoRA has none and needs one."
 

@@ -8,20 +8,19 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from modules import devices, sd_models  # pyright: ignore[reportMissingImports]
 
 from ...dfosd_core.errors import BaseModelMismatchError, DfosdError
+from ...dfosd_core.files import stamp_of
 from ...dfosd_core.host import Host
 from ...dfosd_core.hosts.light import LightHost
 from ...dfosd_core.hosts.own import fast_dtype, load_base, load_default
 from ...dfosd_core.hosts.webui import program
 from ...dfosd_core.hosts.webui.shared import CheckpointHost
-from ...dfosd_core.lora.file import DfosdLora
-from ...dfosd_core.lora.importers.content import ImportedLora
+from ...dfosd_core.lora.file import DfosdLora, ImportedLora
 from ...dfosd_core.lora.metadata import LoraMetadata, check_base, describe_origin
 from ...dfosd_core.lora.open import open_lora
 from ...dfosd_core.networks.embedded import EMBEDDED_BASE, EMBEDDED_LORA
@@ -108,7 +107,7 @@ def _with_decoder(model: Model, name: str) -> Model:
         return model
     file, device = find_decoder(name), model.device
     dtype: torch.dtype = getattr(devices, "dtype_vae", torch.float32)  # the user's choice, by --no-half-vae and such
-    key = (_facts(file.path), str(device), dtype)
+    key = (stamp_of(file.path), str(device), dtype)
     decoder = _keep("decoder", key, lambda: read_decoder(file.path, dtype, device))
     return replace(model, host=LightHost(model.host, decoder), decoder_name=name)
 
@@ -148,7 +147,7 @@ def _with_base(file: ModelFile, base: ModelFile | None) -> Model:
 
 def read_lora(file: ModelFile) -> DfosdLora | ImportedLora:
     """The LoRA of `file`, as it was kept if the file is the same. Raises LoraFormatError."""
-    return _keep("lora", _facts(file.path), lambda: open_lora(file.path))
+    return _keep("lora", stamp_of(file.path), lambda: open_lora(file.path))
 
 
 def about_lora(name: str) -> str:
@@ -160,7 +159,7 @@ def about_lora(name: str) -> str:
 
 def read_metadata(file: ModelFile) -> LoraMetadata:
     """What the LoRA of `file` says of itself. Raises LoraFormatError."""
-    facts = _facts(file.path)
+    facts = stamp_of(file.path)
     if facts not in _metadata:
         _metadata[facts] = read_lora(file).metadata
     return _metadata[facts]
@@ -175,9 +174,9 @@ def _with_prompt(file: ModelFile, base: object, empty_prompt: Callable[[], torch
 def _own_base(file: ModelFile, base: ModelFile) -> Model:
     device, layout = devices.device, read_metadata(file).base_layout
     _make_room(device)
-    host = _keep("base", (_facts(base.path), str(device)), lambda: load_base(base.path, fast_dtype(device), device))
+    host = _keep("base", (stamp_of(base.path), str(device)), lambda: load_base(base.path, fast_dtype(device), device))
     check_base(layout, host.layout, f"'{file.name}'")
-    whole = _with_prompt(file, _facts(base.path), lambda: read_empty_prompt(base.path, layout.context_dim))
+    whole = _with_prompt(file, stamp_of(base.path), lambda: read_empty_prompt(base.path, layout.context_dim))
     return Model(host=host, lora=whole, lora_name=file.name, base_name=base.name, device=device)
 
 
@@ -204,12 +203,6 @@ def _make_room(device: Any) -> None:
         if manager is not None and torch.device(device).type != "cpu":
             manager.free_memory(NEEDED_BYTES, device)
     devices.torch_gc()
-
-
-def _facts(path: Path) -> tuple[object, ...]:
-    """What changes when the file, or one in the folder, does."""
-    files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
-    return str(path), *((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
 def _keep(kind: str, key: object, load: Callable[[], Any]) -> Any:

@@ -12,9 +12,9 @@ from support.small_files import SMALL, write
 from torch import Tensor
 
 from dfosd_core.errors import LoraFormatError
-from dfosd_core.lora.file import DfosdLora, load_lora, save_lora
+from dfosd_core.lora.file import DfosdLora, ImportedLora, load_lora, save_lora
 from dfosd_core.lora.importers import IMPORTERS
-from dfosd_core.lora.importers.content import Content, ImportedLora
+from dfosd_core.lora.importers.content import Content
 from dfosd_core.lora.open import may_be_lora, open_lora
 from dfosd_core.tensor_files import is_pickle
 

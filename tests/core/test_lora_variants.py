@@ -21,8 +21,7 @@ from support.peak import Peak
 from support.small_files import FILE_NAMES, SMALL, UNET, WEIGHTS, records, write, zipped
 
 from dfosd_core.errors import LoraFormatError
-from dfosd_core.lora.file import save_lora
-from dfosd_core.lora.importers.content import ImportedLora
+from dfosd_core.lora.file import ImportedLora, save_lora
 from dfosd_core.lora.open import open_lora
 
 SLACK = 8 << 20

@@ -20,7 +20,7 @@ from dfosd_core.host import Host, HostAround
 from dfosd_core.hosts.light import LightHost
 from dfosd_core.hosts.own import OwnHost, load_base
 from dfosd_core.lora.changes import LoraPair
-from dfosd_core.lora.importers.content import ImportedLora
+from dfosd_core.lora.file import ImportedLora
 from dfosd_core.lora.names import UNET_PREFIX, VAE_PREFIX, kohya_table
 from dfosd_core.lora.open import open_lora
 from dfosd_core.networks.light_decoder import read_decoder
