@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from dfosd_core.files import write_text, write_whole
-from dfosd_core.training.base import config_of, remove_self_attention, replace_group_norms
+from dfosd_core.training.base import config_of, remove_self_attention, repeat_all_borders, replace_group_norms
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -35,6 +35,7 @@ def make_vae() -> AutoencoderKL:
         scaling_factor=1.0,
     )
     replace_group_norms(vae)
+    repeat_all_borders(vae)
     initialize(vae)
     return vae
 
@@ -59,6 +60,7 @@ def make_unet() -> UNet2DConditionModel:
     )
     replace_group_norms(unet)
     remove_self_attention(unet)
+    repeat_all_borders(unet)
     initialize(unet)
     return unet
 

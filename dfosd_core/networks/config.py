@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import BaseModelMismatchError
 from ..lora.metadata import BaseLayout
-from .sd_configs import NORM_KEY, SD_SCALING_FACTOR, SELF_ATTENTION_KEY, Config
+from .sd_configs import NORM_KEY, PADDING_KEY, SD_SCALING_FACTOR, SELF_ATTENTION_KEY, Config
 
 # diffusers' defaults for what we build one way only. A configuration may leave them out.
 _UNET_FIXED: Mapping[str, tuple[Any, ...]] = {
@@ -73,6 +73,8 @@ class UnetConfig:
     """The embedded base's norms, without statistics."""
     self_attention: bool
     """Not in the embedded base."""
+    repeated_borders: bool
+    """In the embedded base, instead of padding with zeros."""
 
     @staticmethod
     def from_diffusers(config: Config, name: str) -> UnetConfig:
@@ -100,6 +102,7 @@ class UnetConfig:
             norm_eps=config.get("norm_eps", 1e-5),
             local_norm=config.get(NORM_KEY) == "affine",
             self_attention=config.get(SELF_ATTENTION_KEY) != "none",
+            repeated_borders=config.get(PADDING_KEY) == "replicate",
         )
 
 
@@ -113,6 +116,7 @@ class VaeConfig:
     mid_attention: bool
     norm_groups: int
     local_norm: bool
+    repeated_borders: bool
     scaling_factor: float
     shift_factor: float
 
@@ -129,6 +133,7 @@ class VaeConfig:
             mid_attention=config.get("mid_block_add_attention", True),
             norm_groups=config.get("norm_num_groups", 32),
             local_norm=config.get(NORM_KEY) == "affine",
+            repeated_borders=config.get(PADDING_KEY) == "replicate",
             scaling_factor=float(config.get("scaling_factor", SD_SCALING_FACTOR)),
             shift_factor=float(config.get("shift_factor") or 0.0),
         )

@@ -50,10 +50,11 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
         self.is_padded = padding > 0
+        self.padding_mode = "constant"
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H / 2, W / 2), rounded up if padded on all sides, else down."""
-        return self.conv(x if self.is_padded else F.pad(x, (0, 1, 0, 1)))
+        return self.conv(x if self.is_padded else F.pad(x, (0, 1, 0, 1), mode=self.padding_mode))
 
 
 class Upsample(nn.Module):

@@ -13,6 +13,8 @@ NORM_KEY = "dfosd_norm"
 """`affine`: norms without statistics (`norms.py`)."""
 SELF_ATTENTION_KEY = "dfosd_self_attention"
 """`none`: the transformers attend to the prompt only (`norms.py`)."""
+PADDING_KEY = "dfosd_padding"
+"""`replicate`: convolutions see their map's outermost values repeated instead of zeros (`borders.py`)."""
 SD_SCALING_FACTOR = 0.18215
 SD2_HEAD_WIDTH = 64
 SD1_HEADS = 8

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .borders import repeat_borders
 from .config import UnetConfig
 from .layers import Attention, Downsample, Resnet, Upsample, activated, to_map, to_sequence
 from .norms import MakeNorm, norms
@@ -32,6 +33,8 @@ class Unet(nn.Module):
         self.up_blocks = nn.ModuleList(UpLevel(config, i, norm, time_width) for i in reversed(range(len(widths))))
         self.conv_norm_out = norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+        if config.repeated_borders:
+            repeat_borders(self)
 
     def forward(self, z: Tensor, t: int, context: Tensor) -> Tensor:
         """(B, C, h, w) of any size, timestep, (B, N, context_dim) -> (B, C, h, w)."""

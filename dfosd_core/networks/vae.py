@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from .borders import repeat_borders
 from .config import VaeConfig
 from .layers import Attention, Downsample, Resnet, Upsample, activated, to_map, to_sequence
 from .norms import MakeNorm, norms
@@ -32,6 +33,8 @@ class Vae(nn.Module):
         self.decoder = Decoder(config, norm)
         self.quant_conv = nn.Conv2d(moments, moments, 1)
         self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+        if config.repeated_borders:
+            repeat_borders(self)
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, H / f, W / f): the posterior's mean."""

@@ -11,11 +11,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from ..lora.metadata import BaseLayout
+from ..networks.borders import repeat_borders
 from ..networks.checkpoint import fill
 from ..networks.config import UnetConfig, VaeConfig, base_layout
+from ..networks.layers import Downsample
 from ..networks.norms import ChannelAffine
 from ..networks.reading import read_checkpoint
-from ..networks.sd_configs import NORM_KEY, SELF_ATTENTION_KEY
+from ..networks.sd_configs import NORM_KEY, PADDING_KEY, SELF_ATTENTION_KEY
 from ..networks.unet import Unet
 from ..networks.unet import build_unet as build_own_unet
 from ..networks.vae import Vae
@@ -61,6 +63,8 @@ def config_of(network: UNet2DConditionModel | AutoencoderKL) -> dict[str, Any]:
         config[NORM_KEY] = "affine"
     if any(isinstance(layer, NoAttention) for layer in layers):
         config[SELF_ATTENTION_KEY] = "none"
+    if any(isinstance(layer, nn.Conv2d) and layer.padding_mode == "replicate" for layer in layers):
+        config[PADDING_KEY] = "replicate"
     return config
 
 
@@ -106,14 +110,27 @@ def replace_group_norms(module: nn.Module) -> int:
     return replaced
 
 
+def repeat_all_borders(module: nn.Module) -> None:
+    """`repeat_borders` for diffusers' networks, whose encoder steps down by a layer that pads with zeros itself."""
+    for level in getattr(getattr(module, "encoder", None), "down_blocks", ()):
+        for i, step in enumerate(level.downsamplers or ()):
+            own = Downsample(step.channels, padding=0)
+            own.conv = step.conv
+            level.downsamplers[i] = own
+    repeat_borders(module)
+
+
 def _build(kind: type[nn.Module], config: Mapping[str, Any]) -> nn.Module:
-    plain = {key: value for key, value in config.items() if key not in (NORM_KEY, SELF_ATTENTION_KEY)}
+    ours = (NORM_KEY, PADDING_KEY, SELF_ATTENTION_KEY)
+    plain = {key: value for key, value in config.items() if key not in ours}
     with torch.device("meta"):
         model = cast("Any", kind).from_config(plain)
         if config.get(NORM_KEY) == "affine":
             replace_group_norms(model)
         if config.get(SELF_ATTENTION_KEY) == "none":
             remove_self_attention(model)
+        if config.get(PADDING_KEY) == "replicate":
+            repeat_all_borders(model)
     return model.eval().requires_grad_(False)
 
 

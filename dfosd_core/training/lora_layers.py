@@ -38,7 +38,16 @@ class LoraLayer(nn.Module):
         device = base.weight.device
         if isinstance(base, nn.Conv2d):
             size, stride, padding = (cast("tuple[int, int]", v) for v in (base.kernel_size, base.stride, base.padding))
-            self.down: nn.Module = nn.Conv2d(base.in_channels, rank, size, stride, padding, bias=False, device=device)
+            self.down: nn.Module = nn.Conv2d(
+                base.in_channels,
+                rank,
+                size,
+                stride,
+                padding,
+                bias=False,
+                padding_mode=base.padding_mode,
+                device=device,
+            )
             self.up: nn.Module = nn.Conv2d(rank, base.out_channels, 1, bias=False, device=device)
         else:
             self.down = nn.Linear(base.in_features, rank, bias=False, device=device)
