@@ -71,13 +71,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="folder of small images")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for SPAN/ and Real-ESRGAN/")
+    parser.add_argument("--only", choices=[peer.folder for peer in PEERS], help="one of the two")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     try:
         paths = sorted(path for path in args.images.glob("*") if is_image_name(path))
         if not paths:
             raise ConfigError(f"'{args.images}' holds no images. Give a folder of small ones.")
-        for peer in PEERS:
+        for peer in (peer for peer in PEERS if args.only in (None, peer.folder)):
             net, began, made = open_peer(peer, args.threads), time.perf_counter(), 0
             (args.output / peer.folder).mkdir(parents=True, exist_ok=True)
             for path in paths:
