@@ -87,7 +87,8 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     try:
-        rows = used_rows(args.photos, args.tables) + [row for table in args.also for row in read_table(table)]
+        used = used_rows(args.photos, args.tables) + [row for table in args.also for row in read_table(table)]
+        rows = list({row["sha256"] or row["file"]: row for row in used}.values())  # no photograph twice
         write_text(args.output, credits_page(rows))
     except DfosdError as error:
         print(f"credits: {error}", file=sys.stderr)

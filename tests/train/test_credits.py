@@ -64,11 +64,16 @@ def test_the_command_writes_the_page_or_one_line(
 ) -> None:
     red = photo(tmp_path / "a", "red.png", "red")
     (tmp_path / "t.tsv").write_text(f"{HEADER}red.png\tCC0-1.0\tA\to\t{red}\n")
-    (tmp_path / "old.tsv").write_text(f"{HEADER}old.png\tpublic domain\tNASA\to\t\n")
+    (tmp_path / "old.tsv").write_text(
+        f"{HEADER}old.png\tpublic domain\tNASA\to\t\nolder.png\tCC0-1.0\tB\to\t\nred.png\tCC0-1.0\tA\to\t{red}\n"
+    )
     words = ["credits", str(tmp_path / "a"), "--tables", str(tmp_path / "t.tsv"), "-o", str(tmp_path / "c.md")]
     monkeypatch.setattr(sys, "argv", [*words, "--also", str(tmp_path / "old.tsv")])
     assert main() == 0
-    assert "old.png" in (tmp_path / "c.md").read_text()
+    page = (tmp_path / "c.md").read_text()
+    assert "old.png" in page
+    assert "older.png" in page
+    assert page.count("red.png") == 1
     monkeypatch.setattr(sys, "argv", [*words, "--also", str(tmp_path / "missing.tsv")])
     assert main() == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
