@@ -119,8 +119,8 @@ class LoraLayer(nn.Module):
         base = self.base
         if isinstance(base, nn.Linear):
             return F.linear(x, weight, base.bias)
-        stride, padding = (cast("tuple[int, int]", v) for v in (base.stride, base.padding))
-        return F.conv2d(x, weight, base.bias, stride, padding)
+        # The layer knows how it pads: with zeros, or with what is at the border.
+        return base._conv_forward(x, weight, base.bias)  # pyright: ignore[reportPrivateUsage]
 
     def pair(self, dtype: torch.dtype) -> LoraPair:
         """A detached copy of the two matrices, as the LoRA file holds them."""

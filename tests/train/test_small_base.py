@@ -68,16 +68,17 @@ def test_a_flat_picture_is_flat_up_to_its_border(base: Layout, colour: tuple[flo
     assert [spread(each) < TOLERANCE for each in (z, eps, image)] == [True] * 3, [spread(z), spread(eps), spread(image)]
 
 
-def test_so_is_what_a_lora_in_training_makes_of_it(base: Layout) -> None:
+@pytest.mark.parametrize("rank", [4, 96])  # beside the layers, and merged into their weights
+def test_so_is_what_a_lora_in_training_makes_of_it(base: Layout, rank: int) -> None:
     rng = torch.Generator().manual_seed(1)
     prompt = torch.randn(1, 8, CONTEXT_DIM)
-    generator = DfosdGenerator(base.vae, base.unet, prompt_embeds=prompt, t=199, rank=4, lora_alpha=4, rng=rng)
+    generator = DfosdGenerator(base.vae, base.unet, prompt_embeds=prompt, t=199, rank=rank, lora_alpha=rank, rng=rng)
     x = flat(0.3, -0.2, 0.9)
     with torch.no_grad():
         before, _ = generator(x)
         for parameter in generator.parameters():
             if parameter.requires_grad and parameter.ndim > 1:
-                parameter.add_(torch.randn(parameter.shape, generator=rng) * 0.1)
+                parameter.add_(torch.randn(parameter.shape, generator=rng) * 0.2 / rank**0.5)
         z_sr, x_sr = generator(x)
     assert (z_sr - before).abs().max() > 0.05
     assert spread(z_sr) < TOLERANCE
