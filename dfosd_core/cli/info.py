@@ -57,6 +57,7 @@ def describe_architecture(name: str) -> str:
             ("  VAE encoder", f"{report.encode_macs / 1e9:,.2f} G"),
             ("  UNet", f"{report.unet_macs / 1e9:,.2f} G"),
             ("  VAE decoder", f"{report.decode_macs / 1e9:,.2f} G"),
+            ("MACs, folded", f"{report.macs_folded / 1e9:,.2f} G"),
         ],
     )
 

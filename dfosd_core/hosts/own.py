@@ -14,6 +14,7 @@ from ..lora.merge import merged
 from ..lora.metadata import BaseLayout, check_base
 from ..lora.names import UNET_PREFIX, VAE_PREFIX
 from ..networks.embedded import DEFAULT_WEIGHTS, default_parts
+from ..networks.folding import folded
 from ..networks.reading import read_base
 from ..networks.unet import Unet
 from ..networks.vae import Vae
@@ -30,6 +31,8 @@ class OwnHost(LayoutHost):
         self.unet = unet
         self.vae = vae
         self.layout = layout
+        self._prompt: tuple[Tensor, Tensor] | None = None
+        """The attached LoRA's prompt as it was given, and as the networks take it."""
 
     @property
     def size_multiple_px(self) -> int:
@@ -54,16 +57,22 @@ class OwnHost(LayoutHost):
 
     @torch.inference_mode()
     def predict_eps(self, z: Tensor, t: int, prompt_embeds: Tensor) -> Tensor:
-        context = self._placed(prompt_embeds).expand(z.shape[0], -1, -1)
+        given, placed = self._prompt or (None, None)
+        context = placed if placed is not None and prompt_embeds is given else self._placed(prompt_embeds)
         output = self.unet(self._placed(z), t, context).to(z.device, torch.float32)
         return self._eps_of(output, z, t)
 
     @contextmanager
     def lora(self, lora: DfosdLora, strength: float) -> Iterator[None]:
-        """By merging it into the weights."""
+        """By merging it into the weights, and folding what is then constant (`networks/folding.py`)."""
         check_base(lora.metadata.base_layout, self.layout)
         with merged({UNET_PREFIX: self.unet, VAE_PREFIX: self.vae}, lora, strength):
-            yield
+            self._prompt = lora.prompt_embeds, self._placed(lora.prompt_embeds)
+            try:
+                with folded(self.unet, self.vae, lora.metadata.timestep, self._prompt[1]):
+                    yield
+            finally:
+                self._prompt = None
 
     def auto_tiles(self, height_px: int, width_px: int) -> TileSettings:
         """Of the embedded base one tile up to a megapixel; above, the whole process stays under 2 GB in float32.

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..lora.names import lora_target_names
+from .layers import Resnet, Upsample
 from .sd_configs import unet_config, vae_config
-from .unet import Unet, build_unet
+from .unet import TimeEmbedding, TransformerBlock, Unet, build_unet
 from .vae import Vae, build_vae
 
 RANK = 16
@@ -45,6 +46,8 @@ class ArchitectureReport:
     """VAE decoder."""
     lora_macs: int
     """What the LoRA adds while it is not merged."""
+    folded_away: int
+    """What `folding.py` saves: most of the upsampling convolutions, keys and values of the prompt, the timestep."""
 
     @property
     def macs_merged(self) -> int:
@@ -55,6 +58,11 @@ class ArchitectureReport:
     def macs_unmerged(self) -> int:
         """The paper's 2,132 G."""
         return self.macs_merged + self.lora_macs
+
+    @property
+    def macs_folded(self) -> int:
+        """What a run takes."""
+        return self.macs_merged - self.folded_away
 
 
 def sd21_models() -> tuple[Unet, Vae]:
@@ -80,6 +88,7 @@ def sd21_report() -> ArchitectureReport:
         unet_macs=unet_macs,
         decode_macs=_count(vae, lambda: vae.decode(z))[0],
         lora_macs=lora_macs,
+        folded_away=_folded_away(unet, lambda: unet(z, 399, prompt_embeds)) + _folded_away(vae, lambda: vae.decode(z)),
     )
 
 
@@ -107,6 +116,31 @@ def _count(network: nn.Module, run: Callable[[], object], lora_layers: Collectio
             hooks.callback(layer.register_forward_hook(count).remove)
         run()
     return own, added
+
+
+def _folded_away(network: nn.Module, run: Callable[[], object]) -> int:
+    """MACs that `network`, not folded while `run` runs it, would not need if it were."""
+    layers: dict[nn.Module, float] = {}  # the part of its MACs that a layer loses
+    for module in network.modules():
+        if isinstance(module, Upsample):
+            layers[module.conv] = 5 / 9
+        elif isinstance(module, TransformerBlock):
+            layers |= {module.attn2.to_k: 1, module.attn2.to_v: 1}
+        elif isinstance(module, TimeEmbedding):
+            layers |= {module.linear_1: 1, module.linear_2: 1}
+        elif isinstance(module, Resnet) and module.time_emb_proj is not None:
+            layers[module.time_emb_proj] = 1
+    saved = 0.0
+
+    def count(layer: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal saved
+        saved += layers[layer] * output.numel() * cast("Tensor", layer.weight)[0].numel()
+
+    with ExitStack() as hooks, torch.no_grad():
+        for layer in layers:
+            hooks.callback(layer.register_forward_hook(count).remove)
+        run()
+    return round(saved)
 
 
 def _counted(network: nn.Module) -> list[nn.Module]:

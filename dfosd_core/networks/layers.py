@@ -6,6 +6,8 @@ memory and time. Nothing here needs diffusers: inside ComfyUI and the WebUIs DFO
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -14,6 +16,15 @@ from .norms import MakeNorm
 
 # Above this many output values nearest upsampling in channels-last order fails on CUDA (pytorch issue 141831).
 _LARGEST_MAP = 2**31
+
+
+class FirstHalf(NamedTuple):
+    """A residual block's first convolution, with what follows it at every place alike already in it (`folding.py`)."""
+
+    weight: Tensor
+    bias: Tensor
+    norm: nn.Module
+    """What is left to do before the activation."""
 
 
 class Resnet(nn.Module):
@@ -27,14 +38,20 @@ class Resnet(nn.Module):
         self.norm2 = norm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.conv_shortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.folded: FirstHalf | None = None
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """(B, C, H, W), `time` (1, T) after its activation -> (B, C', H, W)."""
-        h = self.conv1(activated(self.norm1, x))
-        if self.time_emb_proj is not None:
-            h.add_(self.time_emb_proj(time)[:, :, None, None])
-        h = activated(self.norm2, h)
-        h = self.conv2(h)
+        """(B, C, H, W), `time` (1, T) after its activation, or None where it is folded -> (B, C', H, W)."""
+        h = activated(self.norm1, x)
+        if self.folded is not None and time is None:
+            weight, bias, norm = self.folded
+            # The layer knows how it pads: with zeros, or with what is at the border.
+            h = self.conv1._conv_forward(h, weight, bias)  # pyright: ignore[reportPrivateUsage]
+        else:
+            h, norm = self.conv1(h), self.norm2
+            if self.time_emb_proj is not None:
+                h.add_(self.time_emb_proj(time)[:, :, None, None])
+        h = self.conv2(activated(norm, h))
         return h.add_(x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
@@ -63,13 +80,22 @@ class Upsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.folded: Tensor | None = None
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C, *size), by default twice as large."""
-        height, width = size or (2 * x.shape[2], 2 * x.shape[3])
+        twice = (2 * x.shape[2], 2 * x.shape[3])
+        height, width = size or twice
+        if self.folded is not None and (height, width) == twice:
+            return self._transposed(x, self.folded)
         if x.shape[0] * x.shape[1] * height * width > _LARGEST_MAP:
             x = x.contiguous()
         return self.conv(F.interpolate(x, size=(height, width), mode="nearest"))
+
+    def _transposed(self, x: Tensor, kernel: Tensor) -> Tensor:
+        if self.conv.padding_mode == "replicate":
+            return F.conv_transpose2d(F.pad(x, (1, 1, 1, 1), "replicate"), kernel, self.conv.bias, stride=2, padding=3)
+        return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
 
 
 class Attention(nn.Module):
@@ -82,14 +108,25 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(context_width, width, bias)
         self.to_v = nn.Linear(context_width, width, bias)
         self.to_out = nn.Sequential(nn.Linear(width, width))
+        self.folded: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """(B, N, width), (B, M, context_width) -> (B, N, width)."""
-        q, k, v = (
-            rearrange(y, "b n (heads d) -> b heads n d", heads=self.heads)
-            for y in (self.to_q(x), self.to_k(context), self.to_v(context))
-        )
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """(B, N, width), (B or 1, M, context_width), or None where it is folded -> (B, N, width)."""
+        if context is None:
+            assert self.folded is not None
+            k, v = self.folded
+        else:
+            k, v = self.keys_and_values(context)
+        q = self._heads(self.to_q(x))
+        k, v = (y.expand(len(q), -1, -1, -1) for y in (k, v))
         return self.to_out(rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)"))
+
+    def keys_and_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, M, context_width) -> two of (B, heads, M, width / heads)."""
+        return self._heads(self.to_k(context)), self._heads(self.to_v(context))
+
+    def _heads(self, y: Tensor) -> Tensor:
+        return rearrange(y, "b n (heads d) -> b heads n d", heads=self.heads)
 
 
 def to_sequence(x: Tensor) -> Tensor:

@@ -65,11 +65,15 @@ def test_each_stage_is_diffusers(kind: str, size: tuple[int, int]) -> None:
     assert ours.layout == theirs.layout
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_embedded_default_is_diffusers_bit_for_bit(dtype: torch.dtype) -> None:
-    (theirs, lora), (ours, _) = load_default_with_diffusers(dtype), load_default(dtype)
+def test_embedded_default_is_diffusers() -> None:
+    (theirs, lora), (ours, _) = load_default_with_diffusers(torch.float32), load_default()
     image, settings = photograph(32), UpscaleSettings(strength=0.7)
-    assert torch.equal(upscale(image, ours, lora, settings), upscale(image, theirs, lora, settings))
+    expected = upscale(image, theirs, lora, settings)
+    torch.testing.assert_close(upscale(image, ours, lora, settings), expected, rtol=0, atol=TOLERANCE)
+    (theirs_bf16, _), (ours_bf16, _) = load_default_with_diffusers(torch.bfloat16), load_default(torch.bfloat16)
+    # Folded, ours rounds elsewhere, and less often.
+    off = [(upscale(image, host, lora, settings) - expected).square().mean() for host in (ours_bf16, theirs_bf16)]
+    assert 0 < off[0] < off[1]
     assert ours.layout == theirs.layout
     assert ours.size_multiple_px == theirs.size_multiple_px
     assert ours.auto_tiles(4096, 4096) == theirs.auto_tiles(4096, 4096)

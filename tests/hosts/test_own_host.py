@@ -67,6 +67,7 @@ def make_case(oracle: DiffusersHost, lora: DfosdLora) -> HostCase:
         host=host,
         lora=lora,
         weights=lambda: weights_hash(host.unet, host.vae),
+        folds=True,
         merged_reference=unmerged_eps(oracle, lora),
     )
 

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from dfosd_core.hosts.own import OwnHost
 from dfosd_core.lora.file import DfosdLora
-from dfosd_core.lora.metadata import BaseLayout
+from dfosd_core.lora.merge import merged
+from dfosd_core.lora.metadata import BaseLayout, check_base
+from dfosd_core.lora.names import UNET_PREFIX, VAE_PREFIX
 from dfosd_core.networks.config import UnetConfig, VaeConfig
 from dfosd_core.networks.embedded import default_parts
 from dfosd_core.tiles.size import TileSettings
@@ -26,7 +28,7 @@ class _Unet(torch.nn.Module):
         self.conv_in, self.theirs = unet.conv_in, unet
 
     def forward(self, z: Tensor, t: int, context: Tensor) -> Tensor:
-        return self.theirs(z, t, encoder_hidden_states=context).sample
+        return self.theirs(z, t, encoder_hidden_states=context.expand(len(z), -1, -1)).sample
 
 
 class _Vae(torch.nn.Module):
@@ -76,7 +78,8 @@ class DiffusersHost:
 
     def lora(self, lora: DfosdLora, strength: float) -> AbstractContextManager[None]:
         """Merged by the names of diffusers' layers."""
-        return OwnHost(self.unet, self.vae, self.layout).lora(lora, strength)
+        check_base(lora.metadata.base_layout, self.layout)
+        return merged({UNET_PREFIX: self.unet, VAE_PREFIX: self.vae}, lora, strength)
 
 
 def own_twin(host: DiffusersHost) -> OwnHost:
