@@ -60,3 +60,27 @@ def split_alpha(x: Tensor) -> tuple[Tensor, Tensor | None]:
 def join_alpha(x: Tensor, alpha: Tensor | None) -> Tensor:
     """The inverse of `split_alpha`."""
     return x if alpha is None else torch.cat([x, alpha], dim=1)
+
+
+def fill_hidden(rgb: Tensor, alpha: Tensor) -> Tensor:
+    """Colours (B, 3, H, W) with those that nobody sees, where alpha (B, 1, H, W) is 0, taken from what is visible near.
+
+    Whatever a file holds there (often black or white) would else bleed into the edges of what is visible.
+    """
+    return torch.where(alpha > 0, rgb, _spread(rgb * alpha, alpha))
+
+
+def _spread(weighted: Tensor, weight: Tensor) -> Tensor:
+    """Weighted means over ever larger neighbourhoods, each place by the smallest that has any weight."""
+    own = weighted / weight.clamp_min(torch.finfo(weight.dtype).tiny)
+    if max(weight.shape[-2:]) == 1:
+        return own
+    halves = (functional.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) for x in (weighted, weight))
+    around = functional.interpolate(_spread(*halves), size=weight.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.where(weight > 0, own, around)
+
+
+def keep_grey(x: Tensor, original: Tensor) -> Tensor:
+    """`x` (B, 3, H, W), in place, with equal channels where all of `original` (B, 3, h, w) has them."""
+    is_grey = (original == original[:, :1]).flatten(1).all(1).to(x.dtype).view(-1, 1, 1, 1)
+    return x.lerp_(x.mean(1, keepdim=True), is_grey)

@@ -15,7 +15,19 @@ from .attach import attached
 from .color_fix import fix_color
 from .errors import BaseModelMismatchError, ImageFileError
 from .host import Host
-from .images import crop, join_alpha, pad_to_multiple, resize, split_alpha, to_bchw, to_bhwc, to_signed, to_unit
+from .images import (
+    crop,
+    fill_hidden,
+    join_alpha,
+    keep_grey,
+    pad_to_multiple,
+    resize,
+    split_alpha,
+    to_bchw,
+    to_bhwc,
+    to_signed,
+    to_unit,
+)
 from .one_step import predict_z_sr
 from .settings import UpscaleSettings
 from .tiles.run import MIN_TILE_PX, Progress, ProgressCallback, Stage, TiledRun
@@ -59,6 +71,7 @@ def upscale_attached(
     output = image.new_empty((batch, *size, channels), dtype=torch.float32)
     for i in range(batch):
         rgb, alpha = split_alpha(to_bchw(image[i : i + 1].float()))
+        rgb = rgb if alpha is None else fill_hidden(rgb, alpha)
         x_sr = _upscale_one(rgb, host, lora, settings, size, run)
         alpha = None if alpha is None else resize(alpha, size)
         output[i : i + 1] = to_bhwc(join_alpha(x_sr, alpha)).clamp_(0.0, 1.0)
@@ -75,7 +88,7 @@ def _upscale_one(
     eps = run("unet", lambda z: host.predict_eps(z, t, prompt_embeds), z_lr)
     z_sr = predict_z_sr(z_lr, eps, t, rule)  # affine in eps: blending tiles of eps is blending those of z_sr
     x_sr = run("decode", lambda z: to_unit(host.decode(z)), z_sr)
-    return fix_color(settings.color_fix, crop(x_sr, size), crop(x_lr, size))
+    return keep_grey(fix_color(settings.color_fix, crop(x_sr, size), crop(x_lr, size)), rgb)
 
 
 def _plan(

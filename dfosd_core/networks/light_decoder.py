@@ -20,6 +20,7 @@ from ..tensor_files import TensorFileError, is_finite, is_pickle, read_entries, 
 from ..tiles.size import TileSize
 from .checkpoint import Part, Tensors, fill
 from .config import VaeConfig
+from .folding import fold_upsampling
 from .norms import norms
 from .sd_configs import SD_SCALING_FACTOR, vae_config
 from .vae import EPS, Decoder
@@ -130,7 +131,9 @@ def read_decoder(
     with torch.device("meta"):
         network, prefix = _network(path.name, tensors)
     named = {f"{prefix}{key}": value for key, value in tensors.items()}
-    return fill(network, Part({}, partial(_checked, path.name, prefix, named)), dtype, device)
+    decoder = fill(network, Part({}, partial(_checked, path.name, prefix, named)), dtype, device)
+    fold_upsampling(decoder)
+    return decoder
 
 
 def _tensors(path: Path) -> Tensors:

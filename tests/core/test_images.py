@@ -51,3 +51,38 @@ def test_alpha_is_split_and_joined() -> None:
     assert torch.equal(images.join_alpha(rgb, alpha), rgba)
     assert images.split_alpha(rgb)[1] is None
     assert images.join_alpha(rgb, None) is rgb
+
+
+def test_hidden_colours_come_from_what_is_visible_near() -> None:
+    """A red and a blue object on nothing, over hidden green."""
+    rgb = torch.zeros(1, 3, 9, 21)
+    rgb[:, 1] = 1.0
+    alpha = torch.zeros(1, 1, 9, 21)
+    for columns, channel in ((slice(2, 6), 0), (slice(15, 19), 2)):
+        alpha[..., 3:7, columns] = 1.0
+        rgb[..., 3:7, columns] = 0.0
+        rgb[:, channel, 3:7, columns] = 0.75
+    filled = images.fill_hidden(rgb, alpha)
+    assert torch.equal(filled * alpha, rgb * alpha)
+    assert filled[:, 1].max() < 1e-6
+    torch.testing.assert_close(filled[0, :, 4, 1], torch.tensor([0.75, 0.0, 0.0]), rtol=0, atol=0.1)
+    torch.testing.assert_close(filled[0, :, 4, 20], torch.tensor([0.0, 0.0, 0.75]), rtol=0, atol=0.1)
+    assert filled.sum(1).min() > 0.7
+    nothing = images.fill_hidden(rgb, torch.zeros_like(alpha))
+    assert torch.isfinite(nothing).all()
+
+
+def test_faint_pixels_count_little_and_keep_their_colour() -> None:
+    rgb, alpha = torch.rand(1, 3, 6, 6), torch.zeros(1, 1, 6, 6)
+    alpha[..., 2, 2], alpha[..., 2, 3] = 1.0, 1e-3
+    filled = images.fill_hidden(rgb, alpha)
+    assert torch.equal(filled[..., 2, 2:4], rgb[..., 2, 2:4])
+    torch.testing.assert_close(filled[..., 5, 5], rgb[..., 2, 2], rtol=0, atol=5e-3)
+
+
+def test_grey_stays_grey_and_colours_stay_as_they_are() -> None:
+    grey, coloured = torch.rand(1, 1, 4, 5).expand(1, 3, 4, 5), torch.rand(1, 3, 4, 5)
+    x = torch.rand(2, 3, 8, 10)
+    kept = images.keep_grey(x.clone(), torch.cat([grey, coloured]))
+    assert torch.equal(kept[0], x[0].mean(0, keepdim=True).expand(3, -1, -1))
+    assert torch.equal(kept[1], x[1])

@@ -69,6 +69,28 @@ def test_alpha_is_resized_and_does_not_touch_the_colours(make_host: MakeHost, ti
     torch.testing.assert_close(opaque[..., 3], torch.ones(1, 48, 40))
 
 
+@pytest.mark.parametrize("fix", ["wavelet", "adain", "none"])
+def test_colours_under_transparency_leave_no_trace(make_host: MakeHost, tiny_lora: DfosdLora, fix: str) -> None:
+    """An object on nothing comes out the same, whatever the file holds where nothing is seen."""
+    alpha = torch.zeros(1, 20, 20, 1)
+    alpha[:, 5:14, 6:15] = 1.0
+    inside, hidden = torch.rand(1, 20, 20, 3), torch.rand(1, 20, 20, 3)
+    settings, host = UpscaleSettings(color_fix=fix), make_host(8)
+    over_black, over_noise = (
+        upscale(torch.cat([inside * alpha + colour * (1 - alpha), alpha], -1), host, tiny_lora, settings)
+        for colour in (torch.zeros(3), hidden)
+    )
+    assert torch.equal(over_black, over_noise)
+
+
+def test_equal_channels_in_equal_channels_out(make_host: MakeHost, tiny_lora: DfosdLora) -> None:
+    grey = torch.rand(1, 12, 10, 1).expand(1, 12, 10, 3)
+    for image in (grey, torch.cat([grey, torch.rand(1, 12, 10, 1)], -1)):
+        for fix in ("wavelet", "lab", "none"):
+            result = upscale(image, make_host(8), tiny_lora, UpscaleSettings(color_fix=fix))
+            assert torch.equal(result[..., :1].expand(-1, -1, -1, 3), result[..., :3])
+
+
 def test_input_is_kept_and_no_gradient_is_recorded(make_host: MakeHost, tiny_lora: DfosdLora) -> None:
     image = torch.rand(1, 8, 8, 3, requires_grad=True)
     before = image.detach().clone()
