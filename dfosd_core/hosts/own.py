@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..lora.file import DfosdLora
 from ..lora.merge import merged
@@ -20,6 +20,7 @@ from ..networks.unet import Unet
 from ..networks.vae import Vae
 from ..tiles.size import TileSettings, TileSize
 from .layout_host import LayoutHost
+from .precision import WiderOnOverflow
 
 
 class OwnHost(LayoutHost):
@@ -33,6 +34,7 @@ class OwnHost(LayoutHost):
         self.layout = layout
         self._prompt: tuple[Tensor, Tensor] | None = None
         """The attached LoRA's prompt as it was given, and as the networks take it."""
+        self._run_unet, self._run_vae = WiderOnOverflow("UNet"), WiderOnOverflow("VAE")
 
     @property
     def size_multiple_px(self) -> int:
@@ -47,32 +49,40 @@ class OwnHost(LayoutHost):
     @torch.inference_mode()
     def encode(self, x: Tensor) -> Tensor:
         config = self.vae.config
-        mean = self.vae.encode(self._placed(x)).to(x.device, torch.float32)
+        mean = self._run_vae(self.vae, lambda vae: vae.encode(_placed(x, vae))).to(x.device, torch.float32)
         return (mean - config.shift_factor) * config.scaling_factor
 
     @torch.inference_mode()
     def decode(self, z: Tensor) -> Tensor:
         latent = z.float() / self.vae.config.scaling_factor + self.vae.config.shift_factor
-        return self.vae.decode(self._placed(latent)).to(z.device, torch.float32)
+        return self._run_vae(self.vae, lambda vae: vae.decode(_placed(latent, vae))).to(z.device, torch.float32)
 
     @torch.inference_mode()
     def predict_eps(self, z: Tensor, t: int, prompt_embeds: Tensor) -> Tensor:
-        given, placed = self._prompt or (None, None)
-        context = placed if placed is not None and prompt_embeds is given else self._placed(prompt_embeds)
-        output = self.unet(self._placed(z), t, context).to(z.device, torch.float32)
-        return self._eps_of(output, z, t)
+        def run(unet: Unet) -> Tensor:
+            given, placed = self._prompt or (None, None)
+            folded_prompt = placed if unet is self.unet and prompt_embeds is given else None
+            return unet(_placed(z, unet), t, _placed(prompt_embeds, unet) if folded_prompt is None else folded_prompt)
+
+        return self._eps_of(self._run_unet(self.unet, run).to(z.device, torch.float32), z, t)
 
     @contextmanager
     def lora(self, lora: DfosdLora, strength: float) -> Iterator[None]:
         """By merging it into the weights, and folding what is then constant (`networks/folding.py`)."""
         check_base(lora.metadata.base_layout, self.layout)
         with merged({UNET_PREFIX: self.unet, VAE_PREFIX: self.vae}, lora, strength):
-            self._prompt = lora.prompt_embeds, self._placed(lora.prompt_embeds)
+            self._forget_copies()
+            self._prompt = lora.prompt_embeds, _placed(lora.prompt_embeds, self.unet)
             try:
                 with folded(self.unet, self.vae, lora.metadata.timestep, self._prompt[1]):
                     yield
             finally:
                 self._prompt = None
+                self._forget_copies()
+
+    def _forget_copies(self) -> None:
+        self._run_unet.reset()
+        self._run_vae.reset()
 
     def auto_tiles(self, height_px: int, width_px: int) -> TileSettings:
         """Of the embedded base one tile up to a megapixel; above, the whole process stays under 2 GB in float32.
@@ -85,10 +95,12 @@ class OwnHost(LayoutHost):
         vae_tile = 0 if height_px * width_px <= 1024 * 1024 else 768
         return TileSettings(encode=TileSize(vae_tile, 128), unet=TileSize(2048, 512), decode=TileSize(vae_tile, 160))
 
-    def _placed(self, x: Tensor) -> Tensor:
-        weight = self.unet.conv_in.weight
-        memory_format = torch.channels_last if x.ndim == 4 else torch.contiguous_format
-        return x.to(weight.device, weight.dtype, memory_format=memory_format)
+
+def _placed(x: Tensor, network: nn.Module) -> Tensor:
+    """A map or a prompt on the network's device, in its format and order."""
+    weight = next(network.parameters())
+    memory_format = torch.channels_last if x.ndim == 4 else torch.contiguous_format
+    return x.to(weight.device, weight.dtype, memory_format=memory_format)
 
 
 def fast_dtype(device: torch.device | str) -> torch.dtype:

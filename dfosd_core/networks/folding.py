@@ -40,10 +40,17 @@ def folded(unet: Unet, vae: Vae, t: int, prompt_embeds: Tensor) -> Iterator[None
             _fold_residual_blocks(vae, None)
         yield
     finally:
-        unet.folded_for = None
-        for layer in (*unet.modules(), *vae.modules()):
-            if isinstance(layer, Upsample | Resnet | Attention):
-                layer.folded = None
+        unfold(unet)
+        unfold(vae)
+
+
+def unfold(network: nn.Module) -> None:
+    """Let it take its usual way again."""
+    for layer in network.modules():
+        if isinstance(layer, Upsample | Resnet | Attention):
+            layer.folded = None
+        elif isinstance(layer, Unet):
+            layer.folded_for = None
 
 
 def fold_upsampling(network: nn.Module) -> None:
