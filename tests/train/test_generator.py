@@ -18,7 +18,7 @@ from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.one_step import predict_z_sr
 from dfosd_core.training.base import layout_of
 from dfosd_core.training.generator import DfosdGenerator
-from dfosd_core.training.lora_layers import LoraLayer, inject_lora, share_weights, trainable_parameters
+from dfosd_core.training.lora_layers import LoraLayer, frozen, inject_lora, share_weights, trainable_parameters
 
 
 def randomise_lora(network: nn.Module) -> None:
@@ -45,6 +45,45 @@ def test_lora_layer_equals_layer_with_merged_weight(layer: nn.Linear | nn.Conv2d
     delta = 1.5 * lora.up_weight.flatten(1) @ lora.down_weight.flatten(1)
     layer.weight.data += delta.view_as(layer.weight)
     torch.testing.assert_close(actual, layer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(6, 5), nn.Conv2d(6, 5, 3, stride=2, padding=1), nn.Conv2d(6, 5, 1)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_branch_and_merged_weight_have_the_same_output_and_gradients(
+    layer: nn.Linear | nn.Conv2d, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = cast("Any", LoraLayer(layer.requires_grad_(False), 4, 3.0, rng())).to(memory_format=memory_format)
+    lora.up_weight.data.normal_(generator=rng(1))
+    x = torch.randn((2, 7, 6) if isinstance(layer, nn.Linear) else (2, 6, 9, 9), generator=rng(2), requires_grad=True)
+    found: list[list[torch.Tensor]] = []
+    for merges in (False, True):
+        monkeypatch.setattr(LoraLayer, "merges", lambda *_, merges=merges: merges)
+        y = lora(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), (x, lora.down_weight, lora.up_weight))])
+    for branch, merged in zip(*found, strict=True):
+        torch.testing.assert_close(merged, branch, rtol=1e-4, atol=1e-4)
+
+
+def test_weight_is_merged_where_that_takes_fewer_multiplications() -> None:
+    small, large = (nn.Conv2d(width, width, 3, padding=1) for width in (32, 320))
+    x = torch.zeros(2, 32, 24, 24)
+    lora = LoraLayer(small, 24, 24.0, rng())
+    assert lora.merges(x), "rank near the width"
+    assert not lora.merges(x[..., :2, :2]), "the product is made for four places only"
+    assert not LoraLayer(small, 2, 2.0, rng()).merges(x)
+    sd = LoraLayer(large, 16, 16.0, rng())
+    assert not sd.merges(torch.zeros(1, 320, 64, 64)), "SD 2.1 at the paper's rank"
+    with frozen(sd):
+        assert sd.merges(torch.zeros(1, 320, 64, 64)), "no gradient of the weight is needed"
+
+
+def test_merged_change_is_made_in_float32_under_autocast() -> None:
+    lora = LoraLayer(nn.Linear(6, 5).requires_grad_(False), 4, 4.0, rng())
+    lora.up_weight.data.normal_(generator=rng(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        weight = lora.merged_weight()
+    assert weight.dtype == torch.float32
+    torch.testing.assert_close(weight, lora.base.weight + lora.up_weight @ lora.down_weight)
 
 
 def test_lora_equals_peft_on_the_same_matrices() -> None:
