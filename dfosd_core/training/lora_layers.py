@@ -102,9 +102,9 @@ class LoraLayer(nn.Module):
             if weight.ndim == 2:
                 return torch.addmm(weight.float(), up, down, alpha=self.scaling)
             # Rows in the order in which channels-last weights lie in memory: views there, and no copies.
-            rows, narrow = weight.float().permute(0, 2, 3, 1), down.permute(0, 2, 3, 1)
+            rows, narrow = weight.float().movedim(1, -1), down.movedim(1, -1)
             product = torch.addmm(rows.flatten(1), up.flatten(1), narrow.flatten(1), alpha=self.scaling)
-            return product.view(rows.shape).permute(0, 3, 1, 2)
+            return product.view(rows.shape).movedim(-1, 1)
 
     def _with_weight(self, x: Tensor, weight: Tensor) -> Tensor:
         base = self.base

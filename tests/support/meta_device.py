@@ -58,6 +58,8 @@ class Traffic(TorchDispatchMode):
         # torch takes a number's tensor from the CPU anywhere, as a kernel's argument.
         kinds = {x.device.type for x in tensors if x.ndim or x.device.type != "cpu"}
         result = func(*args, **kwargs)
+        if any(x.dtype == torch.float64 and x.device == META for x in tree_leaves(result) if isinstance(x, Tensor)):
+            raise AssertionError(f"{func} makes float64, which MPS does not have")
         if func in COPIES:
             self._note_copy(func, args, result, tuple(tensors[-1].shape), kwargs)
         elif len(kinds) > 1:

@@ -7,17 +7,16 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from support.meta_device import META, Traffic, recipe_on_meta, traffic_of_a_step
 from support.small_networks import RANK, rng
 from support.training_runs import config
 
+from benchmarks.random_base import write_zero_vgg
 from dfosd_core.hosts.own import OwnHost
 from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.pipeline import UpscaleSettings, upscale_attached
 from dfosd_core.training.base import build_unet, own_networks, read_training_base
 from dfosd_core.training.discriminators import DiscriminatorKind
-from dfosd_core.training.dists import VGG16_STAGES, VGG16_WIDTHS
 from dfosd_core.training.generator import DfosdGenerator
 from dfosd_core.training.heads import HeadKind
 from dfosd_core.training.losses import PERCEPTUAL_TERMS
@@ -32,15 +31,7 @@ BLOCKING_COPIES = 2
 @pytest.fixture(scope="module")
 def vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """VGG16's convolutions, all zero."""
-    tensors: dict[str, torch.Tensor] = {}
-    inputs = 3
-    for stage, width in zip(VGG16_STAGES, VGG16_WIDTHS, strict=True):
-        for index in stage:
-            tensors |= {f"{index}.weight": torch.zeros(width, inputs, 3, 3), f"{index}.bias": torch.zeros(width)}
-            inputs = width
-    path = tmp_path_factory.mktemp("vgg") / "vgg.safetensors"
-    save_file(tensors, path)
-    return path
+    return write_zero_vgg(tmp_path_factory.mktemp("vgg") / "vgg.safetensors")
 
 
 MODES: dict[str, dict[str, Any]] = {
