@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dfosd_core.networks.complexity import sd21_models
 from dfosd_core.networks.sd_configs import unet_config, vae_config
+from dfosd_core.training.dists import VGG16_STAGES, VGG16_WIDTHS
 
 
 def random_half(model: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -32,6 +33,19 @@ def save_part(weights: dict[str, Tensor], config: dict[str, Any], folder: Path) 
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config, default=list))
     safetensors.torch.save_file(weights, folder / "diffusion_pytorch_model.fp16.safetensors")
+
+
+def write_zero_vgg(path: Path) -> Path:
+    """Write VGG16's convolutions, all zero, for DISTS without values (float16, 29 MB); return `path`."""
+    tensors: dict[str, Tensor] = {}
+    inputs = 3
+    for stage, width in zip(VGG16_STAGES, VGG16_WIDTHS, strict=True):
+        for index in stage:
+            tensors[f"{index}.weight"] = torch.zeros(width, inputs, 3, 3, dtype=torch.float16)
+            tensors[f"{index}.bias"] = torch.zeros(width, dtype=torch.float16)
+            inputs = width
+    safetensors.torch.save_file(tensors, path)
+    return path
 
 
 def write_random_sd21(folder: Path) -> Path:

@@ -55,5 +55,14 @@ def _signal_and_noise(t: int | Tensor, like: Tensor) -> tuple[Tensor | float, Te
         alpha_bar_t = alpha_bar_at(t)
         return alpha_bar_t**0.5, (1.0 - alpha_bar_t) ** 0.5
     # The roots are taken in double: 1 - alpha_bar loses half its digits in float32 at small t.
-    alpha_bar = alpha_bar_table().to(t.device)[t].view(-1, *[1] * (like.ndim - 1))
-    return alpha_bar.sqrt().float(), (1.0 - alpha_bar).sqrt().float()
+    signal, noise = _roots(t.device)[:, t].view(2, -1, *[1] * (like.ndim - 1))
+    return signal, noise
+
+
+@lru_cache(maxsize=16)
+def _roots(device: torch.device) -> Tensor:
+    """sqrt(alpha_bar) and sqrt(1 - alpha_bar), (2, 1000) float32, there once: each call would wait for a copy."""
+    # A table made in inference mode could not take part in training later.
+    with torch.inference_mode(False):
+        alpha_bar = alpha_bar_table()
+        return torch.stack((alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt())).float().to(device)

@@ -20,7 +20,6 @@ from pathlib import Path
 # the small configuration took 38 s instead of 0.8.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from dfosd_core.cli import FAILED, OK
@@ -28,8 +27,9 @@ from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.files import write_text
 
 from .loop.checkpoint import CHECKPOINT, read_checkpoint, remove_leftovers
+from .loop.device import choose_device, describe_device
 from .loop.trainer import BEST_LORA, LAST_LORA, Trainer
-from .settings.config import TrainConfig
+from .settings.config import RunConfig, TrainConfig
 from .settings.config_file import dump_config, load_config
 from .settings.resume_policy import check_resume
 
@@ -37,10 +37,10 @@ CONFIG_FILE = "config.yaml"
 OUTPUTS = (LAST_LORA, BEST_LORA, CHECKPOINT, CONFIG_FILE, "metrics.jsonl", "loss.png", "validation.png", "tensorboard")
 
 
-def make_accelerator() -> Accelerator:
+def make_accelerator(run: RunConfig) -> Accelerator:
     """One process without any configuration, or what `accelerate launch` set up. Autocast is the recipe's own."""
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
+        cpu=choose_device(run) == "cpu",
         mixed_precision="no",
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
@@ -73,6 +73,7 @@ def run(config: TrainConfig, accelerator: Accelerator) -> int:
         config = check_resume(state["config"], config, lambda text: say(f"Warning: {text}"))
     say(dump_config(config).rstrip())
     trainer = Trainer(config, accelerator, state)
+    say(describe_device(accelerator.device, config.run, trainer.networks.base_dtype))
     for note in trainer.networks.notes:
         say(note)
     if accelerator.is_main_process:
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     accelerator: Accelerator | None = None
     try:
         config = load_config(args.config, args.set)
-        accelerator = make_accelerator()
+        accelerator = make_accelerator(config.run)
         return run(config, accelerator)
     except DfosdError as error:
         print(f"train: {error}", file=sys.stderr)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
+import torch.utils.checkpoint
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d_blocks import UpDecoderBlock2D
 from torch import Tensor, nn
 
 from ..lora.metadata import BaseLayout
@@ -23,6 +26,8 @@ from ..networks.unet import build_unet as build_own_unet
 from ..networks.vae import Vae
 from ..networks.vae import build_vae as build_own_vae
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
 
 class TrainingBase(NamedTuple):
     """A base model in memory, in evaluation mode, without gradients."""
@@ -32,17 +37,55 @@ class TrainingBase(NamedTuple):
     layout: BaseLayout
 
 
-def read_training_base(path: Path | str, device: torch.device | str = "cpu") -> TrainingBase:
-    """As `networks.reading.read_base`, with diffusers' networks, in float32."""
+def read_training_base(
+    path: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> TrainingBase:
+    """As `networks.reading.read_base`, with diffusers' networks. dtype: see `hold_in`."""
     found = read_checkpoint(path)
     layout = _layout(found.unet.config, found.vae.config, found.prediction_type, found.name)
     unet = cast("nn.Module", build_unet(found.unet.config))
     vae = cast("nn.Module", build_vae(found.vae.config))
-    return TrainingBase(
-        cast("UNet2DConditionModel", fill(unet, found.unet, torch.float32, device)),
-        cast("AutoencoderKL", fill(vae, found.vae, torch.float32, device)),
-        layout,
-    )
+    # Made smaller before it goes to the device: a card may not have room for float32.
+    first = device if dtype == torch.float32 else "cpu"
+    filled = (fill(network, part, torch.float32, first) for network, part in ((unet, found.unet), (vae, found.vae)))
+    unet, vae = (hold_in(network, dtype).to(device) for network in filled)
+    return TrainingBase(cast("UNet2DConditionModel", unet), cast("AutoencoderKL", vae), layout)
+
+
+def hold_in(network: ModuleT, dtype: torch.dtype) -> ModuleT:
+    """Convert the weights of frozen convolutions and linear layers in place; norms and biases stay as they are.
+
+    Under autocast to the same dtype no result changes by a bit: it would round these weights in each call.
+    """
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            parameter.data = parameter.data.to(dtype)
+    return network
+
+
+def enable_checkpointing(network: UNet2DConditionModel | AutoencoderKL) -> None:
+    """Compute activations again in the backward pass: of the UNet's layers, and of the decoder's."""
+    cast("Any", network).enable_gradient_checkpointing(_checkpointed)
+    if isinstance(network, AutoencoderKL):
+        # The decoder has it computed again as a whole; its layers would be once more inside that.
+        cast("Any", network).decoder.mid_block.gradient_checkpointing = False
+
+
+def _checkpointed(module: nn.Module, *args: Any) -> Any:
+    if isinstance(module, UpDecoderBlock2D):
+        # Layer by layer, since those at full size are most of the decoder's memory.
+        hidden = args[0]
+        for layer in (*module.resnets, *(module.upsamplers or ())):
+            hidden = _layer_checkpointed(layer, hidden)
+        return hidden
+    return _layer_checkpointed(module, *args)
+
+
+def _layer_checkpointed(layer: Any, *args: Any) -> Any:
+    if isinstance(layer, ResnetBlock2D) and len(args) == 1:
+        args = (*args, None)  # a decoder has no time embedding
+    # Nothing is drawn inside, so no generator's state is to be kept.
+    return torch.utils.checkpoint.checkpoint(layer, *args, use_reentrant=False, preserve_rng_state=False)
 
 
 def build_unet(config: Mapping[str, Any]) -> UNet2DConditionModel:
@@ -74,13 +117,22 @@ def layout_of(unet: UNet2DConditionModel, vae: AutoencoderKL, prediction_type: s
 
 
 def own_networks(unet: UNet2DConditionModel, vae: AutoencoderKL) -> tuple[Unet, Vae]:
-    """Our networks over the very same parameters, for inference during training: nothing is copied."""
+    """Our networks over the very same parameters, for inference during training.
+
+    Only of a base that is held in another number format than float32, norms and biases are copied: in that format.
+    """
     ours = build_own_unet(config_of(unet), "the base"), build_own_vae(config_of(vae), "the base")
     for network, theirs in zip(ours, (unet, vae), strict=True):
         # Frozen first: parameters that are taken over get the flag of those they replace.
         network.eval().requires_grad_(False)
-        network.load_state_dict(cast("nn.Module", theirs).state_dict(keep_vars=True), assign=True)
+        held = cast("nn.Module", theirs).state_dict(keep_vars=True)
+        dtype = next(parameter.dtype for parameter in held.values() if parameter.ndim > 1)
+        network.load_state_dict({key: _in(parameter, dtype) for key, parameter in held.items()}, assign=True)
     return ours
+
+
+def _in(parameter: nn.Parameter, dtype: torch.dtype) -> nn.Parameter:
+    return parameter if parameter.dtype == dtype else nn.Parameter(parameter.to(dtype), requires_grad=False)
 
 
 class NoAttention(nn.Module):

@@ -40,6 +40,9 @@ class Dists(nn.Module):
 
     mean: Tensor
     std: Tensor
+    alpha: Tensor
+    """(1475,), over the compared maps one after the other; so is beta."""
+    beta: Tensor
 
     def __init__(self, vgg: Mapping[str, Tensor], alpha: Tensor, beta: Tensor) -> None:
         super().__init__()
@@ -48,11 +51,11 @@ class Dists(nn.Module):
             found = f"{alpha.numel()} and {beta.numel()}"
             raise ConfigError(f"DISTS needs alpha and beta of {total} values each, found {found}.")
         scale = 1 / (alpha.double().sum() + beta.double().sum())
-        self.alpha = [w.float() for w in torch.split((alpha * scale).flatten(), CHANNELS)]
-        self.beta = [w.float() for w in torch.split((beta * scale).flatten(), CHANNELS)]
         self.stages = nn.ModuleList(_stage(vgg, stage) for stage in range(len(VGG16_STAGES)))
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("alpha", (alpha * scale).flatten().float(), persistent=False)
+        self.register_buffer("beta", (beta * scale).flatten().float(), persistent=False)
         self.requires_grad_(False)
 
     @classmethod
@@ -91,9 +94,10 @@ class Dists(nn.Module):
         """Return DISTS of two batches (B, 1|3, H, W) in [0, 1] as a scalar: 0 for equal images."""
         score = image.new_zeros((), dtype=torch.float32)
         maps = self.features(image), self.features(reference)
-        for x, y, alpha, beta in zip(*maps, self.alpha, self.beta, strict=True):
+        weights = (w.split(CHANNELS) for w in (self.alpha, self.beta))
+        for x, y, alpha, beta in zip(*maps, *weights, strict=True):
             luminance, structure = _similarity(x, y)
-            score = score + (luminance * alpha.to(x.device) + structure * beta.to(x.device)).sum(1).mean()
+            score = score + (luminance * alpha + structure * beta).sum(1).mean()
         return 1 - score
 
 

@@ -35,6 +35,8 @@ class DfosdGenerator(nn.Module):
     77 tokens. rng draws the LoRA's start.
     """
 
+    timestep: Tensor
+
     def __init__(
         self,
         vae: AutoencoderKL,
@@ -59,6 +61,8 @@ class DfosdGenerator(nn.Module):
             prompt_embeds = new_prompt(77, cast("Any", unet).config.cross_attention_dim, rng)
         self.prompt_embeds = nn.Parameter(prompt_embeds.detach().clone().float())
         facts = cast("Any", vae).config
+        # As a tensor that is there: from a number the UNet would make one in each call, and wait for the copy.
+        self.register_buffer("timestep", torch.tensor([t], device=self.prompt_embeds.device), persistent=False)
         self._scaling_factor = float(facts.scaling_factor)
         self._shift_factor = float(facts.get("shift_factor") or 0.0)
 
@@ -85,7 +89,7 @@ class DfosdGenerator(nn.Module):
     def predict(self, z_lr: Tensor) -> Tensor:
         """z_lr (B, C, h, w) float32 -> z_sr, the paper's eq. 1 in float32, also under autocast."""
         prompt_embeds = self.prompt_embeds.expand(z_lr.shape[0], -1, -1)
-        eps = cast("Any", self.unet)(z_lr, self.t, encoder_hidden_states=prompt_embeds).sample
+        eps = cast("Any", self.unet)(z_lr, self.timestep, encoder_hidden_states=prompt_embeds).sample
         return predict_z_sr(z_lr.float(), eps, self.t)
 
     def forward(self, x_lr: Tensor, rng: Rng | None = None) -> tuple[Tensor, Tensor]:

@@ -27,11 +27,11 @@ class SampleNoise:
     def randn(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """N(0, 1) of `shape` (B, ...), float32; B must be the number of samples."""
         assert shape[0] == len(self), "one row for each sample"
-        return torch.stack([torch.randn(tuple(shape[1:]), generator=g) for g in self._generators]).to(device)
+        return to_device(torch.stack([torch.randn(tuple(shape[1:]), generator=g) for g in self._generators]), device)
 
     def randint(self, low: int, high: int, device: torch.device | str = "cpu") -> Tensor:
         """Integers (B,) from low to high - 1."""
-        return torch.cat([torch.randint(low, high, (1,), generator=g) for g in self._generators]).to(device)
+        return to_device(torch.cat([torch.randint(low, high, (1,), generator=g) for g in self._generators]), device)
 
 
 Rng = torch.Generator | SampleNoise
@@ -42,7 +42,7 @@ def randn(rng: Rng, shape: Sequence[int], device: torch.device | str) -> Tensor:
     """N(0, 1) of `shape` (B, ...) on `device`, drawn where `rng` lives."""
     if isinstance(rng, SampleNoise):
         return rng.randn(shape, device)
-    return torch.randn(tuple(shape), generator=rng, device=rng.device).to(device)
+    return to_device(torch.randn(tuple(shape), generator=rng, device=rng.device), device)
 
 
 def randint(rng: Rng, low: int, high: int, count: int, device: torch.device | str) -> Tensor:
@@ -50,4 +50,13 @@ def randint(rng: Rng, low: int, high: int, count: int, device: torch.device | st
     if isinstance(rng, SampleNoise):
         assert count == len(rng), "one number for each sample"
         return rng.randint(low, high, device)
-    return torch.randint(low, high, (count,), generator=rng, device=rng.device).to(device)
+    return to_device(torch.randint(low, high, (count,), generator=rng, device=rng.device), device)
+
+
+def to_device(x: Tensor, device: torch.device | str) -> Tensor:
+    """x on `device`. Nobody waits for the copy from the CPU to a GPU, which goes through pinned memory."""
+    kind = torch.device(device).type
+    if kind == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory()  # returns x itself where the loader has pinned it
+    # On MPS the copy would read memory that may be another tensor's by then.
+    return x.to(device, non_blocking=kind != "mps")

@@ -85,10 +85,13 @@ class SdxlDiscriminator(Nad):
         return super().embedding(t_noise, dtype) + cast("Any", self.backbone)["add_embedding"](self.added.to(dtype))
 
 
-def read_sdxl_unet(path: Path, device: torch.device | str = "cpu") -> UNet2DConditionModel:
-    """SDXL's UNet without its up path, float32, frozen, from a diffusers folder (`unet/`) or a `.safetensors` file.
+def read_sdxl_unet(
+    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> UNet2DConditionModel:
+    """SDXL's UNet without its up path, frozen, from a diffusers folder (`unet/`) or a `.safetensors` file.
 
-    Raises ConfigError, in one line, for anything else. Only the half that is used is converted: 5 GB.
+    dtype: as in `base.hold_in`. Raises ConfigError, in one line, for anything else. Only the half that is used is
+    converted: 5 GB in float32.
     """
     folder = path / "unet"
     file = next((f for f in map(folder.joinpath, _WEIGHTS) if f.is_file()), None) if path.is_dir() else path
@@ -109,7 +112,10 @@ def read_sdxl_unet(path: Path, device: torch.device | str = "cpu") -> UNet2DCond
             f"discriminator.base: {len(missing)} of {len(wanted)} weights are missing in '{file}' or of another shape, "
             f"first {name_of(missing[0])}. Give SDXL 1.0-base."
         )
-    placed = {key: tensors[name_of(key)].to(device, torch.float32, copy=True) for key in wanted}
+    placed = {
+        key: tensors[name_of(key)].to(device, dtype if value.ndim > 1 else torch.float32, copy=True)
+        for key, value in wanted.items()
+    }
     unet.load_state_dict(placed, assign=True)
     return unet.eval().requires_grad_(False)
 

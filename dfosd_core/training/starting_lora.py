@@ -52,6 +52,8 @@ def fit_pair(pair: LoraPair, fresh: LoraLayer) -> Fitted:
 
 def _cut(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     """The product's best approximation of a smaller rank (Eckart and Young), without making the product."""
+    device = up.device
+    up, down = up.cpu(), down.cpu()  # MPS has no float64
     q_up, r_up = torch.linalg.qr(up.double())
     q_down, r_down = torch.linalg.qr(down.double().T)
     left, values, right = torch.linalg.svd(r_up @ r_down.T, full_matrices=False)
@@ -59,7 +61,7 @@ def _cut(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     all_of_it = values.square().sum()
     error = (values[rank:].square().sum() / all_of_it).sqrt().item() if all_of_it > 0 else 0.0
     cut_up, cut_down = q_up @ left[:, :rank] * root, root[:, None] * (right[:rank] @ q_down.T)
-    return cut_down.float(), cut_up.float(), error
+    return cut_down.float().to(device), cut_up.float().to(device), error
 
 
 def layers_of(network: nn.Module, prefix: str = UNET_PREFIX) -> dict[str, nn.Module]:

@@ -94,7 +94,7 @@ def child(run_config: TrainConfig, shared: Shared) -> int:
         return values
 
     recipe.Recipe.train_step = reported  # type: ignore[method-assign]
-    return train.run(run_config, train.make_accelerator())
+    return train.run(run_config, train.make_accelerator(run_config.run))
 
 
 def fork(work: Callable[[], int], log: Path) -> int:

@@ -63,7 +63,7 @@ def config(material: Path, out: Path, **changes: dict[str, Any]) -> TrainConfig:
 
 def accelerator() -> Accelerator:
     torch.set_num_threads(1)
-    return make_accelerator()
+    return make_accelerator(RunConfig(device="cpu"))
 
 
 def train(settings: TrainConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.lora.file import DfosdLora
 from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.networks.embedded import DEFAULT_BASE, DEFAULT_WEIGHTS, EMBEDDED
-from dfosd_core.training.base import TrainingBase, read_training_base
+from dfosd_core.training.base import TrainingBase, enable_checkpointing, read_training_base
 from dfosd_core.training.discriminators import make_discriminator
 from dfosd_core.training.dists import Dists
 from dfosd_core.training.generator import DfosdGenerator
@@ -21,18 +21,20 @@ from dfosd_core.training.lora_layers import new_prompt
 from dfosd_core.training.losses import PERCEPTUAL_TERMS, PerceptualLoss
 from dfosd_core.training.sdxl import read_sdxl_unet
 
-from ..settings.config import TrainConfig
+from ..settings.config import RunConfig, TrainConfig
 from .start import complete_start, open_start, start_notes
 
 PROMPT_FILE = "prompt_embeds.safetensors"
 PROMPT_KEY = "prompt_embeds"
+BASE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Networks:
-    """All networks of a run on `device`, in float32; the base's tensors are in memory once."""
+    """All networks of a run on `device`: the base's tensors once, in `base_dtype`, and all else in float32."""
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
+        self.base_dtype = base_dtype(config.run, device)
         self.notes: list[str] = []
         """What the user has to know of the LoRA that the run starts from, one line each."""
         path = config.model.init_lora
@@ -44,13 +46,15 @@ class Networks:
         adversarial = config.discriminator.kind != "none" and config.loss.lambda_1 > 0
         self.discriminator = self._make_discriminator() if adversarial else None
         self.perceptual = self._make_perceptual()
+        if config.run.compile:
+            self._compile()
 
     def memory_format(self) -> torch.memory_format:
         """Of convolutions and images."""
         return torch.channels_last if self.config.run.channels_last else torch.contiguous_format
 
     def _read_base(self, path: Path) -> TrainingBase:
-        base = read_training_base(path, device=self.device)
+        base = read_training_base(path, self.device, self.base_dtype)
         if base.layout.prediction_type != "epsilon":
             raise ConfigError(
                 f"model.base: '{path.name}' predicts {base.layout.prediction_type}, expected epsilon. "
@@ -65,11 +69,11 @@ class Networks:
         return base
 
     def _prepare(self, unet: Any, vae: Any = None) -> None:
-        if self.config.run.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
         for network in (unet, vae):
             if network is not None:
                 network.to(memory_format=self.memory_format())
+                if self.config.run.gradient_checkpointing:
+                    enable_checkpointing(network)
 
     def _make_generator(self, start: DfosdLora | None) -> DfosdGenerator:
         model, layout = self.config.model, self.base.layout
@@ -100,7 +104,7 @@ class Networks:
         rng = torch.Generator().manual_seed(self.config.run.seed + 1)
         sdxl_unet = None
         if settings.base is not None:
-            sdxl_unet = read_sdxl_unet(settings.base, self.device)
+            sdxl_unet = read_sdxl_unet(settings.base, self.device, self.base_dtype)
             self._prepare(sdxl_unet)
         discriminator = make_discriminator(
             settings.kind,
@@ -114,6 +118,13 @@ class Networks:
         )
         return cast("Any", discriminator).to(self.device, memory_format=self.memory_format())
 
+    def _compile(self) -> None:
+        """In place: names, and so checkpoints, stay as they are."""
+        cast("Any", self.base.vae).decoder.compile()
+        self.generator.unet.compile()
+        if self.discriminator is not None:
+            self.discriminator.compile()
+
     def _make_perceptual(self) -> PerceptualLoss | None:
         loss = self.config.loss
         make = PERCEPTUAL_TERMS[loss.perceptual].make
@@ -122,6 +133,15 @@ class Networks:
         # Not float16: the squares in DISTS' pooling overflow it.
         dtype = torch.bfloat16 if self.config.run.precision == "bf16" else torch.float32
         return make(loss.vgg, dtype).to(self.device)
+
+
+def base_dtype(run: RunConfig, device: torch.device) -> torch.dtype:
+    """The number format in which the frozen base is held on `device`."""
+    if run.base_dtype != "auto":
+        return BASE_DTYPES[run.base_dtype]
+    # Half the memory for the same results. Not on a CPU, where memory is rarely short: there a LoRA whose rank is near
+    # the base's width is added to the base's weights before they are rounded.
+    return torch.bfloat16 if run.precision == "bf16" and device.type != "cpu" else torch.float32
 
 
 def base_path(config: TrainConfig) -> Path:

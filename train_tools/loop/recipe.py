@@ -20,7 +20,7 @@ from dfosd_core.training.losses import (
     input_of,
     space_of,
 )
-from dfosd_core.training.noise import SampleNoise
+from dfosd_core.training.noise import SampleNoise, to_device
 
 from ..data.crops import MicroBatch
 from ..settings.config import TrainConfig
@@ -127,7 +127,7 @@ class Recipe:
         """L_gen of one micro-batch."""
         networks, noise = self.networks, SampleNoise.seeded(self.config.run.seed, batch.indices)
         x_lr, x_hr = (
-            x.to(self.device, non_blocking=True).contiguous(memory_format=networks.memory_format())
+            to_device(x, self.device).contiguous(memory_format=networks.memory_format())
             for x in (batch.x_lr, batch.x_hr)
         )
         with self.autocast():

@@ -20,6 +20,8 @@ from dfosd_core.training.losses import PERCEPTUAL_TERMS, PerceptualName
 
 Schedule = Literal["constant", "cosine"]
 Precision = Literal["no", "bf16", "fp16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+BaseDtype = Literal["auto", "float32", "bfloat16"]
 
 
 class Range(NamedTuple):
@@ -218,16 +220,29 @@ class RunConfig(Section):
     """Folder for checkpoint, logs, pictures and LoRAs."""
     seed: Seed = 0
     """Seed of everything that is drawn."""
+    device: Device = "auto"
+    """auto: the GPU that torch finds; a CPU only where there is none, and no GPU build of torch either."""
     precision: Precision = "bf16"
     """Autocast of UNet, VAE and VGG; latent arithmetic, losses and logits stay float32."""
+    base_dtype: BaseDtype = "auto"
+    """The frozen base's numbers in memory; auto: bfloat16 with precision bf16 on a GPU, else float32."""
     gradient_checkpointing: bool = False
-    """Compute activations of the UNets again in the backward pass: less memory, more time."""
+    """Compute activations of UNets and decoder again in the backward pass: less memory, more time."""
     channels_last: bool = True
     """Convolutions with their channels last: faster on CPUs and recent GPUs."""
+    compile: bool = False
+    """torch.compile of UNets and decoder: faster steps after a minute or more at the start."""
     checkpoint_every: Count = 500
     """Steps between checkpoints; besides, one at Ctrl-C and at the end."""
     log_every: Count = 10
     """Steps between log lines, each the mean of its steps."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.base_dtype != "bfloat16" or self.precision != "no",
+            "run.base_dtype: bfloat16 needs run.precision bf16 or fp16, found no. Set run.base_dtype to auto.",
+        )
 
 
 @dataclass(kw_only=True)

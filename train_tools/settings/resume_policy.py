@@ -60,9 +60,12 @@ RULES: dict[str, Rule] = {
     "validation.best_by": "warn",
     "run.out": "allow",
     "run.seed": "refuse",
+    "run.device": "allow",
     "run.precision": "warn",
+    "run.base_dtype": "allow",
     "run.gradient_checkpointing": "allow",
     "run.channels_last": "allow",
+    "run.compile": "allow",
     "run.checkpoint_every": "allow",
     "run.log_every": "allow",
 }
