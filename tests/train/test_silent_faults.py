@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from support.small_networks import snapshot
-from support.training_runs import config, rows, trainer
+from support.training_runs import config, rows, train, trainer
 from torch import Tensor
 
 from dfosd_core.lora.file import load_lora
 from train_tools.data.crops import CropDataset
 from train_tools.data.photos import Pixels
 from train_tools.loop.learner import Learner
+from train_tools.scoring.pictures import read_image
 from train_tools.scoring.validation import Validator
 
 
@@ -57,6 +58,22 @@ def test_half_of_the_samples_are_flipped_and_their_input_with_them() -> None:
     slopes = np.array([[float(x[..., 16:].mean() - x[..., :16].mean()) for x in dataset[k]] for k in range(100)])
     assert 30 <= (slopes[:, 1] < 0).sum() <= 70
     assert ((slopes[:, 0] < 0) == (slopes[:, 1] < 0)).all()
+
+
+def test_a_run_shows_its_first_samples_at_its_start(material: Path, tmp_path: Path) -> None:
+    """Forty pairs: the photograph's crop, and beside it what the generator gets, of the same place."""
+    run = trainer(config(material, tmp_path / "out", optim={"steps": 1}, data={"crop": 32}))
+    run.fit()
+    sheet = read_image(tmp_path / "out" / "degraded.png")[0]
+    assert sheet.shape == (3, 18 + 10 * 260, 8 * 260 - 4)
+    for k in (0, 5, 39):
+        row, column = divmod(2 * k, 8)
+        cells = [sheet[:, 18 + row * 260 :, (column + i) * 260 :][:, :32, :32] for i in (0, 1)]
+        for cell, x in zip(cells, reversed(run.crops[k]), strict=True):
+            torch.testing.assert_close(cell, (x + 1) / 2, rtol=0, atol=0.6 / 255)
+    written = (tmp_path / "out" / "degraded.png").stat().st_mtime_ns
+    train(config(material, tmp_path / "out", optim={"steps": 2}, data={"crop": 32}))
+    assert (tmp_path / "out" / "degraded.png").stat().st_mtime_ns == written, "not again when a run goes on"
 
 
 SCORES = {2: (20.0, 0.30), 4: (21.0, 0.20), 6: (22.0, 0.25), 8: (19.0, 0.28)}
