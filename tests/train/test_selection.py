@@ -163,6 +163,19 @@ def test_several_folders_with_weights(photos: Path, tmp_path: Path, capsys: pyte
     assert "expected a weight above 0, found 0" in capsys.readouterr().err
 
 
+def test_lsdir_and_the_first_of_ffhq_are_prepared_as_the_page_says(tmp_path: Path) -> None:
+    """Their own folders; of FFHQ only those of the first 10,000 images."""
+    ffhq = tmp_path / "FFHQ" / "images1024x1024"
+    for i, name in enumerate(("00000/00000.png", "09000/09999.png", "10000/10000.png")):
+        (ffhq / name).parent.mkdir(parents=True)
+        picture(20 + i).save(ffhq / name)
+    (tmp_path / "LSDIR" / "0001000").mkdir(parents=True)
+    picture(30).save(tmp_path / "LSDIR" / "0001000" / "0000001.png")
+    folders = [str(tmp_path / "LSDIR"), *map(str, sorted(ffhq.glob("0[0-9]000")))]
+    assert main([*folders, str(tmp_path / "set"), "--size", "64", "--smallest", "64", "--workers", "1"]) == 0
+    assert list(read_sources(tmp_path / "set")) == ["00000/00000.png", "09000/09999.png", "LSDIR/0001000/0000001.png"]
+
+
 def test_credits_are_made_of_a_set(photos: Path, tmp_path: Path) -> None:
     prepared([Folder(path=photos)], tmp_path / "set")
     table = tmp_path / "LICENCES.tsv"
