@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -191,6 +192,17 @@ def test_credits_are_made_of_a_set(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "set" / "sources.tsv").unlink()
     with pytest.raises(ConfigError, match=r"has no 'sources\.tsv' as prepare_data writes it"):
         used_rows([tmp_path / "set"], [table])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text are Linux's")
+def test_names_of_any_kind_come_through(photos: Path, tmp_path: Path) -> None:
+    for name, old in (("a\tb\n.png", "text_1.png"), ("\udcff.png", "sky_1.png"), ("\u2028.png", "people_1.png")):
+        (photos / old).rename(photos / name)
+    rows = prepared([Folder(path=photos)], tmp_path / "set")
+    assert read_index(tmp_path / "set") == rows
+    assert {row.source for row in rows} == {"a\tb\n.png", "\udcff.png", "\u2028.png", "people_2.png"}
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in photos.iterdir()}
+    assert set(read_sources(tmp_path / "set").values()) == digests
 
 
 def test_a_set_of_an_earlier_version_is_read(photos: Path, tmp_path: Path) -> None:

@@ -100,20 +100,21 @@ def is_prepared(folder: Path) -> bool:
 def read_index(folder: Path) -> list[IndexRow]:
     """All rows. Raises ConfigError with the line's number for one that is no row."""
     rows: list[IndexRow] = []
-    for number, line in enumerate((folder / INDEX).read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            rows.append(IndexRow.from_plain(json.loads(line)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"'{folder / INDEX}', line {number}: expected a line of prepare_data. Run it again to mend the set."
-            ) from error
+    with (folder / INDEX).open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(IndexRow.from_plain(json.loads(line)))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"'{folder / INDEX}', line {number}: expected a line of prepare_data. Run it again to mend the set."
+                ) from error
     return rows
 
 
 def read_sources(folder: Path) -> dict[str, str]:
     """The photographs that a set has crops of: name -> SHA-256. Raises ConfigError for a set without that table."""
     try:
-        lines = (folder / SOURCES).read_text(encoding="utf-8").splitlines()[1:]
+        lines = (folder / SOURCES).read_text(encoding="utf-8", errors="surrogateescape").split("\n")[1:-1]
         return {name: digest for name, digest, *_ in (line.split("\t") for line in lines)}
     except (OSError, ValueError) as error:
         raise ConfigError(f"'{folder}' has no '{SOURCES}' as prepare_data writes it. Run it again.") from error

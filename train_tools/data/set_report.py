@@ -17,7 +17,7 @@ THUMB_PX, SHEET_COLUMNS, SHEET_ROWS = 128, 10, 8
 def sources_table(results: Sequence[SourceResult], weights: Mapping[str, float]) -> str:
     """The photographs that have crops in the set."""
     kept = [result for result in results if result.rows]
-    lines = [f"{r.source}\t{r.sha256}\t{len(r.rows)}\t{weights[r.source]:g}\n" for r in kept]
+    lines = [f"{' '.join(r.source.split())}\t{r.sha256}\t{len(r.rows)}\t{weights[r.source]:g}\n" for r in kept]
     return "file\tsha256\tcrops\tweight\n" + "".join(lines)
 
 
