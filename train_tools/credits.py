@@ -2,9 +2,9 @@
 
     python -m train_tools.credits PHOTOS... --tables LICENCES.tsv --also EARLIER.tsv -o CREDITS.md
 
-PHOTOS are folders; each file in them must stand in a table by its SHA-256, under a licence that lets weights trained on
-it be passed on. A table has the columns file, licence, author, origin and sha256, separated by tabs. --also names
-tables whose rows are all taken, whether the files are at hand or not.
+PHOTOS are folders or sets by `prepare_data`; each photograph must stand in a table by its SHA-256, under a licence that
+lets weights trained on it be passed on. A table has the columns file, licence, author, origin and sha256, separated by
+tabs. --also names tables whose rows are all taken, whether the files are at hand or not.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.files import sha256_of, write_text
 
 from .data.photos import photo_paths
+from .data.prepared_set import is_prepared, read_sources
 
 COLUMNS = ("file", "licence", "author", "origin", "sha256")
 REFUSED = ("gpl", "noncommercial", "non-commercial", "-nc", "-nd", "no derivatives", "proprietary")
@@ -43,12 +44,18 @@ def used_rows(folders: Sequence[Path], tables: Iterable[Path]) -> list[Row]:
     """The tables' rows of the files in `folders`, each once. Raises ConfigError for a file that is in no table."""
     known = {row["sha256"]: row for table in tables for row in read_table(table)}
     used: dict[str, Row] = {}
-    for path in (path for folder in folders for path in photo_paths(folder)):
-        digest = sha256_of(path)
+    for path, digest in (file for folder in folders for file in _digests(folder).items()):
         if digest not in known:
             raise ConfigError(f"'{path}' is in none of the tables: nobody could be credited. Add it, or take it out.")
         used[digest] = known[digest]
     return list(used.values())
+
+
+def _digests(folder: Path) -> dict[Path, str]:
+    """Path -> SHA-256 of each photograph that is in a folder, or was when a set was prepared of it."""
+    if is_prepared(folder):
+        return {folder / name: digest for name, digest in read_sources(folder).items()}
+    return {path: sha256_of(path) for path in photo_paths(folder)}
 
 
 def credits_page(rows: Sequence[Row]) -> str:

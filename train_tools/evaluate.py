@@ -33,10 +33,11 @@ from dfosd_core.settings import ModelChoice
 
 from .scoring.evaluation import Meter, run_of, score_all, sheet_rows
 from .scoring.metrics import FORMATS, Scores
+from .scoring.pair_files import SIDES
 from .scoring.pictures import contact_sheet, save_picture
 from .scoring.report import html_report
 from .scoring.score_file import ScoreFile
-from .scoring.sets import BENCHMARKS, IGNORED, SIDES, TestSet, open_set
+from .scoring.sets import BENCHMARKS, IGNORED, TestSet, open_set
 from .scoring.sources import FolderSource, KeptSource, Model, Source, folders_beside
 from .scoring.tables import as_csv, markdown, means, quoted_rows
 from .scoring.validation import bicubic

@@ -1,10 +1,15 @@
-"""Make a training set out of a folder of anything: crops that teach, none broken, tiny, flat, blurred or double.
+"""Make a training set out of folders of anything: crops with texture, none broken, tiny, blurred or double.
 
-    python -m train_tools.prepare_data PHOTOS SET [--size 640] [--smallest 512] [--workers 2]
+    python -m train_tools.prepare_data PHOTOS... SET [--size 640] [--smallest 512] [--flat 0.1] [--weights TSV]
 
-Writes SET/crops, SET/index.jsonl (one line a crop), SET/report.md (what was dropped, and why) and
-SET/contact_sheet.png; give SET as data.photos. PHOTOS is only read. Stop it at any moment: the same command goes on,
-and takes up files that are new or have changed. The result does not depend on --workers.
+PHOTOS is a folder, or FOLDER:WEIGHT: its crops are drawn so often. --weights gives single photographs a weight, by a
+table of patterns and weights with a tab between, for example `people_*  3`; the first pattern that fits counts. A small
+share of crops without texture is kept, so that skies and walls stay what they are.
+
+Writes SET/crops, SET/index.jsonl (one line a crop), SET/sources.tsv (the photographs in it, for their credits),
+SET/report.md (what was dropped, and why) and SET/contact_sheet.png; give SET as data.photos. PHOTOS are only read. Stop
+it at any moment: the same command goes on, and takes up files that are new or have changed. The result does not depend
+on --workers.
 """
 
 from __future__ import annotations
@@ -17,20 +22,21 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.files import write_text
 
 from .data.prepare_crops import CropSettings, SourceResult, prepare_source, stamp
-from .data.prepared_set import CROPS, INDEX, IndexRow
+from .data.prepared_set import CROPS, INDEX, SOURCES, IndexRow
+from .data.selection import Folder, read_weights, select, weight_of
+from .data.set_report import contact_sheet, report, sources_table
 from .scoring.pictures import save_picture
 
 JOURNAL = ".journal.jsonl"
@@ -38,122 +44,85 @@ JOURNAL = ".journal.jsonl"
 REPORT, SHEET = "report.md", "contact_sheet.png"
 OWN_FILE = re.compile(r"[0-9a-f]{16}-\d{3}\.webp|\.[0-9a-f]{16}-\d{3}\.webp\.\d+\.part")
 """A crop, or what a kill has left of one."""
-ALIKE_BITS = 8
-"""Two pictures count as one if their `likeness` differs in at most so many of 128 bits; strangers differ in some 64."""
-THUMB_PX, SHEET_COLUMNS, SHEET_ROWS = 128, 10, 8
 
 
-def prepare(photos: Path, out: Path, settings: CropSettings, workers: int = 2) -> list[IndexRow]:
-    """Bring `out` in line with `photos`; return its index. Raises ConfigError, one line."""
-    _refuse(photos, out, settings, workers)
+def prepare(
+    folders: Sequence[Folder],
+    out: Path,
+    settings: CropSettings,
+    workers: int = 2,
+    patterns: Mapping[str, float] | None = None,
+) -> list[IndexRow]:
+    """Bring `out` in line with the folders; return its index. patterns: see `weight_of`. Raises ConfigError."""
+    _refuse(folders, out, settings, workers)
     (out / CROPS).mkdir(parents=True, exist_ok=True)
-    sources = _sources(photos, out)
+    sources = _sources(folders, out)
+    weights = {name: folder.weight * weight_of(name, patterns or {}) for name, (folder, _) in sources.items()}
+    paths = {name: path for name, (_, path) in sources.items()}
     known = _read_journal(out, settings)
-    known = {name: known[name] for name in sources if name in known and known[name].stamp == stamp(photos / name)}
+    known = {name: known[name] for name in sources if name in known and known[name].stamp == stamp(paths[name])}
     _write_journal(out, settings, known)
-    while missing := _missing(sources, known, out):
-        fresh = _results(photos, missing, out, settings, workers)
+    while missing := _missing(known, out, settings, weights):
+        fresh = _results({name: paths[name] for name in missing}, out, settings, workers)
         with (out / JOURNAL).open("a", encoding="utf-8", buffering=1) as journal:  # a line reaches the system at once
             for result in tqdm(fresh, total=len(missing), unit="file"):
                 journal.write(json.dumps(asdict(result)) + "\n")
                 known[result.source] = result
-    results = drop_doubles([known[name] for name in sources])
+    results = select([known[name] for name in sources], settings, weights)
     rows = [row for result in results for row in result.rows]
     write_text(out / INDEX, "".join(f"{json.dumps(asdict(row), ensure_ascii=False)}\n" for row in rows))
+    write_text(out / SOURCES, sources_table(results, weights))
     write_text(out / REPORT, report(results, settings))
     listed = {Path(row.file).name for row in rows}
     for path in (out / CROPS).iterdir():  # only now: till here the old index needed them
         if OWN_FILE.fullmatch(path.name) and path.name not in listed:
             path.unlink()
     if not rows:
-        raise ConfigError(f"No crop is left of the {len(sources)} files in '{photos}'; '{out / REPORT}' says why.")
+        named = ", ".join(f"'{folder.path}'" for folder in folders)
+        raise ConfigError(f"No crop is left of the {len(sources)} files in {named}; '{out / REPORT}' says why.")
     save_picture(contact_sheet(out, rows), out / SHEET)
     return rows
 
 
-def drop_doubles(results: Sequence[SourceResult]) -> list[SourceResult]:
-    """The same results in the same order; of pictures that are alike only the one with most pixels keeps its crops."""
-    verdicts: dict[str, str] = {}
-    seen: dict[tuple[int, int], list[tuple[int, SourceResult]]] = {}
-    for result in sorted((r for r in results if r.rows), key=lambda r: (-r.pixels, r.source)):
-        bits = int(result.likeness, 16)
-        # Of nine parts of 128 bits at least one is the same if at most eight bits differ.
-        keys = [(part, bits >> (part * 15) & 0x7FFF) for part in range(ALIKE_BITS + 1)]
-        near = (
-            other
-            for key in keys
-            for other_bits, other in seen.get(key, ())
-            if (bits ^ other_bits).bit_count() <= ALIKE_BITS
-        )
-        original = next(near, None)
-        if original is None:
-            for key in keys:
-                seen.setdefault(key, []).append((bits, result))
-        else:
-            kind = "the same file as" if original.sha256 == result.sha256 else "looks like"
-            verdicts[result.source] = f"duplicate: {kind} {original.source}"
-    return [replace(r, dropped=verdicts[r.source], rows=[]) if r.source in verdicts else r for r in results]
-
-
-def report(results: Sequence[SourceResult], settings: CropSettings) -> str:
-    """What became of each file, as Markdown."""
-    dropped = [result for result in results if result.dropped]
-    kinds = Counter(result.dropped.partition(":")[0] for result in dropped)
-    crops = sum(len(result.rows) for result in results)
-    lines = [
-        "# Prepared crops",
-        "",
-        f"{len(results)} files: {len(results) - len(dropped)} gave {crops} crops, {len(dropped)} were dropped. "
-        f"Crops of {settings.size} pixels, photographs of at least {settings.smallest}.",
-        "",
-        "| dropped as | files |",
-        "|---|---|",
-        *(f"| {kind} | {count} |" for kind, count in sorted(kinds.items())),
-        "",
-        *(f"- `{result.source}`: {result.dropped}" for result in dropped),
-    ]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def contact_sheet(out: Path, rows: Sequence[IndexRow]) -> Image.Image:
-    """At most 80 crops, evenly chosen."""
-    count = min(len(rows), SHEET_COLUMNS * SHEET_ROWS)
-    lines = -(-count // SHEET_COLUMNS)
-    sheet = Image.new("RGB", (SHEET_COLUMNS * THUMB_PX, lines * THUMB_PX), "white")
-    for i in range(count):
-        with Image.open(out / rows[i * len(rows) // count].file) as crop:
-            thumb = crop.convert("RGB").resize((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS)
-        sheet.paste(thumb, (i % SHEET_COLUMNS * THUMB_PX, i // SHEET_COLUMNS * THUMB_PX))
-    return sheet
-
-
-def _refuse(photos: Path, out: Path, settings: CropSettings, workers: int) -> None:
-    if not photos.is_dir():
-        raise ConfigError(f"There is no folder '{photos}': expected one with photographs.")
-    if out.resolve() == photos.resolve() or out.resolve() in photos.resolve().parents:
-        raise ConfigError(f"SET '{out}' holds PHOTOS '{photos}', which stay untouched. Give another folder.")
-    if not 16 <= settings.smallest <= settings.size or workers < 1:
+def _refuse(folders: Sequence[Folder], out: Path, settings: CropSettings, workers: int) -> None:
+    for folder in folders:
+        if not folder.path.is_dir():
+            raise ConfigError(f"There is no folder '{folder.path}': expected one with photographs.")
+        if out.resolve() == folder.path.resolve() or out.resolve() in folder.path.resolve().parents:
+            raise ConfigError(f"SET '{out}' holds PHOTOS '{folder.path}', which stay untouched. Give another folder.")
+    names = Counter(folder.path.resolve().name for folder in folders)
+    if double := [name for name, count in names.items() if count > 1]:
+        raise ConfigError(f"Two of the folders are called '{double[0]}'. Rename one, so that their photographs differ.")
+    if not 16 <= settings.smallest <= settings.size or workers < 1 or not 0 <= settings.flat < 1:
         raise ConfigError(
-            f"Expected 16 <= --smallest <= --size and --workers of 1 or more, found {settings.smallest}, "
-            f"{settings.size} and {workers}."
+            "Expected 16 <= --smallest <= --size, 0 <= --flat < 1 and --workers of 1 or more, found "
+            f"{settings.smallest}, {settings.size}, {settings.flat:g} and {workers}."
         )
 
 
-def _sources(photos: Path, out: Path) -> list[str]:
-    """Every file below `photos` but hidden ones, sorted; `out` may lie inside and is passed over."""
-    found: list[str] = []
-    for folder, inner, names in os.walk(photos):
-        here = Path(folder)
-        inner[:] = [name for name in inner if name[0] != "." and (here / name).resolve() != out.resolve()]
-        found += [(here / name).relative_to(photos).as_posix() for name in names if name[0] != "."]
-    return sorted(found)
+def _sources(folders: Sequence[Folder], out: Path) -> dict[str, tuple[Folder, Path]]:
+    """Every file below the folders but hidden ones, sorted, by its path from the folder on.
+
+    Of several folders the name comes first. `out` may lie inside one and is passed over.
+    """
+    found: dict[str, tuple[Folder, Path]] = {}
+    for folder in folders:
+        prefix = f"{folder.path.resolve().name}/" if len(folders) > 1 else ""
+        for place, inner, names in os.walk(folder.path):
+            here = Path(place)
+            inner[:] = [name for name in inner if name[0] != "." and (here / name).resolve() != out.resolve()]
+            for path in (here / name for name in names if name[0] != "."):
+                found[prefix + path.relative_to(folder.path).as_posix()] = folder, path
+    return dict(sorted(found.items()))
 
 
-def _missing(sources: Sequence[str], known: dict[str, SourceResult], out: Path) -> list[str]:
+def _missing(
+    known: Mapping[str, SourceResult], out: Path, settings: CropSettings, weights: Mapping[str, float]
+) -> list[str]:
     """Sources to work on: new ones, and those whose crops are gone, as a double's are once its original is gone."""
-    if new := [name for name in sources if name not in known]:
+    if new := [name for name in weights if name not in known]:
         return new
-    kept = drop_doubles([known[name] for name in sources])
+    kept = select([known[name] for name in weights], settings, weights)
     return [result.source for result in kept if not all((out / row.file).exists() for row in result.rows)]
 
 
@@ -177,19 +146,17 @@ def _write_journal(out: Path, settings: CropSettings, known: dict[str, SourceRes
     write_text(out / JOURNAL, "".join(f"{json.dumps(line)}\n" for line in lines))
 
 
-def _results(
-    photos: Path, names: Sequence[str], out: Path, settings: CropSettings, workers: int
-) -> Iterator[SourceResult]:
+def _results(paths: Mapping[str, Path], out: Path, settings: CropSettings, workers: int) -> Iterator[SourceResult]:
     if workers == 1:
-        yield from (prepare_source(photos, name, out, settings) for name in names)
+        yield from (prepare_source(path, name, out, settings) for name, path in paths.items())
         return
     context = multiprocessing.get_context("spawn")
-    queue, running = iter(names), dict[Future[SourceResult], str]()
+    queue, running = iter(paths), dict[Future[SourceResult], str]()
     try:
         with ProcessPoolExecutor(workers, context, _ignore_interrupts) as pool:
             while True:
                 while len(running) < 2 * workers and (name := next(queue, None)) is not None:
-                    running[pool.submit(prepare_source, photos, name, out, settings)] = name
+                    running[pool.submit(prepare_source, paths[name], name, out, settings)] = name
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -213,16 +180,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("photos", type=Path, metavar="PHOTOS")
+    parser.add_argument("photos", nargs="+", metavar="PHOTOS", help="a folder, or FOLDER:WEIGHT")
     parser.add_argument("set", type=Path, metavar="SET")
     parser.add_argument("--size", type=int, default=CropSettings.size, help="edge of a crop in pixels (%(default)s)")
     parser.add_argument(
         "--smallest", type=int, default=CropSettings.smallest, help="shorter images are dropped (%(default)s)"
     )
+    parser.add_argument(
+        "--flat", type=float, default=CropSettings.flat, help="share of crops without texture (%(default)s)"
+    )
+    parser.add_argument("--weights", type=Path, metavar="TSV", help="weights of single photographs")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     args = parser.parse_args(argv)
     try:
-        rows = prepare(args.photos, args.set, CropSettings(size=args.size, smallest=args.smallest), args.workers)
+        folders = [Folder.from_text(text) for text in args.photos]
+        settings = CropSettings(size=args.size, smallest=args.smallest, flat=args.flat)
+        patterns = read_weights(args.weights) if args.weights else {}
+        rows = prepare(folders, args.set, settings, args.workers, patterns)
     except DfosdError as error:
         print(f"prepare_data: {error}", file=sys.stderr)
         return 1

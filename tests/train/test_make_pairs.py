@@ -13,7 +13,7 @@ from PIL import Image
 from dfosd_core import images
 from dfosd_core.errors import ConfigError
 from train_tools.make_pairs import make_pairs
-from train_tools.scoring.validation import read_pair
+from train_tools.scoring.pair_files import read_pair
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 """A picture of 64x48."""

@@ -13,8 +13,9 @@ from dfosd_core.errors import ConfigError
 from train_tools import prepare_data
 from train_tools.data.crops import CropDataset
 from train_tools.data.prepare_crops import CropSettings, SourceResult, likeness
-from train_tools.data.prepared_set import read_index
-from train_tools.prepare_data import ALIKE_BITS, JOURNAL, drop_doubles, main, prepare
+from train_tools.data.prepared_set import IndexRow, read_index
+from train_tools.data.selection import ALIKE_BITS, Folder, drop_doubles
+from train_tools.prepare_data import JOURNAL, main
 from train_tools.settings.config import DataConfig
 
 SETTINGS = CropSettings(size=96, smallest=64)
@@ -56,6 +57,10 @@ def folder(tmp_path: Path) -> Path:
     clear.save(photos / "clear.png")
     photo("grass").save(photos / "deep" / ".hidden" / "no.png")
     return photos
+
+
+def prepare(photos: Path, out: Path, settings: CropSettings, workers: int = 2) -> list[IndexRow]:
+    return prepare_data.prepare([Folder(path=photos)], out, settings, workers)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -114,11 +119,11 @@ def worked_on(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> li
     names: list[str] = []
     real = prepare_data.prepare_source
 
-    def spy(photos: Path, source: str, out: Path, settings: CropSettings) -> SourceResult:
+    def spy(path: Path, source: str, out: Path, settings: CropSettings) -> SourceResult:
         if len(names) == stop_at:
             raise KeyboardInterrupt
         names.append(source)
-        return real(photos, source, out, settings)
+        return real(path, source, out, settings)
 
     monkeypatch.setattr(prepare_data, "prepare_source", spy)
     return names

@@ -25,14 +25,10 @@ from dfosd_core.training.base import layout_of
 from dfosd_core.training.dists import VGG16_STAGES, VGG16_WIDTHS, Dists
 from train_tools import evaluate, make_pairs
 from train_tools.scoring.metrics import luma, psnr_y, score, ssim_y
+from train_tools.scoring.pair_files import evenly, find_pairs, read_pair
 from train_tools.scoring.pictures import read_image
-from train_tools.scoring.validation import (
-    Validator,
-    bicubic,
-    evenly,
-    find_pairs,
-    read_pair,
-)
+from train_tools.scoring.sets import open_set
+from train_tools.scoring.validation import Validator, bicubic
 from train_tools.settings.config import ValidationConfig
 
 SIZES = {"a.png": (8, 12), "b.png": (12, 8), "c.png": (10, 10)}
@@ -210,3 +206,19 @@ def test_pairs_are_made_of_photographs(
     assert pair.x_lq.shape == (1, 3, 25, 25)
     assert torch.equal((pair.x_hr[0, :, :, 0] * 255).round(), torch.arange(100.0) + torch.tensor([[0.0], [40], [80]]))
     assert (bicubic(pair) - pair.x_hr).abs().mean() < 0.05
+
+
+def test_validation_and_evaluate_find_pairs_by_one_rule(pairs: Path) -> None:
+    """StableSR's names of the folders, endings that differ, and files that are no images."""
+    (pairs / "HR" / "notes.txt").write_text("not an image")
+    Image.open(pairs / "HR" / "a.png").save(pairs / "HR" / "a.bmp")
+    (pairs / "HR" / "a.png").unlink()
+    for side, other in (("LR", "lq"), ("HR", "gt")):
+        (pairs / side).rename(pairs / other)
+    assert find_pairs(pairs) == ["a.png", "b.png", "c.png"]
+    assert read_pair(pairs, "a.png").x_hr.shape == (1, 3, 32, 48)
+    assert list(open_set(pairs).hr) == ["a", "b", "c"]
+    (pairs / "gt" / "b.png").unlink()
+    for find in (find_pairs, open_set):
+        with pytest.raises(ConfigError, match="with the same file names.* found 3 and 2 files"):
+            find(pairs)

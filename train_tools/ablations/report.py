@@ -23,8 +23,9 @@ from ..loop.networks import base_path, make_dists
 from ..loop.plots import CHANCE, smoothed, to_image
 from ..loop.trainer import LAST_LORA
 from ..scoring.metrics import FORMATS
+from ..scoring.pair_files import evenly, find_pairs
 from ..scoring.pictures import SheetRow, contact_sheet, save_picture
-from ..scoring.validation import Method, bicubic, evenly, find_pairs, restored_by, score_pairs
+from ..scoring.validation import Method, bicubic, restored_by, score_pairs
 from ..settings.config import TrainConfig
 from .runs import LABELS, START
 

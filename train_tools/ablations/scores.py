@@ -27,7 +27,8 @@ from ..loop.networks import Networks, base_path, make_dists
 from ..loop.recipe import ActiveTerms, Recipe
 from ..loop.trainer import LAST_LORA
 from ..scoring.metrics import Scores
-from ..scoring.validation import bicubic, find_pairs, read_pair, restored_by, score_pairs
+from ..scoring.pair_files import find_pairs, read_pair
+from ..scoring.validation import bicubic, restored_by, score_pairs
 from ..settings.config import TrainConfig
 from ..settings.config_file import load_config
 from .runs import AblationRun, threads_each

@@ -15,6 +15,8 @@ from dfosd_core.image_files import is_image_name
 SCALE = 4
 SURPLUS_PX = 4
 """So many rows or columns an HR image may have more than four times its LR image; they are cut off."""
+IMAGES = {"RealSR": 100, "DRealSR": 93, "DIV2K-val": 100, "RealSet65": 65}
+"""Whole images of each set; of RealSR half by each camera."""
 MARK = re.compile(r"_(HR|LR4|x1|x4)$")
 """What the names of a pair differ in."""
 
@@ -37,27 +39,27 @@ def realsr(source: Path) -> list[Item]:
         folder = _inside(source, f"{camera}/Test/4", "the folder of RealSR(V3) with Canon/ and Nikon/")
         files = _images(folder)
         by_side = {side: [file for file in files if file.stem.endswith(side)] for side in ("_HR", "_LR4")}
-        items += _pairs(f"RealSR's {camera}/Test/4", by_side["_LR4"], by_side["_HR"], 50)
+        items += _pairs(f"RealSR's {camera}/Test/4", by_side["_LR4"], by_side["_HR"], IMAGES["RealSR"] // 2)
     return items
 
 
 def drealsr(source: Path) -> list[Item]:
     """DRealSR: Test_x4 with 93 pairs in test_HR and test_LR."""
     folders = [_inside(source, f"test_{side}", "DRealSR's folder Test_x4", "Test_x4") for side in ("LR", "HR")]
-    return _pairs("DRealSR's Test_x4", _images(folders[0]), _images(folders[1]), 93)
+    return _pairs("DRealSR's Test_x4", _images(folders[0]), _images(folders[1]), IMAGES["DRealSR"])
 
 
 def div2k(source: Path) -> list[Item]:
     """DIV2K_valid_HR: 100 images; their LR images have to be made."""
     files = _images(_inside(source, "DIV2K_valid_HR", "DIV2K_valid_HR", is_optional=True))
-    _check_count("DIV2K_valid_HR", len(files), 100)
+    _check_count("DIV2K_valid_HR", len(files), IMAGES["DIV2K-val"])
     return [Item(name=file.stem, lr=None, hr=file, lr_size=_quarter(_size(file))) for file in files]
 
 
 def realset65(source: Path) -> list[Item]:
     """RealSet65: 65 LR images without references."""
     files = _images(_inside(source, "RealSet65", "RealSet65", is_optional=True))
-    _check_count("RealSet65", len(files), 65)
+    _check_count("RealSet65", len(files), IMAGES["RealSet65"])
     if len({file.stem for file in files}) < len(files):
         raise ConfigError("Two images of RealSet65 have one name but for the ending. Unpack it anew.")
     return [Item(name=file.stem, lr=file, hr=None) for file in files]

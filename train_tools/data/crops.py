@@ -21,7 +21,7 @@ from dfosd_core.errors import ConfigError
 from dfosd_core.training.degradations import DEGRADATIONS
 
 from ..settings.config import DataConfig
-from .photos import CropSource, PhotoFolder, textured_crop
+from .photos import CropSource, PhotoFolder
 from .prepared_set import PreparedSet, is_prepared
 
 
@@ -51,7 +51,7 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((self.seed, k))
-        crop = textured_crop(self.source, rng)
+        crop = self.source.cut(rng)
         if rng.integers(2):
             crop = crop[:, ::-1]
         x_hr = images.to_bchw(torch.from_numpy(crop[None].copy())).float().div_(255)

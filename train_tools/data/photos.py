@@ -12,7 +12,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -21,14 +20,12 @@ from dfosd_core.errors import ConfigError, ImageFileError
 from dfosd_core.image_files import READABLE_SUFFIXES, is_image_name
 from dfosd_core.image_files.read import read_image
 
-Pixels = NDArray[np.uint8]
-"""(H, W, 3) uint8, RGB."""
+from .texture import Pixels, textured_crop
 
 LONGEST_EDGE = 2200
 SHORTEST_EDGE = 280
-FLAT = 3.0
 FLAT_SHARE = 0.1
-"""Crops whose grey levels deviate less than this (of 255) are drawn again: skies teach nothing."""
+"""Of the crops, so many come as they are; the others are drawn again if they have no texture, as skies teach little."""
 CACHE_BYTES = 512 * 2**20
 """Decoded photographs a process keeps: some forty of 12 megapixels at all sizes."""
 
@@ -52,7 +49,13 @@ class PhotoFolder:
         self.cache = PixelCache(cache_bytes)
 
     def cut(self, rng: np.random.Generator) -> Pixels:
-        """Return a random crop (size, size, 3)."""
+        """Return a random crop (size, size, 3), one in ten as it comes, the others with texture."""
+        if rng.random() < FLAT_SHARE:
+            return self.window(rng)
+        return textured_crop(lambda: self.window(rng))
+
+    def window(self, rng: np.random.Generator) -> Pixels:
+        """Return a random crop (size, size, 3), whatever is in it."""
         level = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.levels) - 1)
         pixels = self.cache.get(level)
         if pixels is None:
@@ -102,8 +105,8 @@ class PhotoCrops:
     def _choose(self) -> Pixels:
         """One crop in ten as it comes, so that flat areas stay flat; of the others, half are the richer of two."""
         if self.rng.random() < FLAT_SHARE:
-            return self.source.cut(self.rng)
-        crops = [textured_crop(self.source, self.rng) for _ in range(int(self.rng.integers(1, 3)))]
+            return self.source.window(self.rng)
+        crops = [textured_crop(lambda: self.source.window(self.rng)) for _ in range(int(self.rng.integers(1, 3)))]
         return max(crops, key=_detail)
 
 
@@ -119,16 +122,6 @@ class CropSource(Protocol):
     def cut(self, rng: np.random.Generator) -> Pixels:
         """Return a random crop."""
         ...
-
-
-def textured_crop(source: CropSource, rng: np.random.Generator) -> Pixels:
-    """A random crop that is not flat; after eight flat ones, the ninth whatever it is."""
-    crop = source.cut(rng)
-    for _ in range(8):
-        if crop.std() >= FLAT:
-            break
-        crop = source.cut(rng)
-    return crop
 
 
 def random_window(pixels: Pixels, size: int, rng: np.random.Generator) -> Pixels:

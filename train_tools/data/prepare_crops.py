@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from dfosd_core.errors import ImageFileError
 from dfosd_core.files import write_whole
 from dfosd_core.image_files.read import read_image
 
-from .photos import FLAT, Pixels, reduce_pixels
+from .photos import reduce_pixels
 from .prepared_set import CROPS, IndexRow
+from .texture import TEXTURED, Pixels, sharpness, texture
 
-Grey = NDArray[np.floating[Any]]
-
+FLAT = 3.0
+"""Deviation of the grey levels (of 255) below which there is nothing at all in a crop."""
 SHARP = 0.45
 """Smallest `sharpness`: 18 photographs had 0.42 to 0.97, and under a Gaussian blur of sigma 1 they had 0.33 to 0.48."""
 SHARP_SHARE = 0.25
@@ -34,6 +35,12 @@ class CropSettings:
     """Edge of a crop: larger than the training's, which cuts at random from it."""
     smallest: int = 512
     """Shorter photographs are dropped; between the two a crop is as large as the photograph."""
+    flat: float = 0.1
+    """Share of crops without texture, so that skies and walls stay what they are; below 1."""
+
+    def flat_for(self, textured: float) -> float:
+        """How many flat crops belong to so many with texture."""
+        return textured * self.flat / (1 - self.flat)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +76,12 @@ def stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def prepare_source(folder: Path, source: str, out: Path, settings: CropSettings) -> SourceResult:
-    """Write the crops of one file into out/crops. The file itself is only read."""
-    path, before = folder / source, stamp(folder / source)
+def prepare_source(path: Path, source: str, out: Path, settings: CropSettings) -> SourceResult:
+    """Write the crops of the file at `path`, called `source`, into out/crops. The file itself is only read.
+
+    It may be more flat ones than are kept in the end: which are is decided when all files are known.
+    """
+    before = stamp(path)
     try:
         picture = read_image(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -86,7 +96,7 @@ def prepare_source(folder: Path, source: str, out: Path, settings: CropSettings)
         return SourceResult(**facts, dropped="transparent: parts of it can be seen through")
     pixels = np.ascontiguousarray(picture.without_alpha().with_three_colors().to_8_bit().samples, dtype=np.uint8)
     facts["likeness"] = f"{likeness(pixels):032x}"
-    crops, dropped = _choose_crops(pixels, settings)
+    crops, dropped = _choose_crops(pixels, settings, digest)
     rows = [_write(out, source, digest, number, crop) for number, crop in enumerate(crops)]
     return SourceResult(**facts, dropped=dropped, rows=rows)
 
@@ -99,48 +109,67 @@ def likeness(pixels: Pixels) -> int:
     return int.from_bytes(np.packbits(np.concatenate((right.ravel(), down.ravel()))).tobytes(), "big")
 
 
-def sharpness(grey: Grey) -> float:
-    """The finest octave's contrast over the next one's: up to 1 for a sharp photograph, whatever its contrast."""
-    fine, half = _octave(grey)
-    coarse, _ = _octave(half)
-    # Below a level or two of 255 there is nothing but rounding, which is always fine.
-    return float(fine.std() / max(float(coarse.std()), 2.0))
+class Crop(NamedTuple):
+    """A part of the photograph at one of its sizes."""
+
+    pixels: Pixels
+    box: tuple[int, int, int, int]
+    scale: float
+    texture: float
+    sharpness: float
+    is_empty: bool
+    """Nothing in it, not even a gradient."""
+
+    is_flat: bool = False
+    """Chosen for having no texture."""
+
+    def teaches(self, least: float = TEXTURED) -> bool:
+        """It has texture, and that is sharp."""
+        return self.texture >= least and self.sharpness >= SHARP
 
 
-def _octave(grey: Grey) -> tuple[Grey, Grey]:
-    """What a light blur ([1, 2, 1] / 4 both ways) takes away, and the picture halved."""
-    lines = (grey[:-2] + 2 * grey[1:-1] + grey[2:]) / 4
-    blurred = (lines[:, :-2] + 2 * lines[:, 1:-1] + lines[:, 2:]) / 4
-    height, width = (edge // 2 for edge in grey.shape)
-    half = grey[: 2 * height, : 2 * width].reshape(height, 2, width, 2).mean((1, 3))
-    return grey[1:-1, 1:-1] - blurred, half
-
-
-Crop = tuple[Pixels, tuple[int, int, int, int], float, float]
-"""Pixels, box, scale, sharpness."""
-
-
-def _choose_crops(pixels: Pixels, settings: CropSettings) -> tuple[list[Crop], str]:
-    """The crops that teach, at the largest size at which enough do; or why there are none."""
+def _choose_crops(pixels: Pixels, settings: CropSettings, digest: str) -> tuple[list[Crop], str]:
+    """The crops that teach, at the largest size at which enough do, and some flat ones; or why there are none."""
     best: list[Crop] = []
-    scale, flat_only = 1.0, True
+    scale, is_empty, fallback = 1.0, True, list[Crop]()
     while min(pixels.shape[:2]) * scale >= settings.smallest:
-        reduced = reduce_pixels(pixels, scale)
-        grey = np.asarray(Image.fromarray(reduced).convert("L"), dtype=np.float32)
-        boxes = _boxes(grey.shape[0], grey.shape[1], settings.size)
-        good: list[Crop] = []
-        for left, top, right, bottom in boxes:
-            part = grey[top:bottom, left:right]
-            if part.std() < FLAT:
-                continue
-            flat_only, sharp = False, sharpness(part)
-            if sharp >= SHARP:
-                good.append((reduced[top:bottom, left:right], (left, top, right, bottom), scale, round(sharp, 3)))
-        best = best or good
-        if len(good) >= SHARP_SHARE * len(boxes):
-            return good, ""
+        crops = all_crops(pixels, scale, settings.size)
+        is_empty = is_empty and all(crop.is_empty for crop in crops)
+        good = [crop for crop in crops if crop.teaches()]
+        chosen = good + _some_flat(crops, math.ceil(2 * settings.flat_for(len(good))), digest)
+        if len(good) >= SHARP_SHARE * len(crops):
+            return chosen, ""
+        best = best or (chosen if good else [])
+        fallback = fallback or _richest(crops)
         scale /= 2
-    return best, "" if best else "flat: nothing in it" if flat_only else "blurred: at every size"
+    best = best or fallback
+    return best, "" if best else "flat: nothing in it" if is_empty else "blurred: no fine texture at any size"
+
+
+def _richest(crops: list[Crop]) -> list[Crop]:
+    """The one with most texture if it has half of what is asked for: a face in soft light, a bird before a wall."""
+    half = [crop for crop in crops if crop.teaches(TEXTURED / 2)]
+    return [max(half, key=lambda crop: crop.texture)] if half else []
+
+
+def all_crops(pixels: Pixels, scale: float, size: int) -> list[Crop]:
+    """Every crop of a photograph that was reduced by `scale`."""
+    reduced = reduce_pixels(pixels, scale)
+    grey = np.asarray(Image.fromarray(reduced).convert("L"), dtype=np.float32)
+    found: list[Crop] = []
+    for box in _boxes(grey.shape[0], grey.shape[1], size):
+        left, top, right, bottom = box
+        part = grey[top:bottom, left:right]
+        facts = round(texture(part), 3), round(sharpness(part), 3), bool(part.std() < FLAT)
+        found.append(Crop(reduced[top:bottom, left:right], box, scale, *facts))
+    return found
+
+
+def _some_flat(crops: list[Crop], count: int, digest: str) -> list[Crop]:
+    """At most `count` of those without texture, at random but always the same."""
+    flat = [crop for crop in crops if crop.texture < TEXTURED]
+    flat.sort(key=lambda crop: hashlib.sha256(f"{digest} {crop.box}".encode()).digest())
+    return [crop._replace(is_flat=True) for crop in flat[:count]]
 
 
 def _boxes(height: int, width: int, size: int) -> list[tuple[int, int, int, int]]:
@@ -155,12 +184,19 @@ def _boxes(height: int, width: int, size: int) -> list[tuple[int, int, int, int]
 
 
 def _write(out: Path, source: str, digest: str, number: int, crop: Crop) -> IndexRow:
-    pixels, box, scale, sharp = crop
     # Named after name and content of the source: a changed file's crops never overwrite those the index still lists.
     key = hashlib.sha256(f"{source}\0{digest}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
     file = f"{CROPS}/{key}-{number:03}.webp"
     with write_whole(out / file) as target:
         # method and quality are the encoder's effort: a third of the default's time, 1 % larger.
-        Image.fromarray(pixels).save(target, "WEBP", lossless=True, method=1, quality=30)
-    sha256 = hashlib.sha256(pixels.tobytes()).hexdigest()
-    return IndexRow(file=file, source=source, scale=scale, box=box, sharpness=sharp, sha256=sha256)
+        Image.fromarray(crop.pixels).save(target, "WEBP", lossless=True, method=1, quality=30)
+    return IndexRow(
+        file=file,
+        source=source,
+        scale=crop.scale,
+        box=crop.box,
+        sharpness=crop.sharpness,
+        sha256=hashlib.sha256(crop.pixels.tobytes()).hexdigest(),
+        texture=crop.texture,
+        is_flat=crop.is_flat,
+    )

@@ -16,9 +16,12 @@ from PIL import Image
 
 from dfosd_core.errors import ConfigError
 
-from .photos import Pixels, random_window
+from .photos import random_window
+from .texture import Pixels, textured_crop
 
 INDEX = "index.jsonl"
+SOURCES = "sources.tsv"
+"""Which photographs the crops are of: columns file, sha256, crops, weight."""
 CROPS = "crops"
 
 
@@ -38,6 +41,12 @@ class IndexRow:
     """See `prepare_crops.sharpness`."""
     sha256: str
     """Of the crop's pixels (H, W, 3)."""
+    texture: float = 0.0
+    """See `texture.texture`."""
+    is_flat: bool = False
+    """One of the few without texture."""
+    weight: float = 1.0
+    """How often it is drawn, compared with others."""
 
     @classmethod
     def from_plain(cls, values: Any) -> IndexRow:
@@ -47,26 +56,40 @@ class IndexRow:
 
 
 class PreparedSet:
-    """Crops of `size` from the files of a prepared set, all files with equal chances; smaller files are left out."""
+    """Crops of `size` from the files of a prepared set, each file by its weight; smaller files are left out.
+
+    A file that was chosen for its texture gives crops with texture, a flat one any.
+    """
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size = folder, size
         rows = read_index(folder)
-        self.files = [row.file for row in rows if min(row.box[2] - row.box[0], row.box[3] - row.box[1]) >= size]
-        if not self.files:
+        self.rows = [row for row in rows if min(row.box[2] - row.box[0], row.box[3] - row.box[1]) >= size]
+        self.heaviest = max((row.weight for row in self.rows), default=1.0)
+        if not self.rows:
             raise ConfigError(
                 f"'{folder}' has no crop of {size} pixels or more. Set data.crop lower, or prepare it with --size."
             )
 
     def cut(self, rng: np.random.Generator) -> Pixels:
         """Return a random crop (size, size, 3). Raises ConfigError if the file is gone or damaged."""
-        path = self.folder / self.files[int(rng.integers(len(self.files)))]
+        row = self._draw(rng)
+        path = self.folder / row.file
         try:
             with Image.open(path) as opened:
                 pixels = np.asarray(opened.convert("RGB"))
         except (OSError, ValueError, SyntaxError) as error:
             raise ConfigError(f"'{path}' is missing or damaged. Run prepare_data again to mend the set.") from error
-        return random_window(pixels, self.size, rng)
+        if row.is_flat:
+            return random_window(pixels, self.size, rng)
+        return textured_crop(lambda: random_window(pixels, self.size, rng))
+
+    def _draw(self, rng: np.random.Generator) -> IndexRow:
+        """A row, in proportion to its weight."""
+        while True:
+            row = self.rows[int(rng.integers(len(self.rows)))]
+            if rng.random() * self.heaviest < row.weight:
+                return row
 
 
 def is_prepared(folder: Path) -> bool:
@@ -77,11 +100,21 @@ def is_prepared(folder: Path) -> bool:
 def read_index(folder: Path) -> list[IndexRow]:
     """All rows. Raises ConfigError with the line's number for one that is no row."""
     rows: list[IndexRow] = []
-    for number, line in enumerate((folder / INDEX).read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            rows.append(IndexRow.from_plain(json.loads(line)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"'{folder / INDEX}', line {number}: expected a line of prepare_data. Run it again to mend the set."
-            ) from error
+    with (folder / INDEX).open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(IndexRow.from_plain(json.loads(line)))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"'{folder / INDEX}', line {number}: expected a line of prepare_data. Run it again to mend the set."
+                ) from error
     return rows
+
+
+def read_sources(folder: Path) -> dict[str, str]:
+    """The photographs that a set has crops of: name -> SHA-256. Raises ConfigError for a set without that table."""
+    try:
+        lines = (folder / SOURCES).read_text(encoding="utf-8", errors="surrogateescape").split("\n")[1:-1]
+        return {name: digest for name, digest, *_ in (line.split("\t") for line in lines)}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"'{folder}' has no '{SOURCES}' as prepare_data writes it. Run it again.") from error

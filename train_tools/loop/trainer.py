@@ -23,6 +23,7 @@ from ..scoring.validation import Validator
 from ..settings.config import TrainConfig, plain_config
 from ..settings.resume_policy import best_still_counts
 from .checkpoint import CHECKPOINT, State, random_states, restore_random_states, write_checkpoint
+from .degraded_sheet import write_degraded_sheet
 from .export import base_sha256, lora_metadata
 from .logbook import Logbook, Meter, timed
 from .networks import Networks, base_path, make_dists
@@ -65,6 +66,8 @@ class Trainer:
     def fit(self) -> int | None:
         """Train to the last step. Return the signal that stopped the run before it, None without one."""
         steps, stopping = self.config.optim.steps, False
+        if self.is_main and self.step == 0:
+            write_degraded_sheet(self.crops, self.out)
         bar = tqdm(total=steps, initial=self.step, disable=not self.is_main, unit="step", dynamic_ncols=True)
         with noted_signals() as signals, bar:
             for waited_s, micro_batches in timed(self.batches()):

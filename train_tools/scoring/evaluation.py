@@ -13,11 +13,12 @@ from dfosd_core.training.dists import Dists
 
 from .library import SET_METRIC, Library
 from .metrics import METRICS, Scores, score
+from .pair_files import Pair, Sample, evenly
 from .pictures import SheetRow
 from .score_file import ScoreFile
 from .sets import TestSet, digest
 from .sources import Source
-from .validation import SHEET_ROWS, Pair, Sample, caption_of, evenly
+from .validation import SHEET_ROWS, caption_of
 
 Report = Callable[[str, Mapping[str, Scores]], None]
 """Gets each image's name and {method: scores}."""

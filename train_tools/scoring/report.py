@@ -14,9 +14,10 @@ from typing import Any
 from dfosd_core.image_files import is_image_name
 
 from .metrics import METRICS, Scores
+from .pair_files import by_stem
 from .pictures import image_size, opened
 from .score_file import ScoreFile
-from .sets import SCALE, TestSet, by_stem
+from .sets import SCALE, TestSet
 from .tables import Quoted, cell, columns_of, head_of
 from .validation import evenly
 

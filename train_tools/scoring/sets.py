@@ -14,18 +14,16 @@ from pathlib import Path
 
 from dfosd_core.errors import ConfigError
 from dfosd_core.files import sha256_of
-from dfosd_core.image_files import is_image_name
 
+from ..data.benchmarks import IMAGES
+from .pair_files import Sample, pair_files, pair_of
 from .pictures import image_size, read_image
-from .validation import Sample, pair_of
 
 PROTOCOLS = {
     "crops": "centre crops as StableSR published them, 128x128 to 512x512",
     "full": "whole images, as in the papers DFOSD and D3SR",
     "own": "own images, not comparable with published figures",
 }
-SIDES = (("LR", "HR"), ("test_LR", "test_HR"), ("lq", "gt"))
-"""Folders of the small and the large images: ours, and the two ways in which StableSR's sets name them."""
 IGNORED = ("test_sr_bicubic",)
 """Comes with StableSR's crops; bicubic is computed here."""
 SET_FILE = "set.json"
@@ -45,15 +43,8 @@ class Benchmark:
 
 BENCHMARKS = {
     f"{name}-{protocol}": Benchmark(name=name, protocol=protocol, images=images)
-    for name, protocol, images in (
-        ("RealSR", "crops", 100),
-        ("DRealSR", "crops", 93),
-        ("DIV2K-val", "crops", 3000),
-        ("RealSR", "full", 100),
-        ("DRealSR", "full", 93),
-        ("DIV2K-val", "full", 100),
-        ("RealSet65", "full", 65),
-    )
+    for protocol, sizes in (("crops", {"RealSR": 100, "DRealSR": 93, "DIV2K-val": 3000}), ("full", IMAGES))
+    for name, images in sizes.items()
 }
 
 
@@ -108,13 +99,7 @@ def open_set(folder: Path, benchmark: str | None = None) -> TestSet:
             f"'{folder}' was prepared as {own['benchmark']}, found --benchmark {benchmark}. Leave --benchmark out."
         )
     known = BENCHMARKS.get(benchmark or (own or {}).get("benchmark", ""))
-    sides = next((pair for pair in SIDES if (folder / pair[0]).is_dir()), SIDES[0])
-    lr, hr = (by_stem(folder / side) if (folder / side).is_dir() else {} for side in sides)
-    if not lr or (hr and lr.keys() != hr.keys()):
-        raise ConfigError(
-            f"Expected '{folder}' to hold LR/ and HR/ with the same file names, or LR/ alone, found {len(lr)} and "
-            f"{len(hr)} files. Make one with `python -m train_tools.make_pairs PHOTOS {folder}` or prepare_benchmark."
-        )
+    lr, hr = pair_files(folder)
     found = TestSet(
         folder=folder,
         name=known.name if known else folder.resolve().name,
@@ -156,16 +141,6 @@ def _check_protocol(found: TestSet) -> None:
                 f"The protocol full has whole images, found '{stem}' with 128x128 and 512x512, a crop. Choose the "
                 "benchmark's protocol crops, or prepare the set from its original folder."
             )
-
-
-def by_stem(folder: Path) -> dict[str, Path]:
-    """The images of a folder in order. Raises ConfigError for two of one stem."""
-    found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if is_image_name(p)):
-        other = found.setdefault(path.stem, path)
-        if other != path:
-            raise ConfigError(f"'{folder}' holds '{other.name}' and '{path.name}'. Keep one of them.")
-    return found
 
 
 def digest(files: Iterable[Path]) -> str:

@@ -18,9 +18,10 @@ from dfosd_core.networks.embedded import DEFAULT_BASE, DEFAULT_LORA, DEFAULT_WEI
 from dfosd_core.pipeline import UpscaleSettings
 from dfosd_core.settings import ModelChoice
 
+from .pair_files import Sample, by_stem
 from .pictures import read_image, save_picture, to_picture
-from .sets import by_stem, digest
-from .validation import Method, Sample, restored_by
+from .sets import digest
+from .validation import Method, restored_by
 
 
 class Source(Protocol):

@@ -21,8 +21,9 @@ from dfosd_core.models import load_models
 from dfosd_core.settings import ModelChoice, UpscaleSettings
 
 from .metrics import FORMATS, mean, score
+from .pair_files import Sample, find_pairs, read_pair
 from .pictures import SheetRow, contact_sheet, save_picture
-from .validation import Method, Sample, bicubic, find_pairs, read_pair, restored_by
+from .validation import Method, bicubic, restored_by
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 ZOOM = 3

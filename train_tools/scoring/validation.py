@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from dfosd_core import images
 from dfosd_core.attach import attached
-from dfosd_core.errors import ConfigError
 from dfosd_core.host import Host
 from dfosd_core.hosts.own import OwnHost
 from dfosd_core.lora.file import DfosdLora
@@ -24,63 +22,14 @@ from dfosd_core.training.dists import Dists
 
 from ..settings.config import ValidationConfig
 from .metrics import FORMATS, Scores, mean, score
-from .pictures import SheetRow, contact_sheet, read_image, save_picture, to_tensor
+from .pair_files import Sample, evenly, find_pairs, read_pair
+from .pictures import SheetRow, contact_sheet, save_picture, to_tensor
 
 SHEET_ROWS = 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """A degraded image (1, 3, H, W) in [0, 1], and how many times larger it is to become."""
-
-    name: str
-    x_lq: Tensor
-    scale: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair(Sample):
-    """With what it was made from, (1, 3, H, W) in [0, 1], `scale` times as large."""
-
-    x_hr: Tensor
-
-
 Method = Callable[[Sample], Tensor]
 """Gives an image `scale` times as large, (1, 3, H, W) in [0, 1]."""
-
-
-def find_pairs(folder: Path, count: int | None = None) -> list[str]:
-    """Names in `folder`'s LR/ and HR/, at most `count`, evenly chosen. Raises ConfigError unless they match."""
-    sides = [sorted(p.name for p in (folder / side).glob("[!.]*")) for side in ("LR", "HR")]
-    if not sides[0] or sides[0] != sides[1]:
-        raise ConfigError(
-            f"Expected '{folder}' to hold LR/ and HR/ with the same file names, found {len(sides[0])} and "
-            f"{len(sides[1])} files. Make one with `python -m train_tools.make_pairs PHOTOS {folder}`."
-        )
-    return evenly(sides[0], count or len(sides[0]))
-
-
-def evenly(items: Sequence[str], count: int) -> list[str]:
-    """At most `count` of the items, the first and the last among them, at even distances."""
-    return [items[int(i)] for i in np.linspace(0, len(items) - 1, min(count, len(items))).round()]
-
-
-def read_pair(folder: Path, name: str) -> Pair:
-    """Read one pair. Raises ConfigError where the sizes do not go together."""
-    return pair_of(name, folder / "LR" / name, folder / "HR" / name)
-
-
-def pair_of(name: str, lq: Path, hr: Path) -> Pair:
-    """The two files as a pair. Raises ConfigError where the sizes do not go together."""
-    x_lq, x_hr = read_image(lq), read_image(hr)
-    small, large = x_lq.shape[-2:], x_hr.shape[-2:]
-    scale = max(1, round(large[0] / small[0]))
-    if any(scale * a != b for a, b in zip(small, large, strict=True)):
-        raise ConfigError(
-            f"'{hr}' is {large[1]}x{large[0]}, expected {scale} times the size of the one in {lq.parent.name}/, "
-            f"{small[1]}x{small[0]}. Crop HR, or make the pairs again with train_tools.make_pairs."
-        )
-    return Pair(name=name, x_lq=x_lq, x_hr=x_hr, scale=scale)
 
 
 def bicubic(sample: Sample) -> Tensor:

@@ -1,76 +1,106 @@
-"""Random blur kernels of the Real-ESRGAN degradation (Wang et al. 2021, arXiv 2107.10833, section 3.1)."""
+"""Random blur kernels of the Real-ESRGAN degradation (Wang et al. 2021, arXiv 2107.10833, sections 3.1 and 3.2).
+
+Numbers that the paper leaves open are those of its authors' RealESRGANDataset and train_realesrnet_x4plus.yml; the
+table in docs/method.md compares them with ours.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-KERNEL_SIZE = 21
-"""Every kernel is 21 taps wide; smaller ones are zero outside."""
-KINDS = ("gaussian", "generalized", "plateau")
-KIND_PROBABILITIES = (0.70, 0.15, 0.15)
-"""Of each kind, isotropic with ISOTROPIC probability: together the paper's .45/.25/.12/.03/.12/.03."""
+KERNEL_SIZES = (7, 9, 11, 13, 15, 17, 19, 21)
+"""Taps, with equal chances."""
+SHAPES = ("gaussian", "generalized", "plateau")
+SHAPE_PROBABILITIES = (0.70, 0.15, 0.15)
 ISOTROPIC = (0.45 / 0.70, 0.12 / 0.15, 0.12 / 0.15)
+"""Of each shape, the share with equal deviations: together the published .45/.25/.12/.03/.12/.03."""
+BETAS = {"gaussian": (1.0, 1.0), "generalized": (0.5, 4.0), "plateau": (1.0, 2.0)}
+"""Range of each shape's exponent. Half of the draws are below 1, half above; a plateau has beta 1 in the first half."""
+SINC_CUTOFF = (math.pi / 3, math.pi)
+SINC_CUTOFF_WIDE = (math.pi / 5, math.pi)
+"""Of a blur with at least WIDE taps, which have room for the slower ringing."""
+WIDE = 13
 
+Range = tuple[float, float]
 Kernel = NDArray[np.float64]
 
 
-def random_kernel(
-    rng: np.random.Generator,
-    sigma: tuple[float, float],
-    beta_generalized: tuple[float, float] = (0.5, 4.0),
-    beta_plateau: tuple[float, float] = (1.0, 2.0),
-) -> Kernel:
-    """Draw a blur kernel (21, 21) that sums to 1; `sigma` is the range of standard deviations in pixels."""
-    kind = int(rng.choice(len(KINDS), p=KIND_PROBABILITIES))
-    sigma_x = rng.uniform(*sigma)
-    isotropic = rng.random() < ISOTROPIC[kind]
-    sigma_y = sigma_x if isotropic else rng.uniform(*sigma)
-    distance = _mahalanobis(sigma_x, sigma_y, 0.0 if isotropic else rng.uniform(-math.pi, math.pi))
-    if KINDS[kind] == "gaussian":
-        kernel = np.exp(-0.5 * distance)
-    elif KINDS[kind] == "generalized":
-        kernel = np.exp(-0.5 * distance ** rng.uniform(*beta_generalized))
-    else:
-        kernel = 1 / (1 + distance ** rng.uniform(*beta_plateau))
-    return kernel / kernel.sum()
+@dataclass(frozen=True, kw_only=True)
+class Blur:
+    """A blur with deviations in pixels, the first along theta (radians); beta 1 is the Gaussian of its family."""
+
+    shape: str
+    size: int
+    sigma_x: float
+    sigma_y: float
+    theta: float
+    beta: float
+
+    def kernel(self) -> Kernel:
+        """(size, size), sum 1."""
+        x, y = _grid(self.size)
+        along = x * math.cos(self.theta) + y * math.sin(self.theta)
+        across = -x * math.sin(self.theta) + y * math.cos(self.theta)
+        distance = ((along / self.sigma_x) ** 2 + (across / self.sigma_y) ** 2) ** self.beta
+        kernel = 1 / (1 + distance) if self.shape == "plateau" else np.exp(-0.5 * distance)
+        return kernel / kernel.sum()
 
 
-def sinc_kernel(cutoff: float) -> Kernel:
-    """The circular low pass with cut-off frequency `cutoff` in (0, pi]: it rings, as sharpened photographs do.
+@dataclass(frozen=True, kw_only=True)
+class Sinc:
+    """The circular low pass with cut-off frequency `cutoff` in (0, pi]: it rings, as sharpened photographs do."""
 
-    k(i, j) = cutoff / (2 pi r) J1(cutoff r), cutoff^2 / (4 pi) in the centre (Real-ESRGAN, eq. 6).
-    """
-    x, y = _grid()
-    r = np.hypot(x, y)
-    centre = KERNEL_SIZE // 2
-    r[centre, centre] = 1.0
-    kernel = cutoff / (2 * math.pi * r) * _bessel_j1(cutoff * r)
-    kernel[centre, centre] = cutoff**2 / (4 * math.pi)
-    return kernel / kernel.sum()
+    size: int
+    cutoff: float
 
-
-def delta_kernel() -> Kernel:
-    """The kernel that changes nothing."""
-    kernel = np.zeros((KERNEL_SIZE, KERNEL_SIZE))
-    kernel[KERNEL_SIZE // 2, KERNEL_SIZE // 2] = 1.0
-    return kernel
+    def kernel(self) -> Kernel:
+        """(size, size), sum 1: cutoff / (2 pi r) J1(cutoff r), cutoff^2 / (4 pi) in the centre (eq. 6)."""
+        x, y = _grid(self.size)
+        r = np.hypot(x, y)
+        centre = self.size // 2
+        r[centre, centre] = 1.0
+        kernel = self.cutoff / (2 * math.pi * r) * _bessel_j1(self.cutoff * r)
+        kernel[centre, centre] = self.cutoff**2 / (4 * math.pi)
+        return kernel / kernel.sum()
 
 
-def _grid() -> tuple[Kernel, Kernel]:
-    axis = np.arange(KERNEL_SIZE, dtype=np.float64) - KERNEL_SIZE // 2
+def draw_blur(
+    rng: np.random.Generator, sigma: Range, sizes: Sequence[int] = KERNEL_SIZES, *, has_even_betas: bool = False
+) -> Blur:
+    """A blur; `sigma` is the range of standard deviations in pixels. has_even_betas: see `Round`."""
+    size = sizes[int(rng.integers(len(sizes)))]
+    kind = int(rng.choice(len(SHAPES), p=SHAPE_PROBABILITIES))
+    sigma_x = sigma_y = rng.uniform(*sigma)
+    theta = 0.0
+    if rng.random() >= ISOTROPIC[kind]:
+        sigma_y, theta = rng.uniform(*sigma), rng.uniform(-math.pi, math.pi)
+    low, high = BETAS[SHAPES[kind]]
+    if not has_even_betas:
+        low, high = (low, 1.0) if rng.random() < 0.5 else (1.0, high)
+    beta = rng.uniform(low, high)
+    return Blur(shape=SHAPES[kind], size=size, sigma_x=sigma_x, sigma_y=sigma_y, theta=theta, beta=beta)
+
+
+def draw_sinc(rng: np.random.Generator, sizes: Sequence[int] = KERNEL_SIZES) -> Sinc:
+    """A low pass in place of a blur."""
+    size = sizes[int(rng.integers(len(sizes)))]
+    return Sinc(size=size, cutoff=rng.uniform(*(SINC_CUTOFF if size < WIDE else SINC_CUTOFF_WIDE)))
+
+
+def draw_final_sinc(rng: np.random.Generator, sizes: Sequence[int] = KERNEL_SIZES) -> Sinc:
+    """The low pass at the end: the narrower range of cut-offs at every size."""
+    return Sinc(size=sizes[int(rng.integers(len(sizes)))], cutoff=rng.uniform(*SINC_CUTOFF))
+
+
+def _grid(size: int) -> tuple[Kernel, Kernel]:
+    axis = np.arange(size, dtype=np.float64) - size // 2
     x, y = np.meshgrid(axis, axis)
     return x, y
-
-
-def _mahalanobis(sigma_x: float, sigma_y: float, theta: float) -> Kernel:
-    """The squared distance from the centre in units of the two deviations, the first along `theta`."""
-    x, y = _grid()
-    along = x * math.cos(theta) + y * math.sin(theta)
-    across = -x * math.sin(theta) + y * math.cos(theta)
-    return (along / sigma_x) ** 2 + (across / sigma_y) ** 2
 
 
 def _bessel_j1(x: Kernel) -> Kernel:

@@ -1,29 +1,25 @@
 """From x_hr to x_lq: the second-order degradation of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, section 3).
 
-Two rounds of blur, resize, noise and JPEG, the last JPEG before or after the final resize. The presets differ in
-severity only; their numbers are in `presets.py`.
+Two rounds of blur, resize, noise and JPEG, the last JPEG before or after the final resize with its sinc filter. The
+presets differ in severity only; their numbers are in `presets.py`. Everything but the noise itself is drawn first, so
+that what is drawn can be looked at and counted without an image.
 """
 
 from __future__ import annotations
 
-import io
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
-from .blur_kernels import KERNEL_SIZE, Kernel, delta_kernel, random_kernel, sinc_kernel
-
-Range = tuple[float, float]
+from .blur_kernels import KERNEL_SIZES, Blur, Range, Sinc, draw_blur, draw_final_sinc, draw_sinc
+from .operations import MODES, Noise, compressed, filtered, noisy, resized
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """One round of the degradation. Ranges are uniform."""
+    """One round of the degradation. Ranges are uniform, from small to large."""
 
     blur_probability: float
     blur_sigma: Range
@@ -39,8 +35,81 @@ class Round:
     gaussian_sigma: Range
     """Of 255."""
     poisson_scale: Range
+    poisson_levels: int | None = None
+    """See `Noise.levels`."""
     grey_noise_probability: float
     jpeg_quality: Range
+    kernel_sizes: tuple[int, ...] = KERNEL_SIZES
+    """Taps of the blur, with equal chances."""
+    has_even_betas: bool = False
+    """The blur's exponent is uniform over its range; otherwise half of them are below 1, as published."""
+
+    def __post_init__(self) -> None:
+        for name in ("blur_sigma", "resize", "gaussian_sigma", "poisson_scale", "jpeg_quality"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"Expected {name} from small to large, found {low} and {high}.")
+
+    def draw(self, rng: np.random.Generator) -> RoundDraw:
+        """What happens to one image."""
+        blur: Blur | Sinc | None = None
+        if rng.random() < self.blur_probability:
+            is_sinc = rng.random() < self.sinc_probability
+            blur = (
+                draw_sinc(rng, self.kernel_sizes)
+                if is_sinc
+                else draw_blur(rng, self.blur_sigma, self.kernel_sizes, has_even_betas=self.has_even_betas)
+            )
+        return RoundDraw(
+            blur=blur,
+            factor=self._draw_factor(rng),
+            mode=_draw_mode(rng),
+            noise=self._draw_noise(rng),
+            jpeg_quality=round(rng.uniform(*self.jpeg_quality)),
+        )
+
+    def _draw_factor(self, rng: np.random.Generator) -> float:
+        up, down, _ = self.resize_probabilities
+        draw = rng.random()
+        if draw < up:
+            return rng.uniform(1.0, self.resize[1])
+        return rng.uniform(self.resize[0], 1.0) if draw < up + down else 1.0
+
+    def _draw_noise(self, rng: np.random.Generator) -> Noise:
+        is_gaussian = bool(rng.random() < self.gaussian_probability)
+        return Noise(
+            is_gaussian=is_gaussian,
+            strength=rng.uniform(*(self.gaussian_sigma if is_gaussian else self.poisson_scale)),
+            is_grey=bool(rng.random() < self.grey_noise_probability),
+            levels=self.poisson_levels,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundDraw:
+    """A round as it was drawn for one image."""
+
+    blur: Blur | Sinc | None
+    factor: float
+    """Of the resize; 1: none."""
+    mode: str
+    """One of MODES."""
+    noise: Noise
+    jpeg_quality: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """The whole degradation of one image."""
+
+    first: RoundDraw
+    second: RoundDraw
+    final_mode: str
+    """Of the resize to the final size."""
+    final_sinc: Sinc | None
+    """The filter after that resize."""
+    jpeg_last: bool
+    """The second JPEG comes after resize and filter, otherwise before them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,73 +130,42 @@ class RealEsrgan:
         height, width = x_hr.shape[-2:]
         if height % self.scale or width % self.scale:
             raise ValueError(f"Expected sides that are multiples of {self.scale}, found {height}x{width}.")
-        return torch.cat([self._degrade_one(x.unsqueeze(0), rng) for x in x_hr])
+        return torch.cat([self.apply(x.unsqueeze(0), self.draw(rng), rng) for x in x_hr])
 
-    def _degrade_one(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        size = (x.shape[-2] // self.scale, x.shape[-1] // self.scale)
+    def draw(self, rng: np.random.Generator) -> Draw:
+        """What happens to one image."""
+        return Draw(
+            first=self.first.draw(rng),
+            second=self.second.draw(rng),
+            final_mode=_draw_mode(rng),
+            final_sinc=draw_final_sinc(rng) if rng.random() < self.final_sinc_probability else None,
+            jpeg_last=bool(rng.random() < 0.5),
+        )
+
+    def apply(self, x: Tensor, draw: Draw, rng: np.random.Generator) -> Tensor:
+        """Do it to x (1, 3, H, W); the noise comes from `rng`."""
         full = (x.shape[-2], x.shape[-1])
-        x = _noise(_resize(_blur(x, self.first, rng), full, self.first, rng), self.first, rng)
-        x = _jpeg(x, self.first, rng)
-        x = _noise(_resize(_blur(x, self.second, rng), size, self.second, rng), self.second, rng)
-        final = delta_kernel()
-        if rng.random() < self.final_sinc_probability:
-            final = sinc_kernel(rng.uniform(math.pi / 3, math.pi))
-        if rng.random() < 0.5:
-            x = _jpeg(_filter(_interpolate(x, size, rng), final), self.second, rng)
-        else:
-            x = _filter(_interpolate(_jpeg(x, self.second, rng), size, rng), final)
+        size = (full[0] // self.scale, full[1] // self.scale)
+        x = compressed(_round(x, full, draw.first, rng), draw.first.jpeg_quality)
+        x = _round(x, size, draw.second, rng)
+        if not draw.jpeg_last:
+            x = compressed(x, draw.second.jpeg_quality)
+        # A filter before the resize, or the JPEG between the two, leaves twisted lines (Real-ESRGAN's authors).
+        x = resized(x, size, draw.final_mode)
+        if draw.final_sinc is not None:
+            x = filtered(x, draw.final_sinc.kernel())
+        if draw.jpeg_last:
+            x = compressed(x, draw.second.jpeg_quality)
         return (x.clamp(0, 1) * 255).round() / 255
 
 
-def _blur(x: Tensor, step: Round, rng: np.random.Generator) -> Tensor:
-    if rng.random() >= step.blur_probability:
-        return x
-    if rng.random() < step.sinc_probability:
-        return _filter(x, sinc_kernel(rng.uniform(math.pi / 3, math.pi)))
-    return _filter(x, random_kernel(rng, step.blur_sigma))
+def _round(x: Tensor, size: tuple[int, int], draw: RoundDraw, rng: np.random.Generator) -> Tensor:
+    """Blur, resize to the drawn factor of `size`, noise."""
+    if draw.blur is not None:
+        x = filtered(x, draw.blur.kernel())
+    height, width = (max(1, int(edge * draw.factor)) for edge in size)
+    return noisy(resized(x, (height, width), draw.mode), draw.noise, rng)
 
 
-def _filter(x: Tensor, kernel: Kernel) -> Tensor:
-    weight = torch.from_numpy(kernel).to(x).view(1, 1, KERNEL_SIZE, KERNEL_SIZE).expand(x.shape[1], -1, -1, -1)
-    pad = KERNEL_SIZE // 2
-    mode = "reflect" if min(x.shape[-2:]) > pad else "replicate"
-    return F.conv2d(F.pad(x, (pad, pad, pad, pad), mode=mode), weight, groups=x.shape[1])
-
-
-def _resize(x: Tensor, size: tuple[int, int], step: Round, rng: np.random.Generator) -> Tensor:
-    """Resize to a random factor of `size`: up, down or not at all."""
-    up, down, _ = step.resize_probabilities
-    draw = rng.random()
-    factor = 1.0
-    if draw < up:
-        factor = rng.uniform(1.0, step.resize[1])
-    elif draw < up + down:
-        factor = rng.uniform(step.resize[0], 1.0)
-    return _interpolate(x, (max(1, round(size[0] * factor)), max(1, round(size[1] * factor))), rng)
-
-
-def _interpolate(x: Tensor, size: tuple[int, int], rng: np.random.Generator) -> Tensor:
-    """Area, bilinear or bicubic with equal chances; not antialiased, as OpenCV does it in Real-ESRGAN."""
-    mode = ("area", "bilinear", "bicubic")[int(rng.integers(3))]
-    return F.interpolate(x, size=size, mode=mode, align_corners=None if mode == "area" else False)
-
-
-def _noise(x: Tensor, step: Round, rng: np.random.Generator) -> Tensor:
-    grey = rng.random() < step.grey_noise_probability
-    shape = (1, 1, *x.shape[-2:]) if grey else tuple(x.shape)
-    if rng.random() < step.gaussian_probability:
-        noise = rng.standard_normal(shape) * (rng.uniform(*step.gaussian_sigma) / 255)
-    else:
-        signal = x.clamp(0, 1).mean(1, keepdim=True) if grey else x.clamp(0, 1)
-        levels = 2.0 ** math.ceil(math.log2(max(2, len(torch.unique((signal * 255).round())))))
-        clean = signal.double().numpy()
-        noise = (rng.poisson(clean * levels) / levels - clean) * rng.uniform(*step.poisson_scale)
-    return (x + torch.from_numpy(noise).to(x)).clamp(0, 1)
-
-
-def _jpeg(x: Tensor, step: Round, rng: np.random.Generator) -> Tensor:
-    pixels = (x[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=round(rng.uniform(*step.jpeg_quality)))
-    decoded = torch.from_numpy(np.array(Image.open(buffer)))
-    return decoded.permute(2, 0, 1).unsqueeze(0).to(x) / 255
+def _draw_mode(rng: np.random.Generator) -> str:
+    return MODES[int(rng.integers(len(MODES)))]
