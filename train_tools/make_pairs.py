@@ -8,6 +8,11 @@ twice the size. Keep them out of training.
 
 from __future__ import annotations
 
+if not __package__:
+    import run_as_module
+
+    run_as_module.start(__file__)
+
 import argparse
 import sys
 from pathlib import Path

@@ -9,6 +9,11 @@ and takes up files that are new or have changed. The result does not depend on -
 
 from __future__ import annotations
 
+if not __package__:
+    import run_as_module
+
+    run_as_module.start(__file__)
+
 import argparse
 import json
 import multiprocessing
@@ -209,7 +214,7 @@ def _ignore_interrupts() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and prepare; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m train_tools.prepare_data",
+        prog="prepare_data",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +17,6 @@ from train_tools.loop.recipe import Recipe
 from train_tools.loop.trainer import DivergedError
 from train_tools.settings.config_file import dump_config, load_config
 from train_tools.train import main
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_loss_falls_on_one_image(material: Path, tmp_path: Path) -> None:
@@ -139,19 +134,3 @@ def test_timed_measures_the_wait() -> None:
     waits, items = zip(*timed(slow()), strict=True)
     assert items == ("a", "b")
     assert all(0.015 < wait < 1 for wait in waits)
-
-
-@pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_waiting_threads_sleep_unless_the_user_says_otherwise(given: str | None, used: str) -> None:
-    """Decided before torch is imported, which reads it once."""
-    program = """import os, sys
-sys.modules["torch"] = None
-try:
-    import train_tools.train
-except ImportError:
-    print(os.environ["OMP_WAIT_POLICY"])"""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stdout == f"{used}\n", done.stderr
