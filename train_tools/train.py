@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from dfosd_core.cli import FAILED, OK
+from dfosd_core.cli import FAILED, INTERRUPTED, OK
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.files import write_text
+from dfosd_core.files import what_failed, write_text
 
 from .loop.checkpoint import CHECKPOINT, read_checkpoint, remove_leftovers
 from .loop.trainer import BEST_LORA, LAST_LORA, Trainer
@@ -72,7 +72,7 @@ def run(config: TrainConfig, accelerator: Accelerator) -> int:
     if state is not None:
         config = check_resume(state["config"], config, lambda text: say(f"Warning: {text}"))
     say(dump_config(config).rstrip())
-    trainer = Trainer(config, accelerator, state)
+    trainer = Trainer(config, accelerator, state, say)
     for note in trainer.networks.notes:
         say(note)
     if accelerator.is_main_process:
@@ -109,6 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DfosdError as error:
         print(f"train: {error}", file=sys.stderr)
         return FAILED
+    except OSError as error:
+        print(f"train: {what_failed(error)}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("train: interrupted; the last checkpoint stands.", file=sys.stderr)
+        return INTERRUPTED
     finally:
         if accelerator is not None:
             accelerator.end_training()

@@ -35,10 +35,7 @@ def test_list_of_programs_is_whole() -> None:
 
 def policies_in_use(report: str) -> set[str]:
     """What OpenMP says under OMP_DISPLAY_ENV that it has read, once, as it was loaded with torch."""
-    found = set(re.findall(r"OMP_WAIT_POLICY\s*=\s*'?(\w+)", report))
-    if not found:
-        pytest.skip(f"this build of torch ({torch.__version__}) has an OpenMP that does not show its settings")
-    return found
+    return set(re.findall(r"OMP_WAIT_POLICY\s*=\s*'?(\w+)", report))
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -46,13 +43,15 @@ def test_program_starts_by_its_file_from_another_folder_and_its_threads_sleep(tm
     done = start(tmp_path, ROOT / "train_tools" / f"{program}.py", "--help", OMP_DISPLAY_ENV="true")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: ")
-    assert policies_in_use(done.stderr) == {"PASSIVE"}
+    assert policies_in_use(done.stderr) <= {"PASSIVE"}, "some --help loads no torch, and so no OpenMP"
 
 
 def test_users_own_wait_policy_is_kept(tmp_path: Path) -> None:
     program = ROOT / "train_tools" / "train.py"
     done = start(tmp_path, program, "--help", OMP_DISPLAY_ENV="true", OMP_WAIT_POLICY="ACTIVE")
-    assert policies_in_use(done.stderr) == {"ACTIVE"}
+    if not (used := policies_in_use(done.stderr)):
+        pytest.skip(f"this build of torch ({torch.__version__}) has an OpenMP that does not show its settings")
+    assert used == {"ACTIVE"}
 
 
 def test_errors_keep_their_line_and_their_code(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_run_leaves_everything_it_promises(material: Path, tmp_path: Path, capsy
     state = train(settings)
     assert [row["step"] for row in rows(out) if "loss/mse" in row] == [3, 6, 8]
     scored = [row for row in rows(out) if "val/PSNR-Y" in row]
-    assert [row["step"] for row in scored] == [4, 8]
+    assert [row["step"] for row in scored] == [0, 4, 8]
     assert state["best"] == max(((row["step"], row["val/PSNR-Y"]) for row in scored), key=lambda best: best[1])
     assert load_lora(out / "last.safetensors").metadata.train_config["trained_steps"] == 8
     assert load_lora(out / "best.safetensors").metadata.train_config["trained_steps"] == state["best"][0]
@@ -63,7 +63,7 @@ def test_averaged_generator_is_what_is_exported(material: Path, tmp_path: Path) 
         ("grad/discriminator", "discriminator", "discriminator.lr"),
     ],
 )
-def test_divergence_stops_in_one_line_and_overwrites_nothing(
+def test_divergence_saves_and_stops_in_one_line(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, network: str, rate: str
 ) -> None:
     out = tmp_path / "out"
@@ -78,17 +78,19 @@ def test_divergence_stops_in_one_line_and_overwrites_nothing(
     with pytest.raises(DivergedError) as caught:
         run.fit()
     assert str(caught.value) == (
-        f"Step 4: {name} of the {network} is nan. Nothing was written; the last good checkpoint is "
-        f"'{out / 'checkpoint.pt'}' of step 2. Lower {rate} and start again."
+        f"Step 4: {name} of the {network} is nan. The last good checkpoint is '{out / 'checkpoint.pt'}' of step 3; if "
+        f"that one is no good, copy 'checkpoint_00000002.pt' over it. Lower {rate} and start again."
     )
-    assert saved(out)["step"] == 2
+    assert saved(out)["step"] == 3
     assert [row["step"] for row in rows(out)] == [1, 2, 3]
 
 
 def test_nan_in_the_weights_is_found(material: Path, tmp_path: Path) -> None:
     run = trainer(config(material, tmp_path / "out"))
     run.networks.generator.prompt_embeds.data.fill_(float("nan"))
-    with pytest.raises(DivergedError, match=r"Step 1: loss/generator of the generator is nan\..*no checkpoint yet"):
+    with pytest.raises(
+        DivergedError, match=r"Step 1: loss/generator of the generator is nan\. There is no checkpoint yet\."
+    ):
         run.fit()
     assert not (tmp_path / "out" / "checkpoint.pt").exists()
 

@@ -7,6 +7,7 @@ the mean. WebP because a crop of 640 pixels takes 302 kB (PNG: 395) and decodes 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image
 from dfosd_core.errors import ConfigError
 
 from .photos import Pixels, random_window
+from .unreadable import Unreadable
 
 INDEX = "index.jsonl"
 CROPS = "crops"
@@ -52,21 +54,52 @@ class PreparedSet:
     def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size = folder, size
         rows = read_index(folder)
-        self.files = [row.file for row in rows if min(row.box[2] - row.box[0], row.box[3] - row.box[1]) >= size]
-        if not self.files:
-            raise ConfigError(
-                f"'{folder}' has no crop of {size} pixels or more. Set data.crop lower, or prepare it with --size."
-            )
+        self.rows = [row for row in rows if min(row.box[2] - row.box[0], row.box[3] - row.box[1]) >= size]
+        self.unreadable = Unreadable(folder, len(self.rows))
+        self._refuse_none()
 
     def cut(self, rng: np.random.Generator) -> Pixels:
-        """Return a random crop (size, size, 3). Raises ConfigError if the file is gone or damaged."""
-        path = self.folder / self.files[int(rng.integers(len(self.files)))]
-        try:
-            with Image.open(path) as opened:
-                pixels = np.asarray(opened.convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ConfigError(f"'{path}' is missing or damaged. Run prepare_data again to mend the set.") from error
-        return random_window(pixels, self.size, rng)
+        """Return a random crop (size, size, 3). Raises ConfigError for too many files that are gone or damaged."""
+        while True:
+            path = self.folder / self.rows[int(rng.integers(len(self.rows)))].file
+            if str(path) in self.unreadable.reasons:
+                continue
+            try:
+                with Image.open(path) as opened:
+                    pixels = np.asarray(opened.convert("RGB"))
+            except (OSError, ValueError, SyntaxError) as error:
+                reason = f"'{path}' is missing or damaged. Run prepare_data again to mend the set."
+                self.unreadable.add(str(path), reason)
+                if all(str(self.folder / row.file) in self.unreadable.reasons for row in self.rows):
+                    raise ConfigError(reason) from error
+                continue
+            return random_window(pixels, self.size, rng)
+
+    def photographs(self) -> dict[str, Path]:
+        """The prepared photographs, each with its first crop."""
+        return {row.source: self.folder / row.file for row in reversed(self.rows)}
+
+    def leave_out(self, names: Collection[str]) -> None:
+        """Take no crop of these photographs. Raises ConfigError where no other is left."""
+        self.rows = [row for row in self.rows if row.source not in names]
+        self._refuse_none()
+
+    def take_unreadable(self) -> dict[str, str]:
+        """Files found unreadable since the last call, each with the reason."""
+        return self.unreadable.take_news()
+
+    def refuse_unreadable(self, found: Mapping[str, str]) -> None:
+        """Count what other processes have found. Raises ConfigError for too many."""
+        for file, reason in found.items():
+            if self.folder in Path(file).parents:
+                self.unreadable.add(file, reason)
+
+    def _refuse_none(self) -> None:
+        if not self.rows:
+            raise ConfigError(
+                f"'{self.folder}' has no crop of {self.size} pixels or more. Set data.crop lower, or prepare it with "
+                "--size."
+            )
 
 
 def is_prepared(folder: Path) -> bool:

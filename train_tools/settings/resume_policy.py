@@ -64,7 +64,9 @@ RULES: dict[str, Rule] = {
     "run.gradient_checkpointing": "allow",
     "run.channels_last": "allow",
     "run.checkpoint_every": "allow",
+    "run.keep_checkpoints": "allow",
     "run.log_every": "allow",
+    "run.wandb": "allow",
 }
 """Dotted name of each setting -> what happens when it has changed."""
 
