@@ -26,7 +26,7 @@ class WandbBoard:
         try:
             self.wandb: Any = importlib.import_module("wandb")
         except ImportError as error:
-            raise ConfigError("run.wandb is set, but wandb is not installed: pip install wandb.") from error
+            raise ConfigError(f"run.wandb is set, but wandb cannot be imported ({error}): pip install wandb.") from error
         name = out / ID_FILE
         if not (resumes and name.exists()):
             write_text(name, secrets.token_hex(4) + "\n")
