@@ -11,6 +11,11 @@ Writes OUT/results.json, table.md, plot.png and crops.png; `--report` only draws
 
 from __future__ import annotations
 
+if not __package__:
+    import run_as_module
+
+    run_as_module.start(__file__)
+
 import argparse
 import json
 import sys

@@ -5,15 +5,18 @@ python train_tools/convert.py IN -o OUT [--timestep T --rule RULE]
 
 from __future__ import annotations
 
+if not __package__:
+    import run_as_module
+
+    run_as_module.start(__file__)
+
 import sys
-from pathlib import Path
+
+from dfosd_core.cli.main import main as dfosd
 
 
 def main() -> int:
     """Run the command with this program's arguments."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, from any folder
-    from dfosd_core.cli.main import main as dfosd
-
     return dfosd(["convert", *sys.argv[1:]])
 
 

@@ -9,6 +9,11 @@ tabs. --also names tables whose rows are all taken, whether the files are at han
 
 from __future__ import annotations
 
+if not __package__:
+    import run_as_module
+
+    run_as_module.start(__file__)
+
 import argparse
 import csv
 import sys

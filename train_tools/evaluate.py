@@ -16,6 +16,11 @@ results join those that are there. Scores of other weights, settings or another 
 
 from __future__ import annotations
 
+if not __package__:
+    import run_as_module
+
+    run_as_module.start(__file__)
+
 import argparse
 import json
 import sys

@@ -8,34 +8,22 @@ twice the size. Keep them out of training.
 
 from __future__ import annotations
 
+if not __package__:
+    import run_as_module
+
+    run_as_module.start(__file__)
+
 import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from torch import Tensor
 
 from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.image_files import READABLE_SUFFIXES, is_image_name
 from dfosd_core.training.degradations import DEGRADATIONS
 
-from .data.photos import read_pixels
-from .scoring.pictures import save_picture, to_picture, to_tensor
-
-
-def central_crop(path: Path, size: int, multiple: int) -> Tensor:
-    """The middle of a photograph as (1, 3, H, W) in [0, 1], at most size x size, sides multiples of `multiple`.
-
-    Raises ConfigError, one line, for what cannot be read.
-    """
-    image = Image.fromarray(read_pixels(path))
-    factor = 2 * size / min(image.size)
-    if factor < 1:
-        image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
-    width, height = (min(size, edge) // multiple * multiple for edge in image.size)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return to_tensor(image.crop((left, top, left + width, top + height)))
+from .scoring.pairs import write_pair
 
 
 def make_pairs(photos: Path, pairs: Path, preset: str = "camera", size: int = 512, seed: int = 0) -> list[str]:
@@ -50,9 +38,7 @@ def make_pairs(photos: Path, pairs: Path, preset: str = "camera", size: int = 51
             raise ConfigError(f"'{other.name}' and '{path.name}' would both become '{path.stem}.png'. Rename one.")
     degrade, rng = DEGRADATIONS[preset], np.random.default_rng(seed)
     for path in paths:
-        x_hr = central_crop(path, size, degrade.scale)
-        save_picture(to_picture(x_hr), pairs / "HR" / f"{path.stem}.png")
-        save_picture(to_picture(degrade(x_hr, rng)), pairs / "LR" / f"{path.stem}.png")
+        write_pair(path, pairs, path.stem, degrade=degrade, size=size, rng=rng)
     return [f"{path.stem}.png" for path in paths]
 
 

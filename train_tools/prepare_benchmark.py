@@ -11,6 +11,11 @@ small images are made here. StableSR's 512x512 crops need no preparation: give t
 
 from __future__ import annotations
 
+if not __package__:
+    import run_as_module
+
+    run_as_module.start(__file__)
+
 import argparse
 import json
 import sys

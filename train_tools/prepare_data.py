@@ -14,6 +14,11 @@ on --workers.
 
 from __future__ import annotations
 
+if not __package__:
+    import run_as_module
+
+    run_as_module.start(__file__)
+
 import argparse
 import json
 import multiprocessing
@@ -176,7 +181,7 @@ def _ignore_interrupts() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and prepare; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m train_tools.prepare_data",
+        prog="prepare_data",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,7 +1,7 @@
 """Train a DFOSD LoRA (arXiv 2410.04224, section 3): the generator against MSE, EA-DISTS and a diffusion discriminator.
 
-    python -m train_tools.train --config train_tools/configs/small_cpu.yaml --set data.photos=PHOTOS run.out=OUT
-    accelerate launch -m train_tools.train --config ...     (several GPUs)
+    python train_tools/train.py --config train_tools/configs/small_cpu.yaml --set data.photos=PHOTOS run.out=OUT
+    accelerate launch train_tools/train.py --config ...     (several GPUs)
 
 A run goes on from OUT/checkpoint.pt where there is one. Ctrl-C finishes the step and saves. docs/training_settings.md
 says what each setting means and which may change on the way.
@@ -9,22 +9,22 @@ says what each setting means and which may change on the way.
 
 from __future__ import annotations
 
+if not __package__:
+    import run_as_module
+
+    run_as_module.start(__file__)
+
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-# OpenMP reads it when torch is imported. Its default lets waiting threads spin: with one other busy process a step of
-# the small configuration took 38 s instead of 0.8.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from dfosd_core.cli import FAILED, OK
+from dfosd_core.cli import FAILED, INTERRUPTED, OK
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.files import write_text
+from dfosd_core.files import what_failed, write_text
 
 from .loop.checkpoint import CHECKPOINT, read_checkpoint, remove_leftovers
 from .loop.device import choose_device, describe_device
@@ -72,7 +72,7 @@ def run(config: TrainConfig, accelerator: Accelerator) -> int:
     if state is not None:
         config = check_resume(state["config"], config, lambda text: say(f"Warning: {text}"))
     say(dump_config(config).rstrip())
-    trainer = Trainer(config, accelerator, state)
+    trainer = Trainer(config, accelerator, state, say)
     say(describe_device(accelerator.device, config.run, trainer.networks.base_dtype))
     for note in trainer.networks.notes:
         say(note)
@@ -95,7 +95,7 @@ def run(config: TrainConfig, accelerator: Accelerator) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and train; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m train_tools.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, required=True, help="a YAML file; train_tools/configs has some")
     parser.add_argument(
@@ -110,6 +110,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DfosdError as error:
         print(f"train: {error}", file=sys.stderr)
         return FAILED
+    except OSError as error:
+        print(f"train: {what_failed(error)}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("train: interrupted; the last checkpoint stands.", file=sys.stderr)
+        return INTERRUPTED
     finally:
         if accelerator is not None:
             accelerator.end_training()

@@ -13,6 +13,11 @@ processes of one thread each are faster than one of two threads, and each takes 
 
 from __future__ import annotations
 
+if not __package__:
+    import run_as_module
+
+    run_as_module.start(__file__)
+
 import argparse
 import os
 import time

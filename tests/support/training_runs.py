@@ -52,7 +52,7 @@ def config(material: Path, out: Path, **changes: dict[str, Any]) -> TrainConfig:
         data=DataConfig(photos=material / "photos", crop=16, batch_size=4, micro_batch=4, workers=0),
         loss=LossConfig(perceptual="none", lambda_1=0.05),
         discriminator=DiscriminatorConfig(kind="nad", rank=RANK, lora_alpha=RANK, lr=1e-3),
-        optim=OptimConfig(steps=8, lr=1e-3),
+        optim=OptimConfig(steps=8, lr=1e-3, ema=0.0),
         validation=ValidationConfig(best_by="PSNR-Y", every=4),
         run=RunConfig(out=out, precision="no", log_every=1, checkpoint_every=4),
     )

@@ -105,7 +105,7 @@ def test_all_panels_are_drawn_for_a_whole_run() -> None:
     names = [name for panel in PANELS for name in panel.curves]
     whole = draw_run({name: ([0, 10, 20], [1.0, 0.5, 0.25]) for name in names})
     short = draw_run({"loss/mse": ([10], [1.0])})
-    assert whole.size == (4 * short.width, 2 * short.height)  # seven panels, against one
+    assert whole.size == (4 * short.width, 3 * short.height)  # ten panels, against one
     assert np.asarray(whole.convert("L")).std() > 10
 
 

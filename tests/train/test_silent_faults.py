@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,18 @@ class Ramp:
     def cut(self, rng: np.random.Generator) -> Pixels:
         line = np.linspace(20 + rng.integers(10), 220, 32).astype(np.uint8)
         return np.broadcast_to(line[None, :, None], (32, 32, 3))
+
+    def photographs(self) -> dict[str, Path]:
+        return {}
+
+    def leave_out(self, names: Collection[str]) -> None:
+        pass
+
+    def take_unreadable(self) -> dict[str, str]:
+        return {}
+
+    def refuse_unreadable(self, found: Mapping[str, str]) -> None:
+        pass
 
 
 def test_half_of_the_samples_are_flipped_and_their_input_with_them() -> None:

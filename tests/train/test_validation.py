@@ -29,7 +29,6 @@ from train_tools.scoring.pair_files import evenly, find_pairs, read_pair
 from train_tools.scoring.pictures import read_image
 from train_tools.scoring.sets import open_set
 from train_tools.scoring.validation import Validator, bicubic
-from train_tools.settings.config import ValidationConfig
 
 SIZES = {"a.png": (8, 12), "b.png": (12, 8), "c.png": (10, 10)}
 
@@ -116,7 +115,7 @@ def test_validation_is_the_mean_over_upscaled_pairs_and_leaves_no_trace(pairs: P
     host, dists = small_host(), random_dists()
     lora = random_lora(host)
     out = tmp_path / "run"
-    validator = Validator(ValidationConfig(pairs=pairs), host.unet, host.vae, host.layout, dists, out)
+    validator = Validator(pairs, 16, host.unet, host.vae, host.layout, dists, out)
     before = {name: value.clone() for name, value in host.unet.state_dict().items()}
     state = torch.get_rng_state()
     found = validator.run(lora, 5)
@@ -145,8 +144,7 @@ def test_validation_without_dists_in_the_bases_number_format(pairs: Path, tmp_pa
         host = small_host()
         lora = random_lora(host)
         unet, vae = (network.to(dtype=dtype) for network in (host.unet, host.vae))
-        config = ValidationConfig(pairs=pairs, count=2, best_by="PSNR-Y")
-        validator = Validator(config, unet, vae, host.layout, None, tmp_path)
+        validator = Validator(pairs, 2, unet, vae, host.layout, None, tmp_path)
         assert validator.names == ["a.png", "c.png"]
         scores.append([validator.run(lora, 0)["PSNR-Y"], validator.bicubic["PSNR-Y"]])
     assert scores[0] != scores[1]

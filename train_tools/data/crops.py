@@ -7,7 +7,7 @@ stops don't change what a step sees. k = step * batch_size + position in the bat
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,8 +21,8 @@ from dfosd_core.errors import ConfigError
 from dfosd_core.training.degradations import DEGRADATIONS
 
 from ..settings.config import DataConfig
-from .photos import CropSource, PhotoFolder
-from .prepared_set import PreparedSet, is_prepared
+from .photos import CropSource
+from .sources import open_source
 
 
 class MicroBatch(NamedTuple):
@@ -34,6 +34,8 @@ class MicroBatch(NamedTuple):
     """(B, 3, crop, crop) in [-1, 1]: degraded and resized back."""
     x_hr: Tensor
     """(B, 3, crop, crop) in [-1, 1]."""
+    unreadable: dict[str, str] = {}  # noqa: RUF012 - never written
+    """Files that were found unreadable on the way, each with the reason."""
 
 
 class CropDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -45,9 +47,8 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
 
     @classmethod
     def open(cls, config: DataConfig, seed: int) -> CropDataset:
-        """`config.photos` is a prepared set or a folder of photographs. Raises ConfigError if it is neither."""
-        kind = PreparedSet if is_prepared(config.photos) else PhotoFolder
-        return cls(kind(config.photos, config.crop), list(config.presets), seed)
+        """Raises ConfigError if one of `config.photos` is neither a prepared set nor a folder of photographs."""
+        return cls(open_source(config.folders(), config.crop), list(config.presets), seed)
 
     def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((self.seed, k))
@@ -96,22 +97,47 @@ class _MicroBatches(Dataset[MicroBatch | ConfigError]):
             x_lr, x_hr = zip(*(self.crops[k] for k in indices), strict=True)
         except ConfigError as error:
             return error  # raised in a worker it would arrive wrapped in that process's traceback
-        return MicroBatch(indices, torch.stack(x_lr), torch.stack(x_hr))
+        return MicroBatch(indices, torch.stack(x_lr), torch.stack(x_hr), self.crops.source.take_unreadable())
 
 
-def batches(dataset: CropDataset, sampler: MicroBatchSampler, workers: int) -> Iterator[list[MicroBatch]]:
-    """The sampler's micro-batches step by step, made ahead by `workers`. Raises ConfigError for what cannot be read."""
+def batches(
+    dataset: CropDataset, sampler: MicroBatchSampler, workers: int, say: Callable[[str], None] | None = None
+) -> Iterator[list[MicroBatch]]:
+    """The sampler's micro-batches step by step, made ahead by `workers`.
+
+    say: gets a line for each file that is passed over because it cannot be read. Raises ConfigError for too many.
+    """
+    report = _Report(dataset.source, say or (lambda _: None))
+    report.take(dataset.source.take_unreadable())  # found as the set was opened
     loader = DataLoader(
         _MicroBatches(dataset),
         batch_size=None,  # the sampler's items are whole micro-batches
         sampler=sampler,
         num_workers=workers,
-        worker_init_fn=_ignore_interrupts if workers else None,
+        worker_init_fn=_ignore_requests_to_stop if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
     ready = iter(loader)
     for step in range(sampler.first_step, sampler.steps):
-        yield [_next(ready) for _ in sampler.step(step)]
+        micro_batches = [_next(ready) for _ in sampler.step(step)]
+        for micro_batch in micro_batches:
+            report.take(micro_batch.unreadable)
+        yield micro_batches
+
+
+class _Report:
+    """Tells of each unreadable file once, whichever worker has found it."""
+
+    def __init__(self, source: CropSource, say: Callable[[str], None]) -> None:
+        self.source, self.say = source, say
+        self.told = set[str]()
+
+    def take(self, found: dict[str, str]) -> None:
+        for file in found.keys() - self.told:
+            self.say(f"Skipped: {found[file]}")
+        self.told |= found.keys()
+        self.source.refuse_unreadable(found)
+        self.source.take_unreadable()  # they have been told of
 
 
 def _next(ready: Iterator[MicroBatch | ConfigError]) -> MicroBatch:
@@ -129,6 +155,8 @@ def _next(ready: Iterator[MicroBatch | ConfigError]) -> MicroBatch:
     return batch
 
 
-def _ignore_interrupts(_worker: int) -> None:
-    # Ctrl-C reaches the whole group; the main process finishes its step and needs the batch.
+def _ignore_requests_to_stop(_worker: int) -> None:
+    # Ctrl-C and many a SIGTERM reach the whole group; the main process finishes its step and needs the batch. A worker
+    # ends when the main process says so or is gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -6,7 +6,9 @@ between `SHORTEST_EDGE` and `LONGEST_EDGE`, halving, and a crop takes one of the
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +23,7 @@ from dfosd_core.image_files import READABLE_SUFFIXES, is_image_name
 from dfosd_core.image_files.read import read_image
 
 from .texture import Pixels, textured_crop
+from .unreadable import Unreadable
 
 LONGEST_EDGE = 2200
 SHORTEST_EDGE = 280
@@ -34,35 +37,85 @@ class PhotoFolder:
     """The photographs below `folder` at all sizes that hold a crop of `size`; decoded when needed.
 
     cache_bytes bounds the decoded ones in memory; None keeps them all.
-    Raises ConfigError, at once or at the first crop from it, for a file that cannot be read.
+    A file that cannot be read is passed over, see `Unreadable`: another crop is drawn with the same generator.
     """
 
     def __init__(self, folder: Path, size: int, cache_bytes: int | None = CACHE_BYTES) -> None:
+        self.folder, self.size = folder, size
         self.paths = photo_paths(folder)
-        self.size = size
-        entries = [(i, *level) for i, path in enumerate(self.paths) for level in _levels(path, size)]
-        if not entries:
-            raise ConfigError(f"'{folder}': expected photographs of {size} pixels and more, all are smaller.")
-        self.levels = [(photo, factor) for photo, factor, _ in entries]
-        edges = np.array([edge for *_, edge in entries])
-        self.cumulative = np.cumsum(edges) / edges.sum()
+        self.unreadable = Unreadable(folder, len(self.paths))
+        self.entries = [(i, *level) for i, path in enumerate(self.paths) for level in self._levels_of(path)]
         self.cache = PixelCache(cache_bytes)
+        self._weigh()
 
     def cut(self, rng: np.random.Generator) -> Pixels:
-        """Return a random crop (size, size, 3), one in ten as it comes, the others with texture."""
+        """Return a random crop (size, size, 3), one in ten as it comes, the others with texture.
+
+        Raises ConfigError for too many files that cannot be read.
+        """
         if rng.random() < FLAT_SHARE:
             return self.window(rng)
         return textured_crop(lambda: self.window(rng))
 
     def window(self, rng: np.random.Generator) -> Pixels:
-        """Return a random crop (size, size, 3), whatever is in it."""
-        level = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.levels) - 1)
-        pixels = self.cache.get(level)
-        if pixels is None:
-            photo, factor = self.levels[level]
-            pixels = reduce_pixels(read_pixels(self.paths[photo]), factor)
-            self.cache.put(level, pixels)
-        return random_window(pixels, self.size, rng)
+        """Return a random crop (size, size, 3), whatever is in it. Raises as `cut`."""
+        while True:
+            level = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.entries) - 1)
+            pixels = self.cache.get(level)
+            if pixels is None:
+                photo, factor, _ = self.entries[level]
+                pixels = self._read(self.paths[photo], factor)
+                if pixels is None:
+                    continue
+                self.cache.put(level, pixels)
+            return random_window(pixels, self.size, rng)
+
+    def photographs(self) -> dict[str, Path]:
+        """Those that crops come from: name below the folder -> file."""
+        return {self._name(path): path for path in (self.paths[i] for i, *_ in self.entries)}
+
+    def leave_out(self, names: Collection[str]) -> None:
+        """Take no crop from these. Raises ConfigError where no other is left."""
+        self.entries = [entry for entry in self.entries if self._name(self.paths[entry[0]]) not in names]
+        self.cache = PixelCache(self.cache.limit)
+        self._weigh()
+
+    def take_unreadable(self) -> dict[str, str]:
+        """Files found unreadable since the last call, each with the reason."""
+        return self.unreadable.take_news()
+
+    def refuse_unreadable(self, found: Mapping[str, str]) -> None:
+        """Count what other processes have found. Raises ConfigError for too many."""
+        for file, reason in found.items():
+            if self.folder in Path(file).parents:
+                self.unreadable.add(file, reason)
+
+    def _weigh(self) -> None:
+        if not self.entries:
+            raise ConfigError(f"'{self.folder}': expected photographs of {self.size} pixels and more, all are smaller.")
+        edges = np.array([edge for *_, edge in self.entries])
+        self.cumulative = np.cumsum(edges) / edges.sum()
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _levels_of(self, path: Path) -> list[tuple[float, float]]:
+        try:
+            return _levels(path, self.size)
+        except ConfigError as error:
+            self.unreadable.add(str(path), str(error))
+            return []
+
+    def _read(self, path: Path, factor: float) -> Pixels | None:
+        if str(path) in self.unreadable.reasons:
+            return None
+        try:
+            return reduce_pixels(read_pixels(path), factor)
+        except ConfigError as error:
+            self.unreadable.add(str(path), str(error))
+            if all(str(each) in self.unreadable.reasons for each in self.photographs().values()):
+                raise
+            return None
 
 
 class PixelCache:
@@ -96,6 +149,8 @@ class PhotoCrops:
     def batch(self, count: int) -> Tensor:
         """Return `count` crops (count, 3, size, size) in [0, 1], flipped and turned at random."""
         crops = np.stack([self._crop() for _ in range(count)])
+        for reason in self.source.take_unreadable().values():
+            print(f"Skipped: {reason}", file=sys.stderr)
         return images.to_bchw(torch.from_numpy(crops)).float().div_(255)
 
     def _crop(self) -> Pixels:
@@ -121,6 +176,22 @@ class CropSource(Protocol):
 
     def cut(self, rng: np.random.Generator) -> Pixels:
         """Return a random crop."""
+        ...
+
+    def photographs(self) -> dict[str, Path]:
+        """Name -> a file to look at it in, of each photograph that crops come from."""
+        ...
+
+    def leave_out(self, names: Collection[str]) -> None:
+        """Take no crop from these photographs."""
+        ...
+
+    def take_unreadable(self) -> dict[str, str]:
+        """Files found unreadable since the last call, each with the reason."""
+        ...
+
+    def refuse_unreadable(self, found: Mapping[str, str]) -> None:
+        """Count what other processes have found. Raises ConfigError for too many."""
         ...
 
 

@@ -7,7 +7,9 @@ the mean. WebP because a crop of 640 pixels takes 302 kB (PNG: 395) and decodes 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from dfosd_core.errors import ConfigError
 
 from .photos import random_window
 from .texture import Pixels, textured_crop
+from .unreadable import Unreadable
 
 INDEX = "index.jsonl"
 SOURCES = "sources.tsv"
@@ -65,24 +68,28 @@ class PreparedSet:
         self.folder, self.size = folder, size
         rows = read_index(folder)
         self.rows = [row for row in rows if min(row.box[2] - row.box[0], row.box[3] - row.box[1]) >= size]
-        self.heaviest = max((row.weight for row in self.rows), default=1.0)
-        if not self.rows:
-            raise ConfigError(
-                f"'{folder}' has no crop of {size} pixels or more. Set data.crop lower, or prepare it with --size."
-            )
+        self.unreadable = Unreadable(folder, len(self.rows))
+        self._refuse_none()
 
     def cut(self, rng: np.random.Generator) -> Pixels:
-        """Return a random crop (size, size, 3). Raises ConfigError if the file is gone or damaged."""
-        row = self._draw(rng)
-        path = self.folder / row.file
-        try:
-            with Image.open(path) as opened:
-                pixels = np.asarray(opened.convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ConfigError(f"'{path}' is missing or damaged. Run prepare_data again to mend the set.") from error
-        if row.is_flat:
-            return random_window(pixels, self.size, rng)
-        return textured_crop(lambda: random_window(pixels, self.size, rng))
+        """Return a random crop (size, size, 3). Raises ConfigError for too many files that are gone or damaged."""
+        while True:
+            row = self._draw(rng)
+            path = self.folder / row.file
+            if str(path) in self.unreadable.reasons:
+                continue
+            try:
+                with Image.open(path) as opened:
+                    pixels = np.asarray(opened.convert("RGB"))
+            except (OSError, ValueError, SyntaxError) as error:
+                reason = f"'{path}' is missing or damaged. Run prepare_data again to mend the set."
+                self.unreadable.add(str(path), reason)
+                if all(str(self.folder / each.file) in self.unreadable.reasons for each in self.rows):
+                    raise ConfigError(reason) from error
+                continue
+            if row.is_flat:
+                return random_window(pixels, self.size, rng)
+            return textured_crop(partial(random_window, pixels, self.size, rng))
 
     def _draw(self, rng: np.random.Generator) -> IndexRow:
         """A row, in proportion to its weight."""
@@ -90,6 +97,33 @@ class PreparedSet:
             row = self.rows[int(rng.integers(len(self.rows)))]
             if rng.random() * self.heaviest < row.weight:
                 return row
+
+    def photographs(self) -> dict[str, Path]:
+        """The prepared photographs, each with its first crop."""
+        return {row.source: self.folder / row.file for row in reversed(self.rows)}
+
+    def leave_out(self, names: Collection[str]) -> None:
+        """Take no crop of these photographs. Raises ConfigError where no other is left."""
+        self.rows = [row for row in self.rows if row.source not in names]
+        self._refuse_none()
+
+    def take_unreadable(self) -> dict[str, str]:
+        """Files found unreadable since the last call, each with the reason."""
+        return self.unreadable.take_news()
+
+    def refuse_unreadable(self, found: Mapping[str, str]) -> None:
+        """Count what other processes have found. Raises ConfigError for too many."""
+        for file, reason in found.items():
+            if self.folder in Path(file).parents:
+                self.unreadable.add(file, reason)
+
+    def _refuse_none(self) -> None:
+        self.heaviest = max((row.weight for row in self.rows), default=1.0)
+        if not self.rows:
+            raise ConfigError(
+                f"'{self.folder}' has no crop of {self.size} pixels or more. Set data.crop lower, or prepare it with "
+                "--size."
+            )
 
 
 def is_prepared(folder: Path) -> bool:

@@ -1,11 +1,13 @@
 """OUT/checkpoint.pt: everything a run needs to go on, in one file that is either the old one or the whole new one.
 
-Only tensors and plain Python values, so it loads with `weights_only=True`. The sampler's position and the learning
-rates are functions of the step and need no entry.
+Beside it stand the last few under their steps, checkpoint_00000500.pt; the latest of them is checkpoint.pt itself under
+a second name. They hold only tensors and plain Python values, so they load with `weights_only=True`. The sampler's
+position and the learning rates are functions of the step and need no entry.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 import zipfile
@@ -18,19 +20,48 @@ import torch
 from torch import Tensor, nn
 
 from dfosd_core.errors import ConfigError
-from dfosd_core.files import write_whole
+from dfosd_core.files import copy_whole, write_whole
 
 CHECKPOINT = "checkpoint.pt"
 FORMAT = "dfosd-training-1"
 State = dict[str, Any]
 
 
-def write_checkpoint(out: Path, state: State) -> Path:
-    """Write OUT/checkpoint.pt so that a kill or a power cut at any moment leaves the old or the new one."""
+def write_checkpoint(out: Path, state: State, keep: int = 1) -> Path:
+    """Write OUT/checkpoint.pt so that a kill or a power cut at any moment leaves the old or the new one.
+
+    keep: how many to have in all; from two on, each also gets a name by its step, and the oldest goes.
+    Raises OSError as the file system does, also where torch hides it.
+    """
     path = out / CHECKPOINT
-    with write_whole(path) as file:
-        torch.save({"format": FORMAT, **state}, file)
+    try:
+        with write_whole(path) as file:
+            torch.save({"format": FORMAT, **state}, file)
+    except RuntimeError as error:  # torch's writer, after it could not write all of its bytes
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    if keep > 1:
+        _second_name(path, out / f"{path.stem}_{state['step']:08}{path.suffix}")
+    named = earlier_checkpoints(out)
+    for old in named[: -keep if keep > 1 else None]:
+        old.unlink(missing_ok=True)
     return path
+
+
+def earlier_checkpoints(out: Path) -> list[Path]:
+    """Those under their steps, the one written last at the end."""
+    name = Path(CHECKPOINT)
+    found = out.glob(f"{name.stem}_{'[0-9]' * 8}{name.suffix}")
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def _second_name(path: Path, name: Path) -> None:
+    name.unlink(missing_ok=True)
+    try:
+        os.link(path, name)
+    except OSError:  # a file system without links
+        copy_whole(path, name)
 
 
 def read_checkpoint(out: Path) -> State | None:
@@ -38,7 +69,10 @@ def read_checkpoint(out: Path) -> State | None:
     path = out / CHECKPOINT
     if not path.exists():
         return None
+    earlier = [each.name for each in earlier_checkpoints(out)[:-1]]
     advice = "Put a copy back, or delete it to start afresh."
+    if earlier:
+        advice = f"Copy '{earlier[-1]}' over it, or delete it to start afresh."
     try:
         with zipfile.ZipFile(path) as archive:  # torch itself does not check the sums
             damaged = archive.testzip()

@@ -6,7 +6,7 @@ import functools
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dfosd_core.errors import BaseModelMismatchError
 from dfosd_core.files import sha256_of
@@ -51,11 +51,17 @@ def lora_metadata(
 def portable_config(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain JSON values, every path reduced to its last name."""
     facts: dict[str, Any] = {
-        section: {name: value.name if isinstance(value, Path) else value for name, value in values.items()}
+        section: {name: _without_folders(value) for name, value in values.items()}
         for section, values in asdict(config).items()
     }
     facts["model"]["base"] = Path(config.model.base).name
     return facts
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, dict):  # data.photos, with weights
+        return {Path(folder).name: weight for folder, weight in cast("dict[str, float]", value).items()}
+    return value.name if isinstance(value, Path) else value
 
 
 def base_sha256(path: Path | str) -> str:

@@ -63,10 +63,23 @@ class Learner:
         self.set_lr(step)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.optim.clip or math.inf)
+        self._leave_out_unless(norm.isfinite())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm.detach()
+
+    def _leave_out_unless(self, finite: Tensor) -> None:
+        """Zero gradients in place of NaN and infinity, which would be in every weight at once and in no checkpoint's.
+
+        Without waiting for the device; the trainer stops the run when it sees the norm. Under loss scaling the scaler
+        leaves such a step out itself.
+        """
+        if self.scaler.is_enabled():
+            return
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.grad = torch.where(finite, parameter.grad, 0.0)
 
     def set_lr(self, step: int) -> None:
         """The learning rate is a function of the step alone, so there is no scheduler to save."""

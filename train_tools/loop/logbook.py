@@ -19,6 +19,7 @@ from dfosd_core.files import write_text
 
 from ..scoring.pictures import save_picture
 from .plots import draw_run
+from .wandb_board import WandbBoard
 
 PLOT_EVERY_S = 30.0
 PLOT_SHARE = 0.02
@@ -32,11 +33,11 @@ class Logbook:
     """The log of one run; only one process writes it. A kill at any moment costs at most the line being written.
 
     out: the run's folder. resume_step: the step the run goes on from; what was logged after it is dropped, since
-    it will be logged again. 0 begins anew.
+    it will be logged again. 0 begins anew. wandb: gets the same values and images.
     """
 
-    def __init__(self, out: Path, resume_step: int) -> None:
-        self.out, self.path = out, out / "metrics.jsonl"
+    def __init__(self, out: Path, resume_step: int, wandb: WandbBoard | None = None) -> None:
+        self.out, self.path, self.wandb = out, out / "metrics.jsonl", wandb
         out.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_log(self.path) if row["step"] <= resume_step] if resume_step else []
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
@@ -55,6 +56,8 @@ class Logbook:
         self._remember(step, row)
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        if self.wandb:
+            self.wandb.log(step, values)
         self._unplotted = True
         if time.monotonic() >= self._plot_at:
             self.plot()
@@ -63,6 +66,8 @@ class Logbook:
         """Show an image (3, H, W) in [0, 1] in TensorBoard."""
         self._board.add_image(name, image.detach().cpu().clamp(0, 1), step)
         self._board.flush()
+        if self.wandb:
+            self.wandb.image(step, name, image)
 
     def plot(self) -> None:
         """Draw all curves into OUT/loss.png."""
@@ -79,6 +84,8 @@ class Logbook:
             self.plot()
         self._board.close()
         self._file.close()
+        if self.wandb:
+            self.wandb.close()
 
     def _remember(self, step: int, row: Row) -> None:
         for name, value in row.items():

@@ -51,7 +51,13 @@ PANELS = (
     Panel("learning rate", {"lr/generator": "generator", "lr/discriminator": "discriminator"}, log=True),
     Panel("held-out PSNR-Y (dB)", {"val/PSNR-Y": "DFOSD", "bicubic/PSNR-Y": "bicubic"}),
     Panel("held-out SSIM-Y", {"val/SSIM-Y": "DFOSD", "bicubic/SSIM-Y": "bicubic"}),
-    Panel("held-out DISTS (less is better)", {"val/DISTS": "DFOSD", "bicubic/DISTS": "bicubic"}),
+    *(
+        Panel(
+            f"held-out {metric}{'' if is_higher_better else ' (less is better)'}",
+            {f"val/{metric}": "DFOSD", f"bicubic/{metric}": "bicubic"},
+        )
+        for metric, is_higher_better in (("DISTS", False), ("LPIPS", False), ("NIQE", False), ("MUSIQ", True))
+    ),
 )
 
 

@@ -158,6 +158,11 @@ class Recipe:
         dtype = AUTOCAST.get(self.config.run.precision)
         return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
+    def is_finite(self) -> bool:
+        """Whether what a checkpoint would hold is; waits for the device."""
+        parameters = [p for learner in self.learners().values() for p in learner.parameters]
+        return all(bool(parameter.isfinite().all()) for parameter in parameters)
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs of it."""
         learners, ema = self.learners(), self.ema

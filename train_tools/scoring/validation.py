@@ -20,12 +20,14 @@ from dfosd_core.pipeline import UpscaleSettings, upscale_attached
 from dfosd_core.training.base import own_networks
 from dfosd_core.training.dists import Dists
 
-from ..settings.config import ValidationConfig
+from .library import Library
 from .metrics import FORMATS, Scores, mean, score
 from .pair_files import Sample, evenly, find_pairs, read_pair
 from .pictures import SheetRow, contact_sheet, save_picture, to_tensor
 
 SHEET_ROWS = 8
+TRAINING_METRICS = ("LPIPS", "NIQE", "MUSIQ")
+"""Of pyiqa's, those that a run is validated by where they can be had; `evaluate` has the others, which take longer."""
 
 
 Method = Callable[[Sample], Tensor]
@@ -51,6 +53,7 @@ def score_pairs(
     methods: Mapping[str, Method],
     dists: Dists | None,
     report: Callable[[str, Mapping[str, Scores]], None] | None = None,
+    library: Library | None = None,
 ) -> tuple[dict[str, Scores], list[SheetRow]]:
     """Return {method: {metric: mean}} and rows LR | methods | HR of evenly chosen pairs, scores below.
 
@@ -62,6 +65,8 @@ def score_pairs(
         pair = read_pair(folder, name)
         results = {method: (make(pair).clamp(0, 1) * 255).round() / 255 for method, make in methods.items()}
         found = {method: score(image, pair.x_hr, dists) for method, image in results.items()}
+        if library:
+            found = {method: found[method] | library.score(results[method], pair.x_hr, name) for method in methods}
         for method in methods:
             scores[method].append(found[method])
         if report:
@@ -79,25 +84,26 @@ def caption_of(scores: Scores) -> str:
 class Validator:
     """Judges a LoRA in training on held-out pairs, in the number format of the base it is given.
 
-    config: its `pairs` must be set. unet, vae: the base without LoRA layers. The host's networks share its
-    weights, and a generator may too, since the LoRA is merged for the time of a run only and every bit comes back.
-    dists: None leaves DISTS out. Raises ConfigError for pairs that do not match.
+    pairs: their folder; count: at most so many of them. unet, vae: the base without LoRA layers. The host's networks
+    share its weights, and a generator may too, since the LoRA is merged for the time of a run only and every bit comes
+    back. dists: None leaves DISTS out; library: pyiqa's metrics. Raises ConfigError for pairs that do not match.
     """
 
     def __init__(
         self,
-        config: ValidationConfig,
+        pairs: Path,
+        count: int,
         unet: UNet2DConditionModel,
         vae: AutoencoderKL,
         layout: BaseLayout,
         dists: Dists | None,
         out: Path,
+        library: Library | None = None,
     ) -> None:
-        assert config.pairs is not None
-        self.folder, self.names = config.pairs, find_pairs(config.pairs, config.count)
+        self.folder, self.names = pairs, find_pairs(pairs, count)
         self.host = OwnHost(*own_networks(unet, vae), layout)
-        self.dists, self.out = dists, out
-        plain, self._bicubic_rows = score_pairs(self.folder, self.names, {"bicubic": bicubic}, dists)
+        self.dists, self.library, self.out = dists, library, out
+        plain, self._bicubic_rows = score_pairs(self.folder, self.names, {"bicubic": bicubic}, dists, library=library)
         self.bicubic = plain["bicubic"]
         """Bicubic's scores on the same pairs: the line to be above."""
         self.sheet = torch.zeros(3, 1, 1)
@@ -108,7 +114,7 @@ class Validator:
         settings = UpscaleSettings()
         with attached(self.host, lora, settings) as host:
             method = restored_by(host, lora, settings)
-            scores, rows = score_pairs(self.folder, self.names, {"DFOSD": method}, self.dists)
+            scores, rows = score_pairs(self.folder, self.names, {"DFOSD": method}, self.dists, library=self.library)
         joined = [  # bicubic's column put into a row LR | DFOSD | HR
             SheetRow(
                 images=[row.images[0], plain.images[1], *row.images[1:]],

@@ -80,8 +80,8 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Photographs, crops, degradation, batches."""
 
-    photos: Path = Path("photos")
-    """A folder of photographs, or the set that `prepare_data` made of one."""
+    photos: Path | dict[str, float] = Path("photos")
+    """A folder of photographs or a set by `prepare_data`; several: {faces/: 1, nature/: 3}, with each one's weight."""
     crop: int = 512
     """Edge of the square crops in pixels; a multiple of 4."""
     presets: list[DegradationName] = field(default_factory=lambda: ["heavy"])
@@ -105,6 +105,17 @@ class DataConfig(Section):
             self.crop >= 4 * self.scale and self.crop % self.scale == 0,
             f"data.crop: expected a multiple of {self.scale}, at least {4 * self.scale}, found {self.crop}.",
         )
+        weights = self.folders().values()
+        require(
+            bool(weights) and all(0 < weight < math.inf for weight in weights),
+            f"data.photos: expected a folder, or folders with weights above 0, found {self.photos}.",
+        )
+
+    def folders(self) -> dict[Path, float]:
+        """`photos` as folders with their weights: a crop comes from a folder with a chance in proportion to it."""
+        if isinstance(self.photos, Path):
+            return {self.photos: 1.0}
+        return {Path(folder): weight for folder, weight in self.photos.items()}
 
     @property
     def scale(self) -> int:
@@ -187,8 +198,8 @@ class OptimConfig(Section):
     """AdamW's weight decay."""
     clip: PositiveOrZero = 1.0
     """Largest gradient norm, of each network by itself; 0: no clipping."""
-    ema: Fraction = 0.0
-    """Decay of the averaged generator that is then validated and exported; 0: none."""
+    ema: Fraction = 0.999
+    """Decay of the averaged generator that is validated and exported, less in the first steps; 0: no average."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -203,13 +214,13 @@ class ValidationConfig(Section):
     """Held-out pairs that go through `pipeline.upscale` now and then."""
 
     pairs: Path | None = None
-    """A folder with `LR/` and `HR/` of the same file names; `make_pairs` makes one. None: no validation."""
+    """A folder with `LR/` and `HR/`, as `make_pairs` makes it; none: of photographs that the run sets aside itself."""
     every: Count = 1000
     """Steps between validations; the last step is always validated."""
-    count: Count = 16
-    """At most this many pairs, evenly chosen."""
-    best_by: Literal["DISTS", "PSNR-Y", "SSIM-Y"] = "DISTS"
-    """The metric by which the best LoRA is kept (DISTS needs loss.vgg)."""
+    count: CountOrZero = 16
+    """At most this many pairs, evenly chosen; set aside are at most a tenth of the photographs. 0: no validation."""
+    best_by: Literal["DISTS", "LPIPS", "PSNR-Y", "SSIM-Y"] = "DISTS"
+    """Metric by which the best LoRA is kept. DISTS needs loss.vgg (with pairs set aside: else PSNR-Y), LPIPS pyiqa."""
 
 
 @dataclass(kw_only=True)
@@ -234,8 +245,12 @@ class RunConfig(Section):
     """torch.compile of UNets and decoder: faster steps after a minute or more at the start."""
     checkpoint_every: Count = 500
     """Steps between checkpoints; besides, one at Ctrl-C and at the end."""
+    keep_checkpoints: Count = 3
+    """Checkpoints that stay, the newest among them; besides checkpoint.pt they are named by their steps."""
     log_every: Count = 10
     """Steps between log lines, each the mean of its steps."""
+    wandb: str | None = None
+    """A project of Weights & Biases to log to as well, if wandb is installed; WANDB_MODE=offline keeps it here."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -132,6 +132,10 @@ def _words(hint: Any) -> str:
         return f"a list ([a, b]) of {_words(arguments[0]).removeprefix('one of ')}"
     if get_origin(hint) is Literal:
         return f"one of {', '.join(arguments)}"
+    if get_origin(hint) is dict:
+        return "a mapping ({a: 1}) to numbers"
+    if arguments:
+        return " or ".join(_words(each) for each in arguments)
     return {int: "an int", float: "a number", bool: "true or false", str: "text", Path: "a path"}[hint]
 
 

@@ -67,7 +67,9 @@ RULES: dict[str, Rule] = {
     "run.channels_last": "allow",
     "run.compile": "allow",
     "run.checkpoint_every": "allow",
+    "run.keep_checkpoints": "allow",
     "run.log_every": "allow",
+    "run.wandb": "allow",
 }
 """Dotted name of each setting -> what happens when it has changed."""
 

@@ -1,0 +1,42 @@
+"""Files of a set that cannot be read: a few are passed over and named, more end the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dfosd_core.errors import ConfigError
+
+SHARE = 0.01
+"""Of a set that may be unreadable; of a small set one file."""
+
+
+class Unreadable:
+    """Those found so far in one process. total: files of the set."""
+
+    def __init__(self, folder: Path, total: int) -> None:
+        self.folder, self.total = folder, total
+        self.reasons: dict[str, str] = {}
+        """File -> what is wrong with it, one line."""
+        self.news: dict[str, str] = {}
+        """Those of `reasons` that nobody has been told of."""
+
+    def add(self, file: str, reason: str) -> None:
+        """Raises ConfigError, which names this file, where it is one too many."""
+        if file in self.reasons:
+            return
+        self.reasons[file] = self.news[file] = reason
+        if len(self.reasons) > self.allowed:
+            raise ConfigError(
+                f"{len(self.reasons)} of {self.total} files in '{self.folder}' cannot be read, {self.allowed} may be. "
+                f"The last one: {reason}"
+            )
+
+    def take_news(self) -> dict[str, str]:
+        """What has been found since the last call."""
+        news, self.news = self.news, {}
+        return news
+
+    @property
+    def allowed(self) -> int:
+        """How many are passed over."""
+        return min(max(1, int(self.total * SHARE)), self.total - 1)
