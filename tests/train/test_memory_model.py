@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from benchmarks.memory_model import META, CudaAutocast, Peak, Sd21Networks, estimate
 from benchmarks.random_base import write_zero_vgg
 from benchmarks.train_memory import CARDS, CONFIGS
-from train_tools.settings.config import RunConfig
+from train_tools.settings.config import RunConfig, ValidationConfig
 from train_tools.settings.config_file import load_config
 
 MIB = 2**20
@@ -62,7 +62,7 @@ def test_autocast_is_cudas() -> None:
 @pytest.mark.parametrize("name", CARDS)
 def test_configurations_of_cards_are_one_recipe(name: str) -> None:
     paper, card = (load_config(CONFIGS / f"{each}.yaml") for each in ("sd21_x4", name))
-    assert card.validation.pairs is not None
+    assert (card.validation.pairs, card.validation.count) == (None, ValidationConfig().count)
     same = replace(
         card,
         data=replace(card.data, micro_batch=paper.data.micro_batch),
