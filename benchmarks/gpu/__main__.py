@@ -16,7 +16,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -40,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = Path(os.environ.get("OUT") or ".")
     left = pending(out, PAGE.read_text(encoding="utf-8"))
     if args.list:
-        for name in CHECKS:
+        for name, words in CHECKS.items():
             state = "to be run" if name in left else "has a result"
-            print(f"{name:<12} {state:<13} {import_module(f'.{name}', __package__).TITLE}")
+            print(f"{name:<12} {state:<13} {words}")
         return 0
     problem = _problem(args.checks, args.tiny, [path for path in (args.vgg, args.photos) if path])
     if problem:

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from dfosd_core.hosts.own import OwnHost, load_base, load_default
 from dfosd_core.image_files.read import read_image
 from dfosd_core.image_files.tensors import to_tensor
+from dfosd_core.images import to_signed
 from dfosd_core.networks.folding import folded, transposed_kernel
 from dfosd_core.networks.layers import Upsample
 from dfosd_core.pipeline import upscale
 
 from .setting import Row, Setting, exact, relative_error
 
-TITLE = "stages, folding, overflow guard and an image on the card against the CPU"
 COLUMNS = ("what", "format", "way", "relative error", "allowed")
 PHOTO = Path(__file__).parents[2] / "examples" / "photo.png"
 ALLOWED = {torch.float32: 1e-4, torch.float16: 6e-3, torch.bfloat16: 5e-2}
@@ -68,7 +68,7 @@ def _inputs(setting: Setting) -> Inputs:
     rng, (unet, _), edge = torch.Generator().manual_seed(5), setting.layout, 8 if setting.tiny else 32
     factor = 2 ** (len(setting.layout[1]["block_out_channels"]) - 1)
     return Inputs(
-        torch.rand(1, 3, factor * edge, factor * edge, generator=rng) * 2.0 - 1.0,
+        to_signed(torch.rand(1, 3, factor * edge, factor * edge, generator=rng)),
         torch.randn(1, 4, edge, edge, generator=rng),
         torch.randn(1, 77, unet["cross_attention_dim"], generator=rng),
     )

@@ -24,7 +24,6 @@ from ..train_memory import CARDS, CONFIGS
 from .setting import Row, Setting
 from .step import random_batch
 
-TITLE = "memory and time of a training step of each card's configuration"
 COLUMNS = (
     "configuration",
     "micro-batch",
@@ -47,7 +46,7 @@ def rows(setting: Setting) -> Generator[Row, None, None]:
         first = (name, f"{config.data.micro_batch}", f"{expected:.2f}")
         try:
             seconds, measured, reserved = _measure(config, setting)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             yield Row((*first, "does not fit on this card", "", f"{limit}", ""))
             continue
         finally:
@@ -63,7 +62,7 @@ def _config(setting: Setting, name: str) -> TrainConfig:
     # Held so on the meta device too.
     changes = [f"model.base={setting.base}", f"loss.vgg={setting.vgg or setting.zero_vgg}", "run.base_dtype=bfloat16"]
     if setting.tiny:
-        changes += ["data.crop=16", "data.batch_size=4", "loss.perceptual=none"]
+        changes += ["data.crop=16", "data.batch_size=2", "loss.perceptual=none"]
     return load_config(CONFIGS / f"{name}.yaml", changes)
 
 

@@ -18,8 +18,15 @@ from dfosd_core.errors import one_line
 
 from .setting import Row, Setting
 
-CHECKS = ("correctness", "step", "memory", "speed", "training")
-"""Modules of this folder in the order in which they are worth running."""
+CHECKS = {
+    "correctness": "stages, folding, overflow guard and an image on the card against the CPU",
+    "step": "one training step on the card against the CPU",
+    "memory": "memory and time of a training step of each card's configuration",
+    "speed": "speed of each stage, folded, channels last, compiled",
+    "training": "a training of the embedded base",
+}
+"""Modules of this folder, in the order in which they are worth running, and what each says. A new one is a line here:
+its `rows(setting)` yields a `Row` at a time under its `COLUMNS`."""
 PAGE = Path(__file__).parents[2] / "docs" / "gpu.md"
 LIMIT_S = 230
 """A check ends with the first row after this."""

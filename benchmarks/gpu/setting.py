@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,6 +68,7 @@ class Setting:
 
     def empty(self) -> None:
         """Give the device's unused memory back, so that the next peak is the next one's."""
+        gc.collect()  # networks refer to themselves
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)

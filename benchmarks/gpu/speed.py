@@ -23,7 +23,6 @@ from dfosd_core.networks.folding import folded
 from .correctness import fold_upsampling_anywhere
 from .setting import Row, Setting
 
-TITLE = "speed of each stage, folded, channels last, compiled"
 COLUMNS = ("stage", "pixels", "way", "ms", "times as fast as a run")
 T = 399
 AS_A_RUN = "as a run"

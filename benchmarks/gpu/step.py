@@ -22,7 +22,6 @@ from ..memory_model import OneDevice
 from ..train_memory import kept_gradients, start_off_zero
 from .setting import Row, Setting, exact, relative_error
 
-TITLE = "one training step on the card against the CPU"
 COLUMNS = ("what", "format", "base", "checkpointing", "relative error", "allowed")
 
 

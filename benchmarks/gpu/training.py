@@ -25,7 +25,6 @@ from train_tools.train import make_accelerator, run
 from ..train_speed import CONFIG, PHOTOS, ROOT
 from .setting import Row, Setting
 
-TITLE = "a training of the embedded base"
 COLUMNS = ("what", "value")
 TRIAL_STEPS, LEAST_STEPS = 40, 50
 KEPT = ("loss.png", "validation.png", LAST_LORA)
@@ -34,7 +33,7 @@ MIB = 2**20
 
 def rows(setting: Setting) -> Generator[Row, None, None]:
     """The trial, then the training."""
-    trial, least = (2, 5) if setting.tiny else (TRIAL_STEPS, LEAST_STEPS)
+    trial, least = (2, 4) if setting.tiny else (TRIAL_STEPS, LEAST_STEPS)
     found = _train(setting, "trial", trial, 0, ["validation.count=0", "run.log_every=1"])
     seconds = _median(found, "time/step_s", skip=trial // 2)
     yield Row(("trial", f"{trial} steps, {seconds:.3f} s a step"))

@@ -79,7 +79,7 @@ def test_memory_over_the_limit_or_far_from_the_estimate_is_seen(out: Path, monke
     def measure(_config: object, _setting: object) -> tuple[float, float, float]:
         peak = next(measured, None)
         if peak is None:
-            raise torch.OutOfMemoryError
+            raise torch.cuda.OutOfMemoryError
         return 1.0, peak, peak + 1
 
     monkeypatch.setattr(memory, "_measure", measure)
