@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from dfosd_core.networks.sd_configs import unet_config, vae_config
+from dfosd_core.networks.sd_configs import Config, unet_config, vae_config
 from dfosd_core.training.base import TrainingBase, build_unet, build_vae, hold_in, layout_of
 from train_tools.data.crops import MicroBatch
 from train_tools.loop.networks import Networks
@@ -137,14 +137,15 @@ class _FusedAttention(torch.autograd.Function):
         return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-class Sd21Networks(Networks):
-    """Stable Diffusion 2.1's layout on the meta device, whatever `model.base` says."""
+class MetaNetworks(Networks):
+    """On the meta device, whatever `model.base` says. unet, vae: the base's layout, by default SD 2.1's."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, unet: Config | None = None, vae: Config | None = None) -> None:
+        self._layout = unet or unet_config(), vae or vae_config()
         super().__init__(config, META)
 
     def _read_base(self, path: Path) -> TrainingBase:
-        unet, vae = build_unet(unet_config()), build_vae(vae_config())
+        unet, vae = build_unet(self._layout[0]), build_vae(self._layout[1])
         for network in (unet, vae):
             hold_in(cast("nn.Module", network), self.base_dtype)
         self._prepare(unet, vae)
@@ -160,10 +161,11 @@ class Estimate(NamedTuple):
     """Largest in a step."""
 
 
-class _OneMetaDevice:
-    """What a recipe asks of accelerate's Accelerator."""
+class OneDevice:
+    """What a recipe asks of accelerate's Accelerator, of which a process can have one kind only."""
 
-    device = META
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
 
     def prepare_model(self, network: nn.Module) -> nn.Module:
         """No wrapper."""
@@ -180,7 +182,7 @@ def estimate(config: TrainConfig, networks: Networks) -> Estimate:
     It takes two micro-batches at most, since a third needs no more than the second.
     """
     peak, data, last = Peak(), config.data, config.optim.steps - 1
-    recipe = Recipe(config, networks, cast("Accelerator", _OneMetaDevice()))
+    recipe = Recipe(config, networks, cast("Accelerator", OneDevice(META)))
     for module in (networks.base.vae, networks.generator, networks.discriminator, networks.perceptual):
         for tensor in (*module.parameters(), *module.buffers()) if isinstance(module, nn.Module) else ():
             peak.watch(tensor)

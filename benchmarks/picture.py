@@ -29,9 +29,10 @@ from dfosd_core.image_files.tensors import to_tensor
 from dfosd_core.images import to_bchw
 from dfosd_core.models import load_models
 from dfosd_core.settings import ModelChoice, UpscaleSettings
+from train_tools.scoring.pair_files import Pair, Sample
 from train_tools.scoring.pictures import SheetRow, contact_sheet, save_picture
 from train_tools.scoring.sets import open_set
-from train_tools.scoring.validation import Method, Pair, Sample, bicubic, restored_by
+from train_tools.scoring.validation import Method, bicubic, restored_by
 
 METHOD = "DFOSD"
 OTHERS = ("bicubic", "SPAN")

@@ -10,8 +10,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dfosd_core.networks.complexity import sd21_models
-from dfosd_core.networks.sd_configs import unet_config, vae_config
+from dfosd_core.networks.sd_configs import Config, unet_config, vae_config
+from dfosd_core.networks.unet import build_unet
+from dfosd_core.networks.vae import build_vae
 from dfosd_core.training.dists import VGG16_STAGES, VGG16_WIDTHS
 
 
@@ -48,9 +49,13 @@ def write_zero_vgg(path: Path) -> Path:
     return path
 
 
-def write_random_sd21(folder: Path) -> Path:
-    """Write `folder`/unet and `folder`/vae (float16, 1.9 GB); return `folder`."""
-    unet, vae = sd21_models()
-    save_part(random_half(unet, 0), unet_config(), folder / "unet")
-    save_part(random_half(vae, 1), vae_config(), folder / "vae")
+def write_random_base(folder: Path, unet: Config, vae: Config) -> Path:
+    """Write `folder`/unet and `folder`/vae of these layouts (float16); return `folder`."""
+    save_part(random_half(build_unet(unet, "random"), 0), unet, folder / "unet")
+    save_part(random_half(build_vae(vae, "random"), 1), vae, folder / "vae")
     return folder
+
+
+def write_random_sd21(folder: Path) -> Path:
+    """`write_random_base` of SD 2.1's layout: 1.9 GB."""
+    return write_random_base(folder, unet_config(), vae_config())

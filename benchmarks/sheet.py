@@ -21,9 +21,10 @@ from dfosd_core.attach import attached
 from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.models import load_models
 from dfosd_core.settings import ModelChoice, UpscaleSettings
+from train_tools.scoring.pair_files import Pair, by_stem
 from train_tools.scoring.pictures import SheetRow, contact_sheet, read_image, save_picture
-from train_tools.scoring.sets import by_stem, open_set
-from train_tools.scoring.validation import Method, Pair, bicubic, restored_by
+from train_tools.scoring.sets import open_set
+from train_tools.scoring.validation import Method, bicubic, restored_by
 
 from .peers import PEERS
 

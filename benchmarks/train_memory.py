@@ -31,7 +31,7 @@ from train_tools.loop.recipe import Recipe
 from train_tools.settings.config import DataConfig, LossConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from train_tools.settings.config_file import load_config
 
-from .memory_model import Sd21Networks, estimate
+from .memory_model import MetaNetworks, estimate
 from .random_base import write_random_sd21, write_zero_vgg
 from .speed import peak_mib
 from .train_speed import PHOTOS, build, some_batches
@@ -110,8 +110,8 @@ def measure(case: Case) -> Measured:
     )
     recipe, crops = build(config, case.device)
     for learner in recipe.learners().values():
-        _start_off_zero(learner.network)
-    gradients = _kept_gradients(recipe)
+        start_off_zero(learner.network)
+    gradients = kept_gradients(recipe)
     batch = next(some_batches(config, crops, 1))
     rest = _start_peak(recipe.device)
     began, began_cpu = time.perf_counter(), time.process_time()
@@ -122,8 +122,8 @@ def measure(case: Case) -> Measured:
     return Measured(seconds, cpu_seconds, rest, peak, numbers)
 
 
-def _start_off_zero(network: nn.Module) -> None:
-    # An `up` of zeros would leave every `down` without a gradient to compare.
+def start_off_zero(network: nn.Module) -> None:
+    """Give the LoRA's `up` values: zeros would leave every `down` without a gradient to compare."""
     rng = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for layer in network.modules():
@@ -131,7 +131,7 @@ def _start_off_zero(network: nn.Module) -> None:
                 layer.up_weight.copy_(torch.randn(layer.up_weight.shape, generator=rng) * 0.02)
 
 
-def _kept_gradients(recipe: Recipe) -> dict[str, Tensor]:
+def kept_gradients(recipe: Recipe) -> dict[str, Tensor]:
     """Filled with a copy of each network's gradients just before its optimiser's step, on the CPU."""
     kept: dict[str, Tensor] = {}
     for name, learner in recipe.learners().items():
@@ -173,7 +173,7 @@ def _estimates(vgg: Path) -> str:
         if config.data.micro_batch < 8:
             rows = [("float32", False, "none"), ("float32", True, "UNets"), *rows]
         for held, on, words in rows:
-            networks = Sd21Networks(
+            networks = MetaNetworks(
                 replace(config, run=replace(config.run, base_dtype=held, gradient_checkpointing=on))
             )
             if words == "UNets":

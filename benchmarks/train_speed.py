@@ -130,7 +130,7 @@ def measured_parts(recipe: Recipe, spent: dict[str, float]) -> Iterator[None]:
     assert discriminator is not None
     assert learner is not None
     parts: list[tuple[str, Any, str]] = [
-        ("encode x_lr and x_hr", generator, "encode"),
+        ("encode x_lr and x_hr", generator.vae, "encode"),
         ("UNet", generator, "predict"),
         ("decode", generator, "decode"),
         ("NAD, both steps", discriminator, "forward"),
@@ -140,6 +140,7 @@ def measured_parts(recipe: Recipe, spent: dict[str, float]) -> Iterator[None]:
         ("discriminator's clipping and AdamW", learner, "step"),
     ]
     for name, owner, method in parts:
+        spent[name] = 0.0  # in this order; what stays 0 is not called any more
         setattr(owner, method, _measured(getattr(owner, method), name, spent))
     try:
         yield
@@ -152,7 +153,7 @@ def _measured(function: Callable[..., Any], name: str, spent: dict[str, float]) 
     def measured(*args: Any, **options: Any) -> Any:
         began = time.process_time()
         result = function(*args, **options)
-        spent[name] = spent.get(name, 0.0) + time.process_time() - began
+        spent[name] += time.process_time() - began
         return result
 
     return measured

@@ -57,6 +57,7 @@ ROOMS = (
     "train_tools/ablations",
     "train_tools",
     "benchmarks",
+    "benchmarks/gpu",
 )
 FACES = ROOMS.index("app")
 ALLOWED = {"torch", "numpy", "safetensors", "einops"}

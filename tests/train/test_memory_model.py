@@ -11,10 +11,10 @@ import torch.utils.checkpoint
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.memory_model import META, CudaAutocast, Peak, Sd21Networks, estimate
+from benchmarks.memory_model import META, CudaAutocast, MetaNetworks, Peak, estimate
 from benchmarks.random_base import write_zero_vgg
 from benchmarks.train_memory import CARDS, CONFIGS
-from train_tools.settings.config import RunConfig
+from train_tools.settings.config import RunConfig, ValidationConfig
 from train_tools.settings.config_file import load_config
 
 MIB = 2**20
@@ -62,7 +62,7 @@ def test_autocast_is_cudas() -> None:
 @pytest.mark.parametrize("name", CARDS)
 def test_configurations_of_cards_are_one_recipe(name: str) -> None:
     paper, card = (load_config(CONFIGS / f"{each}.yaml") for each in ("sd21_x4", name))
-    assert card.validation.pairs is not None
+    assert (card.validation.pairs, card.validation.count) == (None, ValidationConfig().count)
     same = replace(
         card,
         data=replace(card.data, micro_batch=paper.data.micro_batch),
@@ -79,7 +79,7 @@ def test_configurations_of_cards_are_one_recipe(name: str) -> None:
 def test_smallest_card_is_large_enough(tmp_path: Path) -> None:
     vgg = write_zero_vgg(tmp_path / "vgg.safetensors")
     config = load_config(CONFIGS / "sd21_8gb.yaml", [f"loss.vgg={vgg}", "data.batch_size=2"])
-    networks = Sd21Networks(config)
+    networks = MetaNetworks(config)
     assert networks.base_dtype == torch.bfloat16
     found = estimate(config, networks)
     assert 2.0 < found.rest / 2**30 < 2.2
