@@ -160,7 +160,7 @@ def test_report_has_scores_differences_seed_by_seed_and_what_they_mean() -> None
 
 
 def test_three_seeds_conclude_nothing() -> None:
-    assert "NAD against no discriminator: nothing can be concluded from 3 seeds; expected 4 or more." in report(
+    assert "NAD against no discriminator: nothing can be concluded; expected 4 seeds or more, found 3." in report(
         results(3)
     )
 
@@ -221,7 +221,7 @@ def test_whole_ablation_on_a_small_setting(
     printed = capsys.readouterr().out
     for label in ("bicubic", "the photographs themselves", "start (MSE)", "no discriminator", "NAD"):
         assert cells_of(printed, label), label
-    assert "nothing can be concluded from 1 seeds" in printed
+    assert "nothing can be concluded; expected 4 seeds or more, found 1" in printed
     names = {"ablation.json", "crops.png", "plot.png", "results.json", "seed0", "report.md"}
     assert {path.name for path in args.out.iterdir()} == names
     folder = args.out / "seed0"

@@ -172,5 +172,5 @@ def test_conclusions_say_what_can_and_cannot_be_said() -> None:
     assert said[4].startswith("Of 3 intervals of 95 %, 0.2 would leave out 0 if no row differed.")
     few = {("nad", "none"): {"AUC": paired([1, 2, 3], [2, 3, 4])}}
     assert conclusions(few, gates, labels)[2].startswith(
-        "NAD against no discriminator: nothing can be concluded from 3 seeds; expected 4 or more."
+        "NAD against no discriminator: nothing can be concluded; expected 4 seeds or more, found 3."
     )

@@ -47,7 +47,7 @@ def _of_difference(
     first, second = (labels[row] for row in rows)
     seeds = max(len(own.differences) for own in judges.values())
     if seeds < FEWEST:
-        return f"{first} against {second}: nothing can be concluded from {seeds} seeds; expected {FEWEST} or more."
+        return f"{first} against {second}: nothing can be concluded; expected {FEWEST} seeds or more, found {seeds}."
     better = [name for name, own in judges.items() if own.is_shown and own.mean < 0]
     worse = [name for name, own in judges.items() if own.is_shown and own.mean > 0]
     rest = [name for name in judges if name not in (*better, *worse)]

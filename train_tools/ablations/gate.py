@@ -13,6 +13,7 @@ from dfosd_core.images import to_signed
 
 from ..data.crops import MicroBatch
 from ..loop.checkpoint import CHECKPOINT, checkpoint_name, read_checkpoint
+from ..loop.device import choose_device
 from ..loop.networks import Networks
 from ..loop.recipe import ActiveTerms, Recipe
 from ..scoring.metrics import Scores
@@ -54,7 +55,8 @@ def heldout_discriminator_loss(run: Path, pairs: Path, name: str = CHECKPOINT, d
         raise ConfigError(f"'{run}' has no '{name}'. Delete that folder and train it again.")
     if "discriminator" not in state["networks"]:
         return None
-    config, accelerator = load_config(run / "config.yaml", []), Accelerator(cpu=True)
+    config = load_config(run / "config.yaml", [])
+    accelerator = Accelerator(cpu=choose_device(config.run) == "cpu")
     recipe = Recipe(config, Networks(config, accelerator.device), accelerator)
     recipe.load(state)
     assert recipe.discriminator is not None

@@ -29,7 +29,7 @@ def results_of(method: Method, folder: Path) -> list[Result]:
     found: list[Result] = []
     for name in find_pairs(folder):
         pair = read_pair(folder, name)
-        found.append(Result(name, (method(pair).clamp(0, 1) * 255).round() / 255, pair.x_hr))
+        found.append(Result(name, (method(pair).cpu().clamp(0, 1) * 255).round() / 255, pair.x_hr))
     return found
 
 

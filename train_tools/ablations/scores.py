@@ -7,6 +7,7 @@ import multiprocessing
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dfosd_core.hosts.own import fast_dtype, load_base
 from dfosd_core.lora.file import load_lora
 from dfosd_core.pipeline import UpscaleSettings
 
+from ..loop.device import choose_device
 from ..loop.networks import base_path, make_dists
 from ..loop.trainer import LAST_LORA
 from ..scoring.library import Library
@@ -58,7 +60,7 @@ def evaluate_runs(
         "steps": config.optim.steps,
         "perceptual": config.loss.perceptual,
         "share": config.loss.adversarial_share,
-        "dtype": str(fast_dtype("cpu")),
+        "dtype": str(fast_dtype(choose_device(config.run))),
         "bicubic": plain,
         "photographs": photographs,
         "runs": [{"row": run.row, "seed": run.seed, "scores": own} for run, own in zip(runs, scored, strict=True)],
@@ -81,9 +83,10 @@ def score_run(
 
 
 def _score(run: Path, pairs: Path, config: TrainConfig, wanted: Sequence[str]) -> Scores:
-    host, lora = load_base(base_path(config), fast_dtype("cpu")), load_lora(run / LAST_LORA)
-    settings = UpscaleSettings()
+    device, settings = choose_device(config.run), UpscaleSettings()
+    host, lora = load_base(base_path(config), fast_dtype(device), device), load_lora(run / LAST_LORA)
     with attached(host, lora, settings) as ready:
-        shown = results_of(restored_by(ready, lora, settings), pairs)
+        method = restored_by(ready, lora, settings)
+        shown = results_of(lambda sample: method(replace(sample, x_lq=sample.x_lq.to(device))), pairs)
     library = Library.open(wanted, CPU, may_download=False, say=lambda _: None) if wanted else Library({}, "", CPU)
     return judge(shown, make_dists(config, torch.float32), library) | discriminator_losses(run, pairs)
