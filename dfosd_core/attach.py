@@ -24,14 +24,14 @@ def attached(host: Host, lora: DfosdLora, settings: UpscaleSettings) -> Abstract
         return _in_one_pass(host, lora, settings.strength)
     if set(lora.metadata.parts) != {PIXEL, SEMANTIC}:
         raise ConfigError(
-            f"Expected no pixel_strength with the LoRA of {lora.metadata.source or 'DFOSD'}, found "
-            f"{settings.pixel_strength:g}: only PiSA-SR's has a pixel part. Leave it out, and set strength."
+            f"Expected no pixel_strength with this LoRA of {lora.metadata.source or 'DFOSD'}, found "
+            f"{settings.pixel_strength:g}: it has no pixel part, as PiSA-SR's does. Leave it out, and set strength."
         )
     return _in_two_passes(host, lora, settings.pixel_strength, settings.strength)
 
 
 def weighted(lora: LoraT, strength: float) -> tuple[LoraT, float]:
-    """What `Host.lora` is to be given for this strength. Of PiSA-SR it is the semantic part's, the pixel part stays."""
+    """What `Host.lora` is to be given for this strength. Of two parts it is the semantic one's; the other stays."""
     return (scaled(lora, {SEMANTIC: strength}), 1.0) if SEMANTIC in lora.metadata.parts else (lora, strength)
 
 

@@ -1,7 +1,7 @@
 """A LoRA of several parts, each with a strength of its own.
 
-PiSA-SR trains two LoRAs on the same layers. In a `DfosdLora` they are one pair a layer, their rows one behind the
-other, and `LoraMetadata.parts` says how many rows belong to which.
+PiSA-SR trains two LoRAs on the same layers, and so may we. In a `DfosdLora` they are one pair a layer, their rows one
+behind the other, and `LoraMetadata.parts` says how many rows belong to which.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
-from .changes import LoraChanges
+from .changes import LoraChanges, LoraPair
+from .file import DfosdLora
 
 LoraT = TypeVar("LoraT", bound=LoraChanges)
 
@@ -38,3 +40,29 @@ def scaled(lora: LoraT, strengths: Mapping[str, float]) -> LoraT:
         for layer, pair in lora.pairs.items()
     }
     return replace(lora, pairs=pairs)
+
+
+def joined(pixel: DfosdLora, semantic: DfosdLora) -> DfosdLora:
+    """Two LoRAs on the same layers as one of the two parts, which does what both do together.
+
+    Prompt, metadata and number format are `semantic`'s. Raises ValueError where a pair's rank is not its LoRA's, or
+    their layers differ.
+    """
+    ranks = {PIXEL: pixel.metadata.rank, SEMANTIC: semantic.metadata.rank}
+    for lora, rank in zip((pixel, semantic), ranks.values(), strict=True):
+        if lora.pairs.keys() != semantic.pairs.keys() or any(pair.rank != rank for pair in lora.pairs.values()):
+            raise ValueError("two parts need pairs of one rank each, on the same layers")
+    whole = sum(ranks.values())
+    pairs = {layer: _behind(pixel.pairs[layer], pair, float(whole)) for layer, pair in semantic.pairs.items()}
+    metadata = replace(semantic.metadata, rank=whole, lora_alpha=float(whole), parts=ranks)
+    return replace(semantic, pairs=pairs, metadata=metadata)
+
+
+def _behind(first: LoraPair, second: LoraPair, alpha: float) -> LoraPair:
+    down = torch.cat([pair.down.to(second.down) for pair in (first, second)])
+    up = torch.cat([_with_factor(pair).to(second.up) for pair in (first, second)], dim=1)
+    return LoraPair(down=down, up=up, alpha=alpha)
+
+
+def _with_factor(pair: LoraPair) -> Tensor:
+    return pair.up if pair.scaling == 1.0 else pair.up.float() * pair.scaling

@@ -17,6 +17,7 @@ from ..lora.file import DfosdLora
 from ..lora.merge import changes_of, check_fit
 from ..lora.metadata import LoraMetadata
 from ..lora.names import VAE_PREFIX, kohya_name
+from ..lora.parts import joined
 from ..one_step import EPS_X0, predict_z_sr
 from .lora_layers import LoraLayer, inject_lora, lora_pairs, new_prompt, share_weights
 from .noise import Rng, randn
@@ -54,6 +55,8 @@ class DfosdGenerator(nn.Module):
         """Encodes x_lr instead, where a LoRA to start from changes the encoder."""
         self.untrained: LoraChanges | None = None
         """What that LoRA changes besides; in the networks and in each exported LoRA."""
+        self.pixel: DfosdLora | None = None
+        """The part that stays as it is; see `stand_on`."""
         self.unet = share_weights(cast("nn.Module", unet))
         self.t, self.rank, self.lora_alpha = t, rank, float(lora_alpha)
         self.lora_layers = inject_lora(self.unet, rank, lora_alpha, rng)
@@ -111,13 +114,40 @@ class DfosdGenerator(nn.Module):
         if said != own:
             raise ValueError(f"metadata says {said} ({IDENTITY}), the generator has {own}")
         more = self.untrained
-        return DfosdLora(
+        own = DfosdLora(
             pairs={**lora_pairs(self.unet, dtype), **(more.pairs if more else {})},
             prompt_embeds=self.prompt_embeds.detach().to(dtype, copy=True),
             metadata=metadata,
             set_weights=more.set_weights if more else {},
             set_biases=more.set_biases if more else {},
         )
+        return own if self.pixel is None else joined(self.pixel, own)
+
+    def stand_on(self, pixel: DfosdLora) -> None:
+        """Take a finished LoRA, and its prompt, as a part that stays as it is: what is trained comes on top of it.
+
+        As PiSA-SR has it (arXiv 2412.03017, section 3.3); `export_lora` then gives both. Raises ConfigError before
+        anything changes for a LoRA of several parts or ranks, of other layers, or another number of prompt tokens.
+        """
+        layers = layers_of(self.unet)
+        trained = {kohya_name(name) for name, layer in self.unet.named_modules() if isinstance(layer, LoraLayer)}
+        ranks = {pair.rank for pair in pixel.pairs.values()}
+        is_plain = not (pixel.metadata.parts or pixel.set_weights or pixel.set_biases)
+        if not is_plain or set(pixel.pairs) != trained or ranks != {pixel.metadata.rank}:
+            raise ConfigError(
+                f"Expected a LoRA of one part and one rank on the {len(trained)} layers that are trained, found "
+                f"{len(pixel.pairs)} layers, ranks {sorted(ranks)} and {len(pixel.metadata.parts)} parts. Give one "
+                "that this program has trained."
+            )
+        check_fit(pixel, {(name, kind): p.shape for name, layer in layers.items() for kind, p in _parameters(layer)})
+        if pixel.prompt_embeds.shape != self.prompt_embeds.shape:
+            found, own = tuple(pixel.prompt_embeds.shape), tuple(self.prompt_embeds.shape)
+            raise ConfigError(f"The LoRA has prompt embeddings of {found}, expected {own}.")
+        freeze_into(layers, pixel)
+        with torch.no_grad():
+            self.prompt_embeds.copy_(pixel.prompt_embeds)
+        self.prompt_embeds.requires_grad_(False)
+        self.pixel = pixel
 
     def load_lora(self, lora: DfosdLora) -> dict[str, float]:
         """Take a LoRA's layers and prompt as the start: what `export_lora` wrote, or any other of this base.
@@ -152,6 +182,10 @@ class DfosdGenerator(nn.Module):
 
     def _identity(self) -> tuple[object, ...]:
         return self.t, self.rank, self.lora_alpha, EPS_X0
+
+
+def _parameters(layer: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return list(layer.named_parameters())
 
 
 def _identity(metadata: LoraMetadata) -> tuple[object, ...]:

@@ -82,7 +82,7 @@ def test_pixel_strength_is_refused_where_it_cannot_act(place: Place, image: Tens
     patched, _, _, loaded = place.node("DFOSDLoadLoRA").run(place.model, LORA, 0.7)
     with pytest.raises(error, match="with DFOSD Load LoRA, found 0.5: its two passes need the plain MODEL"):
         node.run(image, EMBEDDED, patched, place.vae, lora_settings=loaded, pixel_strength=0.5, **SETTINGS)
-    with pytest.raises(error, match="with the LoRA of DFOSD, found 0.5: only PiSA-SR's has a pixel part"):
+    with pytest.raises(error, match="with this LoRA of DFOSD, found 0.5: it has no pixel part"):
         node.run(image, LORA, place.model, place.vae, pixel_strength=0.5, **SETTINGS)
     output(node.run(image, LORA, place.model, place.vae, pixel_strength=-1.0, **SETTINGS))
 

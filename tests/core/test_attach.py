@@ -160,7 +160,7 @@ def test_pixel_strength_of_another_lora_is_refused(make_host: Callable[..., Any]
     with pytest.raises(ConfigError) as caught, attached(host, plain, UpscaleSettings(pixel_strength=0.5)):
         pass
     assert str(caught.value) == (
-        "Expected no pixel_strength with the LoRA of OSEDiff, found 0.5: only PiSA-SR's has a pixel part. "
+        "Expected no pixel_strength with this LoRA of OSEDiff, found 0.5: it has no pixel part, as PiSA-SR's does. "
         "Leave it out, and set strength."
     )
     assert host.attached == []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.lora.file import DfosdLora
-from dfosd_core.lora.metadata import LoraMetadata
+from dfosd_core.lora.metadata import LoraMetadata, check_base
 from dfosd_core.networks.embedded import DEFAULT_BASE, DEFAULT_WEIGHTS, EMBEDDED
 from dfosd_core.training.base import TrainingBase, enable_checkpointing, read_training_base
 from dfosd_core.training.discriminators import make_discriminator
@@ -22,7 +22,7 @@ from dfosd_core.training.losses import PERCEPTUAL_TERMS, PerceptualLoss
 from dfosd_core.training.sdxl import read_sdxl_unet
 
 from ..settings.config import RunConfig, TrainConfig
-from .start import complete_start, open_start, start_notes
+from .start import RULE, complete_start, open_pixel, open_start, start_notes
 
 PROMPT_FILE = "prompt_embeds.safetensors"
 PROMPT_KEY = "prompt_embeds"
@@ -37,12 +37,16 @@ class Networks:
         self.base_dtype = base_dtype(config.run, device)
         self.notes: list[str] = []
         """What the user has to know of the LoRA that the run starts from, one line each."""
+        # First: they are the smaller files.
         path = config.model.init_lora
-        start = None if path is None else open_start(path)  # first: it is the smaller file
+        start = None if path is None else open_start(path)
+        pixel = None if config.model.pixel_lora is None else open_pixel(config.model.pixel_lora)
         self.start: LoraMetadata | None = None if start is None else start.metadata
         self.base = self._read_base(base_path(config))
         whole = None if start is None else complete_start(start, base_path(config), self.base.layout, f"'{path}'")
         self.generator = self._make_generator(whole)
+        if pixel is not None:
+            self._stand_on(pixel)
         adversarial = config.discriminator.kind != "none" and config.loss.lambda_1 > 0
         self.discriminator = self._make_discriminator() if adversarial else None
         self.perceptual = self._make_perceptual()
@@ -97,6 +101,19 @@ class Networks:
             except DfosdError as error:
                 raise ConfigError(f"model.init_lora '{model.init_lora}': {error}") from error
         return cast("Any", generator).to(memory_format=self.memory_format())
+
+    def _stand_on(self, pixel: DfosdLora) -> None:
+        model, about = self.config.model, pixel.metadata
+        try:
+            check_base(about.base_layout, self.base.layout)
+            if (about.timestep, about.rule) != (model.timestep, RULE):
+                raise ConfigError(
+                    f"It was trained at timestep {about.timestep} with the rule {about.rule}, expected "
+                    f"{model.timestep} and {RULE}. Set model.timestep to its own."
+                )
+            self.generator.stand_on(pixel)
+        except DfosdError as error:
+            raise ConfigError(f"model.pixel_lora '{model.pixel_lora}': {error}") from error
 
     def _make_discriminator(self) -> nn.Module | None:
         settings = self.config.discriminator

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.lora.file import DfosdLora, ImportedLora
+from dfosd_core.lora.file import DfosdLora, ImportedLora, load_lora
 from dfosd_core.lora.metadata import BaseLayout, check_base
 from dfosd_core.lora.open import open_lora
 from dfosd_core.networks.reading import read_empty_prompt
@@ -23,6 +23,14 @@ def open_start(path: Path) -> DfosdLora | ImportedLora:
         return open_lora(path)
     except DfosdError as error:
         raise ConfigError(f"model.init_lora: {error}") from error
+
+
+def open_pixel(path: Path) -> DfosdLora:
+    """The LoRA that a run adds a part to (`model.pixel_lora`). Raises ConfigError, one line."""
+    try:
+        return load_lora(path)
+    except DfosdError as error:
+        raise ConfigError(f"model.pixel_lora: {error}") from error
 
 
 def complete_start(start: DfosdLora | ImportedLora, base: Path, layout: BaseLayout, name: str) -> DfosdLora:

@@ -66,6 +66,8 @@ class ModelConfig(Section):
     """`embedded`, or the path of an SD 2.1-base: a diffusers folder or a single checkpoint file."""
     init_lora: Path | None = None
     """A LoRA to start from, any of this base that `dfosd upscale` takes, of any rank; none: a fresh one."""
+    pixel_lora: Path | None = None
+    """A finished LoRA of this base that stays as it is: the run adds a part to it, which strength scales (PiSA-SR)."""
     rank: Count = 16
     """Rank of the generator's LoRA (paper: 16)."""
     lora_alpha: Positive = 16.0
@@ -74,6 +76,13 @@ class ModelConfig(Section):
     """T_L, the timestep given to the UNet."""
     prompt_tokens: Count = 77
     """Length of the prompt embedding where none is at hand to start from (no text encoder beside the base)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.init_lora is None or self.pixel_lora is None,
+            "model.pixel_lora: expected no model.init_lora beside it, found both. Leave one out.",
+        )
 
 
 @dataclass(kw_only=True)

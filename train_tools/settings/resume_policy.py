@@ -20,6 +20,7 @@ Rule = Literal["refuse", "warn", "allow"]
 RULES: dict[str, Rule] = {
     "model.base": "refuse",
     "model.init_lora": "refuse",
+    "model.pixel_lora": "refuse",
     "model.rank": "refuse",
     "model.lora_alpha": "refuse",
     "model.timestep": "refuse",
@@ -74,7 +75,7 @@ RULES: dict[str, Rule] = {
 }
 """Dotted name of each setting -> what happens when it has changed."""
 
-MOVABLE = ("model.base", "model.init_lora", "discriminator.base")
+MOVABLE = ("model.base", "model.init_lora", "model.pixel_lora", "discriminator.base")
 """Paths that are refused by their last name only: the same files may lie elsewhere on another machine."""
 
 SCORED_BY = ("validation.pairs", "validation.count", "validation.best_by", "loss.vgg")
