@@ -1,12 +1,14 @@
-"""Do the method's parts earn their place? Trains each row of the ablation from the same start and compares them.
+"""What does the discriminator contribute, and its pretrained prior? Trains rows that differ in it alone, and compares.
 
-    python -m train_tools.ablation --config CONFIG --out OUT --start-steps 500 --pairs NAME=FOLDER [NAME=FOLDER ...]
-        [--seeds 0 1 2] [--rows mse dists ea_dists nad pixel] [--jobs 2] [--set a.b=value ...]
+    python -m train_tools.ablation --config train_tools/configs/ablation.yaml --out OUT --pairs NAME=FOLDER ...
+        [--start-steps 500] [--seeds 0 1 2 3] [--rows none nad nad_random pixel] [--jobs 2] [--set a.b=value ...]
         [--start-set a.b=value ...]
 
 For each seed a start is trained on MSE alone; then each row trains `optim.steps` further steps from it, all on the same
-crops. Started again with the same arguments it goes on where it stopped; more seeds, rows and pairs may be added.
-Writes OUT/results.json, table.md, plot.png and crops.png; `--report` only draws these again.
+crops in the same order, with adversarial gradients of the same norm (`loss.adversarial_share`). Judges that no row was
+trained on compare the rows on held-out pairs, seed by seed. Started again with the same arguments it goes on where it
+stopped; more seeds, rows and pairs may be added. Writes OUT/results.json, report.md, plot.png and crops.png;
+`--report` only draws these again.
 """
 
 from __future__ import annotations
@@ -74,14 +76,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start-steps", type=int, default=500, help="steps of the start on MSE alone")
     parser.add_argument("--pairs", nargs="+", required=True, metavar="NAME=FOLDER", help="held-out pairs to score by")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=list(ROWS))
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="A.B=VALUE", help="for every run")
     parser.add_argument(
         "--start-set", nargs="+", action="extend", default=[], metavar="A.B=VALUE", help="for the starts"
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each gets its share of the cores")
-    parser.add_argument("--report", action="store_true", help="draw table, plot and pictures again, nothing else")
+    parser.add_argument("--report", action="store_true", help="write report and pictures again, nothing else")
     args = parser.parse_args()
     try:
         ablate(args)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .heads import HeadKind
-from .nad import Nad
+from .nad import Nad, fresh_weights
 from .pixel_discriminator import PixelDiscriminator
 from .sdxl import SdxlDiscriminator
 
-DiscriminatorKind = Literal["none", "nad", "sdxl", "pixel"]
+DiscriminatorKind = Literal["none", "nad", "nad_random", "sdxl", "pixel"]
 
 
 def make_discriminator(
@@ -28,7 +28,8 @@ def make_discriminator(
     head: HeadKind,
     rng: torch.Generator,
 ) -> nn.Module | None:
-    """`nad`: DFOSD's, on the base `unet`; `sdxl`: D3SR's, on `sdxl_unet`; `pixel`: a CNN on images; `none`: None.
+    """`nad`: DFOSD's, on the base `unet`; `nad_random`: the same network from fresh weights; `sdxl`: D3SR's, on
+    `sdxl_unet`; `pixel`: a CNN on images; `none`: None.
 
     prompt_embeds: start of the NAD's prompt. rng alone decides the start, so equal seeds give equal networks.
     Raises ConfigError where SDXL's UNet does not fit the base's latents.
@@ -37,6 +38,8 @@ def make_discriminator(
         return None
     if kind == "pixel":
         return PixelDiscriminator(rng=rng)
+    if kind == "nad_random":
+        return Nad(fresh_weights(unet, rng), prompt_embeds=prompt_embeds, rank=None, head=head, rng=rng)
     if kind == "nad":
         return Nad(unet, prompt_embeds=prompt_embeds, rank=rank, lora_alpha=lora_alpha, head=head, rng=rng)
     assert sdxl_unet is not None, "the configuration was checked: kind sdxl comes with its UNet"

@@ -59,7 +59,7 @@ PERCEPTUAL_TERMS = {
     "dists": PerceptualTerm("DISTS", needs_vgg=True, make=_dists),
     "ea_dists": PerceptualTerm("EA-DISTS", needs_vgg=True, make=_ea_dists),
 }
-"""What `loss.perceptual` chooses from, and the ablation's rows: a new term is a file here and a line in this list."""
+"""What `loss.perceptual` chooses from: a new term is a file here and a line in this list."""
 if typing.TYPE_CHECKING:
     PerceptualName = str
 else:
@@ -87,12 +87,16 @@ class LossSettings:
 
 
 class GeneratorLosses(NamedTuple):
-    """`total` has the gradient; the unweighted terms are detached, for logs. All scalars."""
+    """`total` and its two summands have gradients; the unweighted terms are detached, for logs. All scalars."""
 
     total: Tensor
     mse: Tensor
     perceptual: Tensor
     adversarial: Tensor
+    fidelity: Tensor
+    """MSE + lambda_2 L_perceptual."""
+    opposing: Tensor
+    """lambda_1 L_G."""
 
 
 class DiscriminatorLosses(NamedTuple):
@@ -126,8 +130,9 @@ def generator_loss(
     adversarial = zero
     if discriminator is not None:
         adversarial = adversarial_loss(discriminator, input_of(discriminator, z_sr, x_sr), rng, settings)
-    total = mse + settings.lambda_2 * distance + settings.lambda_1 * adversarial
-    return GeneratorLosses(total, mse.detach(), distance.detach(), adversarial.detach())
+    fidelity, opposing = mse + settings.lambda_2 * distance, settings.lambda_1 * adversarial
+    terms = mse.detach(), distance.detach(), adversarial.detach()
+    return GeneratorLosses(fidelity + opposing, *terms, fidelity, opposing)
 
 
 def adversarial_loss(discriminator: nn.Module, fake: Tensor, rng: Rng, settings: LossSettings) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, cast
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from ..networks.norms import ChannelAffine
 from .heads import Head, HeadKind, Space
 from .lora_layers import inject_lora, new_prompt, share_weights
 
@@ -19,6 +21,7 @@ class Nad(nn.Module):
     unet: the base without LoRA. It keeps its modules, is frozen, and shares its frozen tensors with this
     network: beside a generator on the same base the discriminator costs only its LoRA and head in memory.
     prompt_embeds: the embedding's start (1, N, C), copied; None draws 77 tokens. rng draws LoRA and head.
+    rank: None trains all of the half UNet in place of a LoRA, for one that has no prior to keep (`fresh_weights`).
     """
 
     space: Space = "latent"
@@ -30,7 +33,7 @@ class Nad(nn.Module):
         unet: UNet2DConditionModel,
         *,
         prompt_embeds: Tensor | None = None,
-        rank: int = 16,
+        rank: int | None = 16,
         lora_alpha: float = 16.0,
         head: HeadKind = "pointwise",
         rng: torch.Generator,
@@ -39,7 +42,8 @@ class Nad(nn.Module):
         source = cast("Any", unet)
         self.time_proj = share_weights(source.time_proj)
         self.backbone = nn.ModuleDict({name: share_weights(getattr(source, name)) for name in self.PARTS})
-        self.lora_layers = inject_lora(self.backbone, rank, lora_alpha, rng)
+        self.backbone.requires_grad_(rank is None)
+        self.lora_layers = 0 if rank is None else inject_lora(self.backbone, rank, lora_alpha, rng)
         self.head = Head(head, source.config.block_out_channels[-1], rng).to(source.conv_in.weight.device)
         if prompt_embeds is None:
             prompt_embeds = new_prompt(77, source.config.cross_attention_dim, rng)
@@ -73,3 +77,21 @@ class Nad(nn.Module):
 def _text(block: nn.Module, prompt_embeds: Tensor) -> dict[str, Tensor]:
     # As diffusers' UNet does: only blocks with attention take the text, and not all others have the flag.
     return {"encoder_hidden_states": prompt_embeds} if getattr(block, "has_cross_attention", False) else {}
+
+
+def fresh_weights(unet: UNet2DConditionModel, rng: torch.Generator) -> UNet2DConditionModel:
+    """A copy of `unet` in float32 that knows nothing: each layer as torch draws it at its making, from `rng`."""
+    seed = int(torch.randint(2**31, (1,), generator=rng, device=rng.device))
+    copied = copy.deepcopy(cast("nn.Module", unet)).float()
+    device = next(copied.parameters()).device
+    if device.type != "meta":
+        copied.cpu()  # every device sees the same numbers
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in copied.modules():
+            if isinstance(layer, ChannelAffine):
+                nn.init.ones_(layer.weight)
+                nn.init.zeros_(layer.bias)
+            elif list(layer.parameters(recurse=False)):
+                cast("Any", layer).reset_parameters()  # a layer that has none is an error, not a prior left in place
+    return cast("UNet2DConditionModel", copied.to(device))

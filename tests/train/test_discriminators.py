@@ -12,6 +12,7 @@ from dfosd_core.training.base import build_unet
 from dfosd_core.training.discriminators import make_discriminator
 from dfosd_core.training.heads import Head
 from dfosd_core.training.lora_layers import LoraLayer
+from dfosd_core.training.nad import fresh_weights
 from dfosd_core.training.sdxl import SDXL_UNET, SdxlDiscriminator
 
 
@@ -64,10 +65,28 @@ def test_map_that_is_too_small_for_a_head_is_named() -> None:
         Head("conv", 32, rng())(torch.randn(1, 32, 2, 2))
 
 
-@pytest.mark.parametrize("kind", ["nad", "pixel"])
+@pytest.mark.parametrize("kind", ["nad", "nad_random", "pixel"])
 def test_equal_seeds_give_equal_networks(kind: str) -> None:
     first, second = (make(kind) for _ in "ab")
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_random_nad_has_the_nads_shape_none_of_its_weights_and_trains_all() -> None:
+    kept = {name: value.clone() for name, value in small_unet().state_dict().items()}
+    prior, random = make("nad"), make("nad_random")
+    z, t_noise = torch.randn(1, 4, 16, 16), torch.tensor([7])
+    assert prior(z, t_noise).shape == random(z, t_noise).shape
+    assert not any(isinstance(module, LoraLayer) for module in random.modules())
+    for name, value in random.state_dict().items():
+        inner = name.removeprefix("backbone.")
+        if inner in kept and value.ndim > 1:
+            assert not torch.allclose(value, kept[inner]), name
+    assert all(parameter.requires_grad for parameter in random.parameters())
+    unet = small_unet()
+    state = torch.get_rng_state()
+    fresh_weights(unet, rng())
+    assert torch.equal(state, torch.get_rng_state())  # nobody else's numbers change
+    assert all(torch.equal(value, kept[name]) for name, value in unet.state_dict().items())
 
 
 def test_none_is_none() -> None:

@@ -1,55 +1,70 @@
-"""The ablation as a table, a plot and a picture, from OUT/results.json and the runs beside it."""
+"""The ablation in words and tables, from OUT/results.json: OUT/report.md, and the pictures beside it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
-from matplotlib.figure import Figure
 
-from dfosd_core.attach import attached
 from dfosd_core.errors import ConfigError
 from dfosd_core.files import write_text
-from dfosd_core.hosts.own import fast_dtype, load_base
-from dfosd_core.lora.file import load_lora
-from dfosd_core.pipeline import UpscaleSettings
 
-from ..loop.logbook import read_log
-from ..loop.networks import base_path, make_dists
-from ..loop.plots import CHANCE, smoothed, to_image
-from ..loop.trainer import LAST_LORA
+from ..loop.plots import to_image
 from ..scoring.metrics import FORMATS
-from ..scoring.pair_files import evenly, find_pairs
-from ..scoring.pictures import SheetRow, contact_sheet, save_picture
-from ..scoring.validation import Method, bicubic, restored_by, score_pairs
+from ..scoring.pictures import save_picture
 from ..settings.config import TrainConfig
-from .runs import LABELS, START
+from .conclusions import conclusions
+from .gate import ENDED, JOINED
+from .judges import AUC, JUDGES, SATURATED, judges_of
+from .plot import crops_picture, discriminator_curves, plot
+from .runs import COMPARISONS, LABELS
+from .statistics import Paired, paired
 
-PICTURE_ROWS = 4
-PICTURE_CELL_PX = 192
-
+REPORT = "report.md"
 Results = dict[str, Any]
 """What `scores.evaluate_runs` writes."""
-Curves = dict[str, list[tuple[Sequence[int], Sequence[float]]]]
-"""row -> steps and the discriminator's losses, for each seed."""
 
 
 def write_report(out: Path, pairs: Mapping[str, Path], config: TrainConfig) -> str:
-    """Write OUT/table.md, plot.png and crops.png; return the table."""
+    """Write OUT/report.md, plot.png and crops.png; return the report."""
     found = out / "results.json"
     if not found.exists():
         raise ConfigError(f"There is no '{found}' to report. Run the ablation without --report first.")
     results: Results = json.loads(found.read_text())
-    text = "\n\n".join(f"{name}:\n\n{table(results, name)}" for name in results["bicubic"])
-    write_text(out / "table.md", text + "\n")
-    save_picture(to_image(plot(results, discriminator_curves(out, results))), out / "plot.png")
+    text = report(results)
+    write_text(out / REPORT, text + "\n")
+    compared = {name: all_compared(results, name) for name in results["bicubic"]}
+    labels = {pair: f"{LABELS[pair[0]]} - {LABELS[pair[1]]}" for pair in COMPARISONS}
+    save_picture(to_image(plot(compared, labels, discriminator_curves(out, results))), out / "plot.png")
     first = next(iter(pairs.values()))
-    save_picture(picture(out, results, first, config), out / "crops.png")
+    save_picture(crops_picture(out, rows_of(results), min(seeds_of(results)), first, config), out / "crops.png")
     return text
+
+
+def report(results: Results) -> str:
+    """All of report.md."""
+    used = sorted({name for scores in results["bicubic"].values() for name in judges_of(results["perceptual"], scores)})
+    parts = [
+        f"{results['steps']} steps a row, seeds {', '.join(map(str, seeds_of(results)))}. The adversarial gradient's "
+        f"norm is {results['share']:g} of the other terms' in every row with a discriminator, at every step. Loss "
+        f"besides: MSE{'' if results['perceptual'] == 'none' else ' + ' + results['perceptual']}.",
+        "Judges, all better when smaller: " + "; ".join(f"{name}: {JUDGES[name].meaning}" for name in used) + ".",
+    ]
+    gates = gate(results)
+    for name in results["bicubic"]:
+        compared = all_compared(results, name)
+        said = [*conclusions(compared, gates, LABELS), *saturated(results, name)]
+        tables = scores_table(results, name), differences_table(compared)
+        parts += [f"## {name}", *tables, "\n".join(f"- {line}" for line in said)]
+    return "\n\n".join(parts)
+
+
+def seeds_of(results: Results) -> list[int]:
+    """All seeds, in order."""
+    return sorted({run["seed"] for run in results["runs"]})
 
 
 def rows_of(results: Results) -> list[str]:
@@ -63,118 +78,71 @@ def values_of(results: Results, row: str, pairs: str, metric: str) -> dict[int, 
     return {run["seed"]: run["scores"][pairs][metric] for run in runs if metric in run["scores"][pairs]}
 
 
-def table(results: Results, pairs: str) -> str:
-    """Mean +- sample standard deviation over the seeds, and the difference to the row above, seed by seed."""
-    metrics = [metric for metric in FORMATS if metric in results["bicubic"][pairs]]
-    has_discriminator = any("L_D" in run["scores"][pairs] for run in results["runs"])
-    heads = ["loss", *metrics, *(f"{metric}, to the row above" for metric in metrics if metric != "SSIM-Y")]
-    heads += ["held-out L_D"] if has_discriminator else []
-    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---|" * (len(heads) - 1)]
-    plain = [FORMATS[metric](results["bicubic"][pairs][metric]) for metric in metrics]
-    lines.append("| " + " | ".join(["bicubic", *plain, *("" for _ in heads[1 + len(metrics) :])]) + " |")
-    above: str | None = None
+def gate(results: Results) -> dict[str, list[float]]:
+    """Row -> its discriminator's held-out loss where it joined, for each seed, on the first pairs."""
+    first = next(iter(results["bicubic"]))
+    found = {row: values_of(results, row, first, JOINED) for row in rows_of(results)}
+    return {row: [values[seed] for seed in sorted(values)] for row, values in found.items() if values}
+
+
+def saturated(results: Results, pairs: str) -> list[str]:
+    """A sentence where the classifier is always right, whatever it judges."""
+    values = (list(values_of(results, row, pairs, AUC).values()) for row in rows_of(results))
+    means = [float(np.mean(own)) for own in values if own]
+    if not means or min(means) < SATURATED:
+        return []
+    return [f"The classifier tells all rows from photographs (AUC {min(means):.4f} or more): AUC decides nothing here."]
+
+
+def all_compared(results: Results, pairs: str) -> dict[tuple[str, str], dict[str, Paired]]:
+    """(First, second) -> judge -> their differences on the seeds that both have."""
+    found: dict[tuple[str, str], dict[str, Paired]] = {}
+    for rows in COMPARISONS:
+        for judge in judges_of(results["perceptual"], results["bicubic"][pairs]):
+            first, second = (values_of(results, row, pairs, judge) for row in rows)
+            both = sorted(first.keys() & second.keys())
+            if both:
+                own = paired([first[seed] for seed in both], [second[seed] for seed in both])
+                found.setdefault(rows, {})[judge] = own
+    return found
+
+
+def scores_table(results: Results, pairs: str) -> str:
+    """Mean +- sample standard deviation over the seeds, of every score and of the discriminators' losses."""
+    plain, photographs = results["bicubic"][pairs], results["photographs"][pairs]
+    known = [name for name in dict.fromkeys((*FORMATS, *JUDGES)) if name in plain]
+    names = [*known, *(name for name in (JOINED, ENDED) if any(name in r["scores"][pairs] for r in results["runs"]))]
+    lines = [_line(["row", *names]), "|---" * (len(names) + 1) + "|"]
+    lines.append(_line(["bicubic", *(spread([plain[name]] if name in plain else [], name) for name in names)]))
+    floor = (spread([photographs[name]] if name in photographs else [], name) for name in names)
+    lines.append(_line(["the photographs themselves", *floor]))
     for row in rows_of(results):
-        cells = [spread(list(values_of(results, row, pairs, metric).values()), metric) for metric in metrics]
-        cells += [_difference(results, row, above, pairs, metric) for metric in metrics if metric != "SSIM-Y"]
-        cells += [spread(list(values_of(results, row, pairs, "L_D").values()), "L_D")] if has_discriminator else []
-        lines.append("| " + " | ".join([LABELS[row], *cells]) + " |")
-        above = row
+        cells = [spread(list(values_of(results, row, pairs, name).values()), name) for name in names]
+        lines.append(_line([LABELS[row], *cells]))
     return "\n".join(lines)
 
 
-def spread(values: Sequence[float], metric: str, sign: str = "") -> str:
+def differences_table(compared: Mapping[tuple[str, str], Mapping[str, Paired]]) -> str:
+    """Each comparison by each judge."""
+    heads = ("difference", "judge", "mean ± deviation", "95 % interval (t)", "seeds better", "sign test, p")
+    lines = [_line(heads), "|---" * len(heads) + "|"]
+    for (first, second), judges in compared.items():
+        for name, own in judges.items():
+            digits, count = JUDGES[name].decimals, len(own.differences)
+            interval = f"{own.low:+.{digits}f} to {own.high:+.{digits}f}" if count > 1 else ""
+            cells = [f"{LABELS[first]} - {LABELS[second]}", name, spread(own.differences, name, sign="+"), interval]
+            lines.append(_line([*cells, f"{own.better} of {count}", f"{own.sign_p:.3f}"]))
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float], name: str, sign: str = "") -> str:
     """`mean +- standard deviation`, the latter from two values on; empty for none."""
     if not values:
         return ""
-    digits = {"PSNR-Y": 2, "L_D": 3}.get(metric, 4)
+    digits = JUDGES[name].decimals if name in JUDGES else {"PSNR-Y": 2, JOINED: 3, ENDED: 3}.get(name, 4)
     mean = f"{np.mean(values):{sign}.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
-def _difference(results: Results, row: str, above: str | None, pairs: str, metric: str) -> str:
-    if above is None:
-        return ""
-    ours, theirs = (values_of(results, one, pairs, metric) for one in (row, above))
-    return spread([ours[seed] - theirs[seed] for seed in ours if seed in theirs], metric, sign="+")
-
-
-def discriminator_curves(out: Path, results: Results) -> Curves:
-    """The rows that have a discriminator."""
-    curves: Curves = {}
-    for run in results["runs"]:
-        log = read_log(out / f"seed{run['seed']}" / run["row"] / "metrics.jsonl")
-        points = [(row["step"], row["loss/discriminator"]) for row in log if "loss/discriminator" in row]
-        if points:
-            steps, values = zip(*points, strict=True)
-            curves.setdefault(run["row"], []).append((steps, values))
-    return curves
-
-
-def plot(results: Results, curves: Curves) -> Figure:
-    """PSNR-Y against DISTS (or SSIM-Y), a point for each seed; then the discriminators' losses over steps."""
-    names = list(results["bicubic"])
-    count = len(names) + bool(curves)
-    figure = Figure(figsize=(5.6 * count, 4.6), dpi=100, layout="constrained")
-    axes: list[Any] = [figure.add_subplot(1, count, i + 1) for i in range(count)]
-    for name, one in zip(names, axes, strict=False):
-        _draw_points(one, results, name)
-    if curves:
-        _draw_curves(axes[-1], curves, rows_of(results))
-    return figure
-
-
-def _draw_points(axes: Any, results: Results, pairs: str) -> None:
-    plain = results["bicubic"][pairs]
-    other = "DISTS" if "DISTS" in plain else "SSIM-Y"
-    shown: list[tuple[float, float]] = []
-    for index, row in enumerate(rows_of(results)):
-        x, y = (list(values_of(results, row, pairs, metric).values()) for metric in (other, "PSNR-Y"))
-        axes.scatter(x, y, s=18, color=f"C{index}")
-        axes.scatter([np.mean(x)], [np.mean(y)], s=110, color=f"C{index}", alpha=0.35, label=LABELS[row])
-        shown += zip(x, y, strict=True) if row != START else ()
-    label = f"bicubic ({plain[other]:.4f}, {plain['PSNR-Y']:.2f})"
-    axes.scatter([plain[other]], [plain["PSNR-Y"]], marker="x", color="black", label=label)
-    # Bicubic and start may lie far away; what is compared here are the rows.
-    low, high = np.min(shown, axis=0), np.max(shown, axis=0)
-    margin = np.maximum(0.15 * (high - low), (5e-4, 0.02))
-    axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
-    axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
-    hint = " (less is better)" if other == "DISTS" else ""
-    axes.set(title=f"{pairs}: small points are seeds, large ones means", xlabel=other + hint, ylabel="PSNR-Y (dB)")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-
-
-def _draw_curves(axes: Any, curves: Curves, rows: Sequence[str]) -> None:
-    for row, seeds in curves.items():
-        for i, (steps, values) in enumerate(seeds):
-            colour, label = f"C{rows.index(row)}", LABELS[row] if i == 0 else None
-            axes.plot(steps, smoothed(values), color=colour, label=label, linewidth=1.4)
-    axes.axhline(CHANCE, color="black", linestyle="--", linewidth=1, label="chance, 2 ln 2")
-    axes.set(title="discriminator's loss in training", xlabel="step")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-
-
-def picture(out: Path, results: Results, pairs: Path, config: TrainConfig) -> Any:
-    """Central crops of a few pairs, rows as columns, of the first seed."""
-    host, settings = load_base(base_path(config), fast_dtype("cpu")), UpscaleSettings()
-    dists = make_dists(config, torch.float32)
-    seed = min(run["seed"] for run in results["runs"])
-    rows = [row for row in rows_of(results) if row != START]
-    names = evenly(find_pairs(pairs), PICTURE_ROWS)
-
-    def restored(row: str) -> Method:
-        lora = load_lora(out / f"seed{seed}" / row / LAST_LORA)
-
-        def method(pair: Any) -> Any:
-            with attached(host, lora, settings) as ready:
-                return restored_by(ready, lora, settings)(pair)
-
-        return method
-
-    methods: dict[str, Method] = {"bicubic": bicubic} | {LABELS[row]: restored(row) for row in rows}
-    _, shown = score_pairs(pairs, names, methods, dists)
-    short = [SheetRow(images=row.images, captions=[c.replace("PSNR-Y ", "") for c in row.captions]) for row in shown]
-    titles = ("LR (nearest)", "bicubic", *(label.removeprefix("MSE ") for label in list(methods)[1:]), "HR")
-    return contact_sheet(short, cast("Sequence[str]", titles), PICTURE_CELL_PX)
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -13,33 +13,42 @@ from typing import NamedTuple
 
 from dfosd_core.errors import ConfigError
 from dfosd_core.lora.file import load_lora
-from dfosd_core.training.losses import PERCEPTUAL_TERMS
 
+from ..loop.checkpoint import checkpoint_name, earlier_checkpoints
 from ..loop.trainer import LAST_LORA
 from ..settings.config import TrainConfig
+from ..settings.config_file import load_config
 
 
 class Row(NamedTuple):
-    """One row of the table: the losses that it trains with. All else is the configuration's."""
+    """One row of the table: the discriminator that it trains against. All else is the configuration's."""
 
     label: str
-    perceptual: str = "none"
-    discriminator: str = "none"
+    discriminator: str
 
-    def settings(self) -> tuple[str, ...]:
+    def settings(self, config: TrainConfig) -> tuple[str, ...]:
         """As `--set` takes them."""
-        return f"loss.perceptual={self.perceptual}", f"discriminator.kind={self.discriminator}"
+        kind = f"discriminator.kind={self.discriminator}"
+        if self.discriminator == "none":
+            return (kind,)
+        # The discriminator as it was when its term joined is judged too, however often the run is interrupted.
+        return kind, f"run.checkpoint_every={config.discriminator.from_step}", f"run.keep_checkpoints={ALL}"
 
 
 ROWS = {
-    "mse": Row("MSE"),
-    **{name: Row(f"MSE + {term.label}", perceptual=name) for name, term in PERCEPTUAL_TERMS.items() if name != "none"},
-    "nad": Row("MSE + EA-DISTS + NAD", perceptual="ea_dists", discriminator="nad"),
-    "pixel": Row("MSE + EA-DISTS + pixel CNN", perceptual="ea_dists", discriminator="pixel"),
+    "none": Row("no discriminator", "none"),
+    "nad": Row("NAD", "nad"),
+    "nad_random": Row("NAD, random weights", "nad_random"),
+    "pixel": Row("pixel CNN", "pixel"),
 }
-"""In the table's order: MSE alone, with each perceptual term, with a discriminator besides."""
+"""In the table's order."""
+COMPARISONS = (("nad", "none"), ("nad_random", "none"), ("pixel", "none"), ("nad", "nad_random"))
+"""(First, second): what each discriminator contributes, then what the NAD's pretrained prior does."""
+ALL = 1_000_000
+"""Checkpoints to keep: whatever a run writes."""
 START = "start"
 LABELS = {START: "start (MSE)"} | {name: row.label for name, row in ROWS.items()}
+START_TERMS = ("loss.perceptual=none", "discriminator.kind=none")
 START_SEED = 1000
 """Added to a row's seed for its start, so that rows go on to crops the start has not seen."""
 ROOT = Path(__file__).parents[2]
@@ -68,17 +77,35 @@ def list_runs(
     start_steps: int,
     start_settings: Sequence[str] = (),
 ) -> list[AblationRun]:
-    """All runs: the starts, then the rows, seed by seed. `start_settings` are the starts' alone."""
+    """All runs: the starts, then the rows, seed by seed. `start_settings` are the starts' alone.
+
+    Raises ConfigError for a configuration in which the rows could not be compared.
+    """
+    _check(config)
     starts, runs = list[AblationRun](), list[AblationRun]()
     for seed in seeds:
         start = out / f"seed{seed}" / START
         own = (*start_settings, f"optim.steps={start_steps}", f"run.seed={seed + START_SEED}", f"run.out={start}")
-        starts.append(AblationRun(START, seed, start, start_steps, (*ROWS["mse"].settings(), *own)))
+        starts.append(AblationRun(START, seed, start, start_steps, (*START_TERMS, *own)))
         for row in rows:
             place = start.with_name(row)
             own = (f"model.init_lora={start / LAST_LORA}", f"run.seed={seed}", f"run.out={place}")
-            runs.append(AblationRun(row, seed, place, config.optim.steps, (*ROWS[row].settings(), *own)))
+            runs.append(AblationRun(row, seed, place, config.optim.steps, (*ROWS[row].settings(config), *own)))
     return starts + runs
+
+
+def _check(config: TrainConfig) -> None:
+    share, joins = config.loss.adversarial_share, config.discriminator.from_step
+    if share <= 0:
+        raise ConfigError(
+            "The ablation compares discriminators at equal gradient norms: expected loss.adversarial_share above 0, "
+            f"found {share}. Set it, to 0.5 for example."
+        )
+    if not 0 < joins < config.optim.steps:
+        raise ConfigError(
+            f"Each discriminator has to learn before it counts: expected discriminator.from_step from 1 to below "
+            f"optim.steps ({config.optim.steps}), found {joins}. Set it, and warmup_steps to the same."
+        )
 
 
 def train_all(runs: Sequence[AblationRun], config: Path, settings: Sequence[str], jobs: int) -> None:
@@ -123,6 +150,15 @@ def train_run(run: AblationRun, config: Path, settings: Sequence[str], jobs: int
     if code != 0:
         *_, last = log.read_text("utf-8", "replace").strip().splitlines() or ["nothing was written"]
         raise ConfigError(f"The run '{run.out}' ended with code {code} ({last}). See {log}, then start again.")
+    _tidy(run.out)
+
+
+def _tidy(out: Path) -> None:
+    """Of a finished run's checkpoints two are used: where the adversarial term joined, and the last."""
+    used = checkpoint_name(load_config(out / "config.yaml", []).discriminator.from_step)
+    for path in earlier_checkpoints(out):
+        if path.name != used:
+            path.unlink(missing_ok=True)
 
 
 def threads_each(jobs: int) -> int:

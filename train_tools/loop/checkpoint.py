@@ -42,11 +42,17 @@ def write_checkpoint(out: Path, state: State, keep: int = 1) -> Path:
             raise error.__context__ from None
         raise
     if keep > 1:
-        _second_name(path, out / f"{path.stem}_{state['step']:08}{path.suffix}")
+        _second_name(path, out / checkpoint_name(state["step"]))
     named = earlier_checkpoints(out)
     for old in named[: -keep if keep > 1 else None]:
         old.unlink(missing_ok=True)
     return path
+
+
+def checkpoint_name(step: int) -> str:
+    """Of the one kept under its step."""
+    name = Path(CHECKPOINT)
+    return f"{name.stem}_{step:08}{name.suffix}"
 
 
 def earlier_checkpoints(out: Path) -> list[Path]:
@@ -64,9 +70,12 @@ def _second_name(path: Path, name: Path) -> None:
         copy_whole(path, name)
 
 
-def read_checkpoint(out: Path) -> State | None:
-    """The state in OUT, its tensors on the CPU; None without one. Raises ConfigError for a damaged or foreign file."""
-    path = out / CHECKPOINT
+def read_checkpoint(out: Path, name: str = CHECKPOINT) -> State | None:
+    """The state in OUT, its tensors on the CPU; None without one. name: another checkpoint's than the last.
+
+    Raises ConfigError for a damaged or foreign file.
+    """
+    path = out / name
     if not path.exists():
         return None
     earlier = [each.name for each in earlier_checkpoints(out)[:-1]]

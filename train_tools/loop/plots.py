@@ -1,4 +1,4 @@
-"""Curves of a training run as a picture. Only this file and `ablations/report.py` know matplotlib."""
+"""Curves of a training run as a picture. Only this file and `ablations/plot.py` know matplotlib."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from ..settings.config import TrainConfig
 from .checkpoint import load_optimizer, load_trainable, trainable_state
 from .ema import Ema
 from .learner import Learner
+from .matched import MatchedGradients
 from .networks import Networks
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -60,7 +61,7 @@ class Recipe:
         self.config, self.networks, self.device = config, networks, accelerator.device
         loss, chosen, scaling = config.loss, config.discriminator, config.run.precision == "fp16"
         self.settings = LossSettings(
-            lambda_1=loss.lambda_1,
+            lambda_1=1.0 if loss.adversarial_share > 0 else loss.lambda_1,
             lambda_2=loss.lambda_2,
             t_noise_min=chosen.t_noise_min,
             t_noise_max=chosen.t_noise_max,
@@ -68,6 +69,7 @@ class Recipe:
         self.generator = Learner(
             networks.generator, accelerator, optim=config.optim, lr=config.optim.lr, loss_scaling=scaling
         )
+        self.matched = MatchedGradients(self.generator, loss.adversarial_share) if loss.adversarial_share > 0 else None
         self.ema = Ema(self.generator.parameters, config.optim.ema) if config.optim.ema > 0 else None
         self.discriminator: Learner | None = None
         if networks.discriminator is not None:
@@ -107,9 +109,15 @@ class Recipe:
                 share = len(batch.indices) / count
                 with self.generator.accumulating(last=batch is batches[-1]):
                     losses, result = self.forward_generator(batch, terms)
-                    self.generator.backward(losses.total * share)
+                    if self.matched and terms.adversarial:
+                        self.matched.backward(losses.fidelity * share, losses.opposing * share)
+                    else:
+                        self.generator.backward(losses.total * share)
                 finished.append(result)
                 _add(values, _generator_report(losses, terms), share)
+        if self.matched and terms.adversarial:
+            values |= self.matched.join()
+            values["loss/generator"] += (values["weight/adversarial"] - 1) * values["loss/adversarial"]
         values["grad/generator"] = self.generator.step(step)
         if self.ema:
             self.ema.update()

@@ -265,5 +265,10 @@ def _refuse(config: TrainConfig, accelerator: Accelerator) -> None:
         raise ConfigError(
             f"data.batch_size: expected a multiple of the number of processes ({world}), found {batch_size}."
         )
+    if config.loss.adversarial_share > 0 and (world > 1 or config.run.precision == "fp16"):
+        raise ConfigError(
+            f"loss.adversarial_share expects one process with run.precision bf16 or no, found {world} with "
+            f"{config.run.precision}. Set it to 0, and choose loss.lambda_1."
+        )
     if config.run.precision == "fp16" and accelerator.device.type != "cuda":
         raise ConfigError("run.precision: fp16 needs a CUDA device, found none. Set bf16 or no.")

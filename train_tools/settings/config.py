@@ -142,6 +142,8 @@ class LossConfig(Section):
     """VGG16's convolutions for DISTS (torchvision's `vgg16-397923af.pth` or safetensors); not part of the project."""
     lambda_1: PositiveOrZero = 5e-3
     """Weight of the adversarial term."""
+    adversarial_share: PositiveOrZero = 0.0
+    """Norm of the adversarial gradient over the other terms', held at each step in place of lambda_1; 0: lambda_1."""
     lambda_2: PositiveOrZero = 1.0
     """Weight of the perceptual term."""
     perceptual_from: CountOrZero = 0
@@ -153,7 +155,7 @@ class DiscriminatorConfig(Section):
     """The network that learns to tell restored latents from real ones."""
 
     kind: DiscriminatorKind = "nad"
-    """`nad`: half of the generator's UNet (DFOSD); `sdxl`: half of SDXL's (D3SR); `pixel`: a CNN on images; `none`."""
+    """`nad`: half of the generator's UNet (DFOSD), `nad_random`: untrained; `sdxl`: D3SR's; `pixel`: a CNN; `none`."""
     base: Path | None = None
     """SDXL 1.0-base (diffusers folder or checkpoint file) for kind `sdxl`."""
     head: HeadKind = "pointwise"

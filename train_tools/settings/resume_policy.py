@@ -34,6 +34,7 @@ RULES: dict[str, Rule] = {
     "loss.perceptual": "warn",
     "loss.vgg": "warn",
     "loss.lambda_1": "warn",
+    "loss.adversarial_share": "warn",
     "loss.lambda_2": "warn",
     "loss.perceptual_from": "warn",
     "discriminator.kind": "refuse",
