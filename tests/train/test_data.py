@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from dfosd_core.errors import ConfigError
 from dfosd_core.image_files import READABLE_SUFFIXES
 from train_tools.data.crops import CropDataset, MicroBatchSampler, batches
-from train_tools.data.photos import PixelCache, photo_paths
+from train_tools.data.photos import PhotoFolder, PixelCache, photo_paths
 from train_tools.settings.config import DataConfig
 
 STEPS, BATCH = 3, 4
@@ -75,6 +76,26 @@ def test_unreadable_photograph_is_named(photos: Path, tmp_path: Path, workers: i
     (tmp_path / "torn.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConfigError, match=r"torn\.png.*prepare_data"):
         samples(CropDataset.open(DataConfig(photos=tmp_path, crop=32), 0), workers=workers)
+
+
+def test_a_set_that_was_given_up_is_given_up_again(photos: Path, tmp_path: Path) -> None:
+    """A worker that prepares crops ahead asks once more; were it to draw for ever, nothing would end it."""
+    whole = (photos / "a.png").read_bytes()
+    (tmp_path / "torn.png").write_bytes(whole[: len(whole) // 2])
+    source, rng = PhotoFolder(tmp_path, 32), np.random.default_rng(0)
+
+    def too_long(_signal: int, _frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(20)
+    try:
+        for _ in range(3):
+            with pytest.raises(ConfigError, match=r"1 of 1 files .* cannot be read, 0 may be.*torn\.png"):
+                source.cut(rng)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_folder_without_photographs_of_that_size_is_named(photos: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ stops don't change what a step sees. k = step * batch_size + position in the bat
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def batches(
         batch_size=None,  # the sampler's items are whole micro-batches
         sampler=sampler,
         num_workers=workers,
-        worker_init_fn=_ignore_requests_to_stop if workers else None,
+        worker_init_fn=_leave_the_group if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
     ready = iter(loader)
@@ -155,8 +156,11 @@ def _next(ready: Iterator[MicroBatch | ConfigError]) -> MicroBatch:
     return batch
 
 
-def _ignore_requests_to_stop(_worker: int) -> None:
-    # Ctrl-C and many a SIGTERM reach the whole group; the main process finishes its step and needs the batch. A worker
-    # ends when the main process says so or is gone.
+def _leave_the_group(_worker: int) -> None:
+    """Take no part in a Ctrl-C or SIGTERM to the whole group: the main process finishes its step and needs the batch.
+
+    A worker ends when the main process tells it alone to, or is gone.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()

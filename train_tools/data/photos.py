@@ -66,6 +66,7 @@ class PhotoFolder:
                 photo, factor, _ = self.entries[level]
                 pixels = self._read(self.paths[photo], factor)
                 if pixels is None:
+                    self.unreadable.refuse(str(self.paths[i]) for i, *_ in self.entries)
                     continue
                 self.cache.put(level, pixels)
             return random_window(pixels, self.size, rng)
@@ -113,8 +114,6 @@ class PhotoFolder:
             return reduce_pixels(read_pixels(path), factor)
         except ConfigError as error:
             self.unreadable.add(str(path), str(error))
-            if all(str(each) in self.unreadable.reasons for each in self.photographs().values()):
-                raise
             return None
 
 

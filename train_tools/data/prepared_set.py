@@ -77,15 +77,14 @@ class PreparedSet:
             row = self._draw(rng)
             path = self.folder / row.file
             if str(path) in self.unreadable.reasons:
+                self.unreadable.refuse(str(self.folder / each.file) for each in self.rows)
                 continue
             try:
                 with Image.open(path) as opened:
                     pixels = np.asarray(opened.convert("RGB"))
-            except (OSError, ValueError, SyntaxError) as error:
+            except (OSError, ValueError, SyntaxError):
                 reason = f"'{path}' is missing or damaged. Run prepare_data again to mend the set."
                 self.unreadable.add(str(path), reason)
-                if all(str(self.folder / each.file) in self.unreadable.reasons for each in self.rows):
-                    raise ConfigError(reason) from error
                 continue
             if row.is_flat:
                 return random_window(pixels, self.size, rng)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from dfosd_core.errors import ConfigError
@@ -25,10 +26,20 @@ class Unreadable:
         if file in self.reasons:
             return
         self.reasons[file] = self.news[file] = reason
-        if len(self.reasons) > self.allowed:
+        self.refuse()
+
+    def refuse(self, files: Iterable[str] = ()) -> None:
+        """Raises ConfigError where too many have been found, or all of `files`, each time it is asked.
+
+        Whoever draws again after an unreadable file asks first: a process that prepares crops ahead would else draw for
+        ever after its set has been given up.
+        """
+        names = set(files)
+        if len(self.reasons) > self.allowed or (names and names <= self.reasons.keys()):
+            last = next(reversed(self.reasons.values()))
             raise ConfigError(
                 f"{len(self.reasons)} of {self.total} files in '{self.folder}' cannot be read, {self.allowed} may be. "
-                f"The last one: {reason}"
+                f"The last one: {last}"
             )
 
     def take_news(self) -> dict[str, str]:
