@@ -17,7 +17,7 @@ from dfosd_core.hosts.own import OwnHost, load_default
 from dfosd_core.lora.file import DfosdLora
 from dfosd_core.networks.borders import repeat_borders
 from dfosd_core.networks.complexity import sd21_models, sd21_report
-from dfosd_core.networks.folding import folded, transposed_kernel
+from dfosd_core.networks.folding import folded, transposed_kernel, unfold
 from dfosd_core.networks.layers import Upsample
 
 TOLERANCE = 1e-5
@@ -47,10 +47,8 @@ def test_folded_is_not_folded(kind: str, size: tuple[int, int]) -> None:
     with host.lora(lora, 0.7):
         ours = stages(host, t, prompt, size)
         assert host.unet.folded_for is not None
-        host.unet.folded_for = None
-        for layer in (*host.unet.modules(), *host.vae.modules()):
-            if hasattr(layer, "folded"):
-                layer.folded = None
+        unfold(host.unet)
+        unfold(host.vae)
         usual = stages(host, t, prompt, size)
     for found, expected in zip(ours, usual, strict=True):
         assert expected.std() > 0.05
