@@ -14,25 +14,25 @@ import csv
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dfosd_core.attach import attached
 from dfosd_core.color_fix import low_pass
 from dfosd_core.errors import DfosdError
 from dfosd_core.image_files import is_image_name
 from dfosd_core.image_files.read import read_image
 from dfosd_core.image_files.tensors import to_tensor
 from dfosd_core.images import to_bchw
-from dfosd_core.models import load_models
 from dfosd_core.settings import ModelChoice, UpscaleSettings
 from train_tools.scoring.pair_files import Pair, Sample
-from train_tools.scoring.pictures import SheetRow, contact_sheet, save_picture
+from train_tools.scoring.pictures import SheetRow, contact_sheet, enlarged, rounded, save_picture
 from train_tools.scoring.sets import open_set
-from train_tools.scoring.validation import Method, bicubic, restored_by
+from train_tools.scoring.sources import Model
+from train_tools.scoring.validation import Method, bicubic
 
 METHOD = "DFOSD"
 OTHERS = ("bicubic", "SPAN")
@@ -124,8 +124,8 @@ def colours_and_flat_areas(folder: Path, method: Method, sheet: Path | None) -> 
 
 
 def stretched(x: Tensor) -> Tensor:
-    """Eight times the contrast and three times the size, to look at."""
-    return ((x - x.mean()) * 8 + 0.5).clamp(0, 1).repeat_interleave(3, -1).repeat_interleave(3, -2)
+    """Eight times the contrast about each channel's mean, and three times the size."""
+    return enlarged(((x - x.mean((-2, -1), keepdim=True)) * 8 + 0.5).clamp(0, 1), 3)
 
 
 def flat(folder: Path, method: Method) -> Iterator[str]:
@@ -137,10 +137,6 @@ def flat(folder: Path, method: Method) -> Iterator[str]:
         image = method(sample)
         off = (image if x.unique().numel() > 256 else rounded(image)).sub(bicubic(sample)).abs() * 255
         yield f"{path.name}: off bicubic by at most {off.max():.2f} of 255, {off.mean():.3f} on average"
-
-
-def rounded(image: Tensor) -> Tensor:
-    return (image.clamp(0, 1) * 255).round() / 255
 
 
 def main() -> int:
@@ -157,12 +153,9 @@ def main() -> int:
     try:
         for results in args.scores:
             print(shares(results))
-        if not args.pairs and not args.flat:
-            return 0
-        settings = UpscaleSettings(strength=args.strength)
-        host, lora = load_models(ModelChoice(base=args.base, lora=args.lora), torch.device("cpu"))
-        with attached(host, lora, settings) as ready, torch.inference_mode():
-            method = restored_by(ready, lora, settings)
+        choice = ModelChoice(base=args.base, lora=args.lora, device="cpu")
+        with ExitStack() as stack:
+            method = Model(choice, UpscaleSettings(strength=args.strength), stack)
             for folder in args.pairs:
                 for line in colours_and_flat_areas(folder, method, args.sheet):
                     print(line, flush=True)

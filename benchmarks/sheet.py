@@ -11,20 +11,20 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dfosd_core.attach import attached
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.models import load_models
 from dfosd_core.settings import ModelChoice, UpscaleSettings
 from train_tools.scoring.pair_files import Pair, by_stem
-from train_tools.scoring.pictures import SheetRow, contact_sheet, read_image, save_picture
+from train_tools.scoring.pictures import SheetRow, contact_sheet, enlarged, read_image, save_picture
 from train_tools.scoring.sets import open_set
-from train_tools.scoring.validation import Method, bicubic, restored_by
+from train_tools.scoring.sources import Model
+from train_tools.scoring.validation import Method, bicubic
 
 from .peers import PEERS
 
@@ -44,8 +44,7 @@ class Crop(NamedTuple):
 
     def of(self, x: Tensor) -> Tensor:
         """(1, 3, EDGE_PX * ZOOM, EDGE_PX * ZOOM), each pixel ZOOM wide."""
-        part = x[..., self.top : self.top + EDGE_PX, self.left : self.left + EDGE_PX]
-        return part.repeat_interleave(ZOOM, -1).repeat_interleave(ZOOM, -2)
+        return enlarged(x[..., self.top : self.top + EDGE_PX, self.left : self.left + EDGE_PX], ZOOM)
 
 
 def read_table(path: Path) -> list[Crop]:
@@ -65,8 +64,7 @@ def row_of(crop: Crop, sets: Path, method: Method) -> SheetRow:
         raise ConfigError(f"'{sets / crop.set}' has no image '{crop.image}'.")
     pair = found.read(crop.image)
     assert isinstance(pair, Pair)
-    small = pair.x_lq.repeat_interleave(pair.scale, -1).repeat_interleave(pair.scale, -2)
-    images = [small, bicubic(pair)]
+    images = [enlarged(pair.x_lq, pair.scale), bicubic(pair)]
     for peer in PEERS:
         folder = found.folder / peer.folder
         path = by_stem(folder).get(crop.image) if folder.is_dir() else None
@@ -86,10 +84,9 @@ def main() -> int:
     parser.add_argument("--strength", type=float, default=1.0)
     args = parser.parse_args()
     try:
-        settings = UpscaleSettings(strength=args.strength)
-        host, lora = load_models(ModelChoice(base=args.base, lora=args.lora), torch.device("cpu"))
-        with attached(host, lora, settings) as ready, torch.inference_mode():
-            method = restored_by(ready, lora, settings)
+        choice = ModelChoice(base=args.base, lora=args.lora, device="cpu")
+        with ExitStack() as stack:
+            method = Model(choice, UpscaleSettings(strength=args.strength), stack)
             rows = [row_of(crop, args.sets, method) for crop in read_table(args.table)]
         titles = ("input", "bicubic", *(peer.folder for peer in PEERS), "DFOSD, embedded", "original")
         save_picture(contact_sheet(rows, titles, EDGE_PX * ZOOM), args.output)

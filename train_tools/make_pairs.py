@@ -23,7 +23,7 @@ from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.image_files import READABLE_SUFFIXES, is_image_name
 from dfosd_core.training.degradations import DEGRADATIONS
 
-from .scoring.pairs import write_pair
+from .scoring.made_pairs import write_pair
 
 
 def make_pairs(photos: Path, pairs: Path, preset: str = "camera", size: int = 512, seed: int = 0) -> list[str]:

@@ -5,6 +5,7 @@ The equation itself lives in `one_step.py`, what an upscaled image goes through 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..lora.changes import LoraChanges
 from ..lora.file import DfosdLora
-from ..lora.merge import changes_of, check_fit
+from ..lora.merge import Place, changes_of, check_fit
 from ..lora.metadata import LoraMetadata
 from ..lora.names import VAE_PREFIX, kohya_name
 from ..lora.parts import joined
@@ -139,7 +140,7 @@ class DfosdGenerator(nn.Module):
                 f"{len(pixel.pairs)} layers, ranks {sorted(ranks)} and {len(pixel.metadata.parts)} parts. Give one "
                 "that this program has trained."
             )
-        check_fit(pixel, {(name, kind): p.shape for name, layer in layers.items() for kind, p in _parameters(layer)})
+        check_fit(pixel, _shapes(layers))
         if pixel.prompt_embeds.shape != self.prompt_embeds.shape:
             found, own = tuple(pixel.prompt_embeds.shape), tuple(self.prompt_embeds.shape)
             raise ConfigError(f"The LoRA has prompt embeddings of {found}, expected {own}.")
@@ -159,8 +160,7 @@ class DfosdGenerator(nn.Module):
         """
         lr_vae = share_weights(self.vae)
         layers = {**layers_of(self.unet), **layers_of(lr_vae, VAE_PREFIX)}
-        shapes = {(name, kind): p.shape for name, layer in layers.items() for kind, p in layer.named_parameters()}
-        check_fit(lora, shapes)
+        check_fit(lora, _shapes(layers))
         if lora.prompt_embeds.shape != self.prompt_embeds.shape:
             found, own = tuple(lora.prompt_embeds.shape), tuple(self.prompt_embeds.shape)
             raise ConfigError(f"The LoRA to start from has prompt embeddings of {found}, expected {own}.")
@@ -184,8 +184,8 @@ class DfosdGenerator(nn.Module):
         return self.t, self.rank, self.lora_alpha, EPS_X0
 
 
-def _parameters(layer: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return list(layer.named_parameters())
+def _shapes(layers: Mapping[str, nn.Module]) -> dict[Place, torch.Size]:
+    return {(name, kind): p.shape for name, layer in layers.items() for kind, p in layer.named_parameters()}
 
 
 def _identity(metadata: LoraMetadata) -> tuple[object, ...]:

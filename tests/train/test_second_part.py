@@ -75,6 +75,15 @@ def test_a_fresh_part_changes_nothing_and_a_resumed_run_goes_on(material: Path, 
         assert torch.equal(pair.up, resumed.pairs[name].up)
 
 
+def test_source_and_licence_of_the_first_part_go_on(material: Path, pixel: Path, tmp_path: Path) -> None:
+    lora = load_lora(pixel)
+    about = replace(lora.metadata, source="HYPIR", license="non-commercial")
+    save_lora(tmp_path / "pixel.safetensors", replace(lora, metadata=about))
+    model = {"rank": RANKS[SEMANTIC], "lora_alpha": 3.0, "pixel_lora": tmp_path / "pixel.safetensors"}
+    exported = trainer(config(material, tmp_path / "out", model=model)).lora().metadata
+    assert (exported.source, exported.license) == ("DFOSD on HYPIR", "non-commercial")
+
+
 def test_what_cannot_stay_below_is_refused_in_one_line(material: Path, pixel: Path, both: Path, tmp_path: Path) -> None:
     def refused(lora: Path, **model: object) -> str:
         with pytest.raises(ConfigError) as caught:

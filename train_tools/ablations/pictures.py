@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..scoring.metrics import luma
 from ..scoring.pair_files import find_pairs, read_pair
+from ..scoring.pictures import rounded
 from ..scoring.validation import Method
 
 FOLDS = 2
@@ -29,7 +30,7 @@ def results_of(method: Method, folder: Path) -> list[Result]:
     found: list[Result] = []
     for name in find_pairs(folder):
         pair = read_pair(folder, name)
-        found.append(Result(name, (method(pair).cpu().clamp(0, 1) * 255).round() / 255, pair.x_hr))
+        found.append(Result(name, rounded(method(pair).cpu()), pair.x_hr))
     return found
 
 

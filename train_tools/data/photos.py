@@ -23,7 +23,7 @@ from dfosd_core.image_files import READABLE_SUFFIXES, is_image_name
 from dfosd_core.image_files.read import read_image
 
 from .texture import Pixels, textured_crop
-from .unreadable import Unreadable
+from .unreadable import FilesOfASet
 
 LONGEST_EDGE = 2200
 SHORTEST_EDGE = 280
@@ -33,7 +33,7 @@ CACHE_BYTES = 512 * 2**20
 """Decoded photographs a process keeps: some forty of 12 megapixels at all sizes."""
 
 
-class PhotoFolder:
+class PhotoFolder(FilesOfASet):
     """The photographs below `folder` at all sizes that hold a crop of `size`; decoded when needed.
 
     cache_bytes bounds the decoded ones in memory; None keeps them all.
@@ -41,9 +41,8 @@ class PhotoFolder:
     """
 
     def __init__(self, folder: Path, size: int, cache_bytes: int | None = CACHE_BYTES) -> None:
-        self.folder, self.size = folder, size
-        self.paths = photo_paths(folder)
-        self.unreadable = Unreadable(folder, len(self.paths))
+        self.size, self.paths = size, photo_paths(folder)
+        super().__init__(folder, len(self.paths))
         self.entries = [(i, *level) for i, path in enumerate(self.paths) for level in self._levels_of(path)]
         self.cache = PixelCache(cache_bytes)
         self._weigh()
@@ -80,16 +79,6 @@ class PhotoFolder:
         self.entries = [entry for entry in self.entries if self._name(self.paths[entry[0]]) not in names]
         self.cache = PixelCache(self.cache.limit)
         self._weigh()
-
-    def take_unreadable(self) -> dict[str, str]:
-        """Files found unreadable since the last call, each with the reason."""
-        return self.unreadable.take_news()
-
-    def refuse_unreadable(self, found: Mapping[str, str]) -> None:
-        """Count what other processes have found. Raises ConfigError for too many."""
-        for file, reason in found.items():
-            if self.folder in Path(file).parents:
-                self.unreadable.add(file, reason)
 
     def _weigh(self) -> None:
         if not self.entries:

@@ -7,7 +7,7 @@ the mean. WebP because a crop of 640 pixels takes 302 kB (PNG: 395) and decodes 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from dfosd_core.errors import ConfigError
 
 from .photos import random_window
 from .texture import Pixels, textured_crop
-from .unreadable import Unreadable
+from .unreadable import FilesOfASet
 
 INDEX = "index.jsonl"
 SOURCES = "sources.tsv"
@@ -58,17 +58,17 @@ class IndexRow:
         return cls(**(values | {"box": (left, top, right, bottom)}))
 
 
-class PreparedSet:
+class PreparedSet(FilesOfASet):
     """Crops of `size` from the files of a prepared set, each file by its weight; smaller files are left out.
 
     A file that was chosen for its texture gives crops with texture, a flat one any.
     """
 
     def __init__(self, folder: Path, size: int) -> None:
-        self.folder, self.size = folder, size
+        self.size = size
         rows = read_index(folder)
         self.rows = [row for row in rows if min(row.box[2] - row.box[0], row.box[3] - row.box[1]) >= size]
-        self.unreadable = Unreadable(folder, len(self.rows))
+        super().__init__(folder, len(self.rows))
         self._refuse_none()
 
     def cut(self, rng: np.random.Generator) -> Pixels:
@@ -105,16 +105,6 @@ class PreparedSet:
         """Take no crop of these photographs. Raises ConfigError where no other is left."""
         self.rows = [row for row in self.rows if row.source not in names]
         self._refuse_none()
-
-    def take_unreadable(self) -> dict[str, str]:
-        """Files found unreadable since the last call, each with the reason."""
-        return self.unreadable.take_news()
-
-    def refuse_unreadable(self, found: Mapping[str, str]) -> None:
-        """Count what other processes have found. Raises ConfigError for too many."""
-        for file, reason in found.items():
-            if self.folder in Path(file).parents:
-                self.unreadable.add(file, reason)
 
     def _refuse_none(self) -> None:
         self.heaviest = max((row.weight for row in self.rows), default=1.0)

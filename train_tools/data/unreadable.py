@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dfosd_core.errors import ConfigError
@@ -51,3 +51,20 @@ class Unreadable:
     def allowed(self) -> int:
         """How many are passed over."""
         return min(max(1, int(self.total * SHARE)), self.total - 1)
+
+
+class FilesOfASet:
+    """What sources of crops have in common: a folder, and which of its `total` files cannot be read."""
+
+    def __init__(self, folder: Path, total: int) -> None:
+        self.folder, self.unreadable = folder, Unreadable(folder, total)
+
+    def take_unreadable(self) -> dict[str, str]:
+        """Files found unreadable since the last call, each with the reason."""
+        return self.unreadable.take_news()
+
+    def refuse_unreadable(self, found: Mapping[str, str]) -> None:
+        """Count what other processes have found. Raises ConfigError for too many."""
+        for file, reason in found.items():
+            if self.folder in Path(file).parents:
+                self.unreadable.add(file, reason)

@@ -18,7 +18,7 @@ from dfosd_core.files import write_text
 from dfosd_core.training.degradations import DEGRADATIONS
 
 from ..data.photos import CropSource
-from ..scoring.pairs import write_pair
+from ..scoring.made_pairs import write_pair
 from ..settings.config import TrainConfig
 
 FOLDER, RECORD = "held_out", "photographs.json"

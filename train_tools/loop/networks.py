@@ -41,7 +41,9 @@ class Networks:
         path = config.model.init_lora
         start = None if path is None else open_start(path)
         pixel = None if config.model.pixel_lora is None else open_pixel(config.model.pixel_lora)
-        self.start: LoraMetadata | None = None if start is None else start.metadata
+        origin = pixel if start is None else start
+        self.start: LoraMetadata | None = None if origin is None else origin.metadata
+        """Of the LoRA that the exported one comes from: its source and licence go on."""
         self.base = self._read_base(base_path(config))
         whole = None if start is None else complete_start(start, base_path(config), self.base.layout, f"'{path}'")
         self.generator = self._make_generator(whole)

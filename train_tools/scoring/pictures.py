@@ -67,6 +67,16 @@ def to_tensor(picture: Image.Image) -> Tensor:
     return images.to_bchw(tensors.to_tensor(Picture(samples=np.asarray(picture.convert("RGB")))))
 
 
+def rounded(image: Tensor) -> Tensor:
+    """(1, 3, H, W) in whole levels of 8 bit, as a saved file would have it."""
+    return (image.clamp(0, 1) * 255).round() / 255
+
+
+def enlarged(image: Tensor, factor: int) -> Tensor:
+    """(1, 3, H, W) with each pixel `factor` pixels wide, to look at."""
+    return image.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+
 def read_image(path: Path) -> Tensor:
     """An 8-bit image file as (1, 3, H, W) in [0, 1]. Raises ConfigError where it is damaged or none."""
     with opened(path) as picture:

@@ -22,7 +22,7 @@ from dfosd_core.settings import ModelChoice, UpscaleSettings
 
 from .metrics import FORMATS, mean, score
 from .pair_files import Sample, find_pairs, read_pair
-from .pictures import SheetRow, contact_sheet, save_picture
+from .pictures import SheetRow, contact_sheet, enlarged, save_picture
 from .validation import Method, bicubic, restored_by
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
@@ -40,11 +40,10 @@ def at_strength(host: Host, lora: DfosdLora, strength: float) -> Method:
     return method
 
 
-def enlarged(image: Tensor, crop: Sequence[int]) -> Tensor:
+def shown_part(image: Tensor, crop: Sequence[int]) -> Tensor:
     """The square (left, top, edge) of (1, 3, H, W), each of its pixels `ZOOM` pixels wide."""
     left, top, edge = crop
-    part = image[..., top : top + edge, left : left + edge]
-    return part.repeat_interleave(ZOOM, -1).repeat_interleave(ZOOM, -2)
+    return enlarged(image[..., top : top + edge, left : left + edge], ZOOM)
 
 
 def main() -> None:
@@ -65,7 +64,7 @@ def main() -> None:
     scores = {method: [score(make(pair), pair.x_hr, None) for pair in pairs] for method, make in methods.items()}
     shown = pairs[names.index(args.name) if args.name else 0]
     images = [*(make(shown) for make in methods.values()), shown.x_hr]
-    row = SheetRow(images=[enlarged(image, args.crop) for image in images])
+    row = SheetRow(images=[shown_part(image, args.crop) for image in images])
     save_picture(contact_sheet([row], (*methods, "original"), args.crop[2] * ZOOM), args.output)
     print("| | " + " | ".join(scores[next(iter(scores))][0]) + " |\n|---|---|---|")
     for method, found in scores.items():

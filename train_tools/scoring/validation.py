@@ -23,7 +23,7 @@ from dfosd_core.training.dists import Dists
 from .library import Library
 from .metrics import FORMATS, Scores, mean, score
 from .pair_files import Sample, evenly, find_pairs, read_pair
-from .pictures import SheetRow, contact_sheet, save_picture, to_tensor
+from .pictures import SheetRow, contact_sheet, rounded, save_picture, to_tensor
 
 SHEET_ROWS = 8
 TRAINING_METRICS = ("LPIPS", "NIQE", "MUSIQ")
@@ -63,7 +63,7 @@ def score_pairs(
     shown, rows = evenly(names, SHEET_ROWS), list[SheetRow]()
     for name in names:
         pair = read_pair(folder, name)
-        results = {method: (make(pair).clamp(0, 1) * 255).round() / 255 for method, make in methods.items()}
+        results = {method: rounded(make(pair)) for method, make in methods.items()}
         found = {method: score(image, pair.x_hr, dists) for method, image in results.items()}
         if library:
             found = {method: found[method] | library.score(results[method], pair.x_hr, name) for method in methods}
