@@ -8,6 +8,7 @@ from ...dfosd_core.color_fix import fix_color
 from ...dfosd_core.errors import ImageFileError
 from ...dfosd_core.images import resize, to_bchw, to_bhwc
 from ...dfosd_core.settings import COLOR_FIX_NAMES
+from .errors import with_short_errors
 from .inputs import Inputs, settings_inputs
 
 
@@ -15,6 +16,7 @@ class DFOSDColorFix:
     """Give images the colours of others: the fix that DFOSD Upscale ends with, for any upscaler."""
 
     CATEGORY = "image/upscaling"
+    SEARCH_ALIASES = ("color match", "colour match", "color transfer", "wavelet", "adain")
     FUNCTION = "run"
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)
@@ -33,6 +35,7 @@ class DFOSDColorFix:
             }
         }
 
+    @with_short_errors
     def run(self, image: Tensor, reference: Tensor, method: str) -> tuple[Tensor]:
         """Raises ImageFileError when the numbers of images do not match."""
         if reference.shape[0] not in (1, image.shape[0]):

@@ -15,6 +15,8 @@ NOT_GIVEN: dict[str, float] = {"long_edge": 0, "short_edge": 0, **_TILES, "pixel
 """A widget always has a number; this one stands for None. 0 means "no tiles" for a tile, so there it is -1."""
 LATER = ("pixel_strength",)
 """Added after the first release: optional, because workflows and API calls were saved without them."""
+ADVANCED = (*_TILES, "pixel_strength")
+"""Rarely changed: the host's page shows them when asked to."""
 
 
 def settings_inputs(*, later: bool = False) -> Inputs:
@@ -27,7 +29,9 @@ def settings_inputs(*, later: bool = False) -> Inputs:
         if (field.name in LATER) != later:
             continue
         facts = field.metadata
-        tooltip = {"tooltip": _help(field.name, facts["help"])}
+        tooltip: dict[str, Any] = {"tooltip": _help(field.name, facts["help"])}
+        if field.name in ADVANCED:
+            tooltip["advanced"] = True
         if "choices" in facts:
             inputs[field.name] = (list(facts["choices"]), {"default": field.default, **tooltip})
             continue

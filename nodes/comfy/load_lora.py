@@ -9,6 +9,7 @@ from ...dfosd_core.hosts.comfy.clones import with_unet_lora
 from ...dfosd_core.hosts.comfy.layout import unet_layout
 from ...dfosd_core.lora.file import DfosdLora
 from ...dfosd_core.lora.metadata import check_base
+from .errors import with_short_errors
 from .inputs import Inputs, settings_inputs
 from .lora_files import LORA_HELP, LoraFile, lora_fingerprint, lora_names
 from .prompt import CONDITIONING_HELP, with_prompt
@@ -25,6 +26,7 @@ class DFOSDLoadLoRA:
     """Put a LoRA on a MODEL; the host keeps the result, and hands it to as many nodes as want it."""
 
     CATEGORY = "image/upscaling"
+    SEARCH_ALIASES = ("super resolution", "one step", "OSEDiff", "PiSA-SR", "HYPIR", "OMGSR")
     FUNCTION = "run"
     RETURN_TYPES = ("MODEL", "CONDITIONING", "INT", "DFOSD_LORA")
     RETURN_NAMES = ("model", "conditioning", "timestep", "lora_settings")
@@ -53,6 +55,7 @@ class DFOSDLoadLoRA:
         """Another file under the same name is another LoRA."""
         return lora_fingerprint(lora)
 
+    @with_short_errors
     def run(
         self, model: Any, lora: str, strength: float, conditioning: Any = None
     ) -> tuple[Any, Any, int, LoraSettings]:

@@ -8,7 +8,7 @@ from typing import Any
 import comfy.utils  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from ...dfosd_core.errors import BaseModelMismatchError, ConfigError
+from ...dfosd_core.errors import BaseModelMismatchError, ConfigError, NumericError
 from ...dfosd_core.host import Host
 from ...dfosd_core.hosts.comfy.clones import LoraClones
 from ...dfosd_core.hosts.comfy.host import ComfyHost, LoadedLoraHost
@@ -20,16 +20,19 @@ from ...dfosd_core.settings import FULL_DECODER, UpscaleSettings
 from .before_after import save_before_after
 from .decoder_files import DECODER_HELP, DecoderFile, decoder_fingerprint, decoder_names
 from .embedded import EMBEDDED, EmbeddedModel, load_embedded
+from .errors import with_short_errors
 from .inputs import Inputs, settings_from, settings_inputs
 from .load_lora import LoraSettings
 from .lora_files import LORA_HELP, LoraFile, lora_fingerprint, lora_names
 from .prompt import CONDITIONING_HELP, with_prompt
+from .upstream import upstream
 
 
 class DFOSDUpscale:
     """Upscale with the embedded small model, or with a LoRA on the connected MODEL and VAE."""
 
     CATEGORY = "image/upscaling"
+    SEARCH_ALIASES = ("super resolution", "enlarge", "enhance", "restore", "sharpen", "one step", "SD 2.1", "OSEDiff")
     FUNCTION = "run"
     OUTPUT_NODE = True  # it shows what it made, so it may end a graph
     RETURN_TYPES = ("IMAGE",)
@@ -43,6 +46,8 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
         self._decoder = DecoderFile()
         self._clones = LoraClones()
         self._embedded: EmbeddedModel | None = None
+        self._loaded_from: str | None = None
+        """Where MODEL and VAE came from in the last run."""
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Inputs]:  # noqa: N802 - the host's name
@@ -70,7 +75,7 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
                 **settings_inputs(later=True),
                 "decoder": (decoder_names(), {"default": FULL_DECODER, "tooltip": DECODER_HELP}),
             },
-            "hidden": {"unique_id": "UNIQUE_ID"},  # pyright: ignore[reportReturnType]
+            "hidden": {"unique_id": "UNIQUE_ID", "dynprompt": "DYNPROMPT"},  # pyright: ignore[reportReturnType]
         }
 
     @classmethod
@@ -80,27 +85,44 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
 
     @classmethod
     def VALIDATE_INPUTS(  # noqa: N802
-        cls, long_edge: int, short_edge: int, unet_tile: int, unet_overlap: int, vae_tile: int, vae_overlap: int
+        cls,
+        long_edge: int | None = None,
+        short_edge: int | None = None,
+        unet_tile: int | None = None,
+        unet_overlap: int | None = None,
+        vae_tile: int | None = None,
+        vae_overlap: int | None = None,
     ) -> bool | str:
-        """What no widget's limits say: settings that contradict each other."""
+        """What no widget's limits say: settings that contradict each other. None: linked, or not in the request."""
         try:
-            settings_from(dict(locals()))
+            settings_from({name: value for name, value in locals().items() if name != "cls"})
         except ConfigError as error:
             return str(error)
         return True
 
-    def check_lazy_status(self, lora: str, lora_settings: LoraSettings | None = None, **inputs: Any) -> list[str]:
-        """Names of inputs to load: none for the embedded model, even when they are connected."""
+    def check_lazy_status(
+        self,
+        lora: str,
+        lora_settings: LoraSettings | None = None,
+        unique_id: str | None = None,
+        dynprompt: Any = None,
+        **inputs: Any,
+    ) -> list[str]:
+        """Names of inputs to load: none for the embedded model, even when they are connected.
+
+        The last run's base is let go of if another one is on its way: this is the host's only call before it loads
+        that, and in `run` both would be in memory. An input that is None may be in the host's cache all the same.
+        """
         if _is_embedded(lora, lora_settings):
             self._clones.clear()
             return []
-        missing = [name for name in ("model", "vae", "conditioning") if name in inputs and inputs[name] is None]
-        if missing not in ([], ["conditioning"]):
-            # The last run's base: another one is on its way. This is the host's only call before it loads another; in
-            # `run`, both would be in memory.
+        source = None if dynprompt is None else upstream(dynprompt, unique_id or "", ("model", "vae"))
+        if source is None or source != self._loaded_from:
             self._clones.clear()
-        return missing
+        self._loaded_from = source
+        return [name for name in ("model", "vae", "conditioning") if name in inputs and inputs[name] is None]
 
+    @with_short_errors
     def run(
         self,
         image: Tensor,
@@ -120,6 +142,11 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
         host, chosen = self._source(lora, model, vae, conditioning, lora_settings)
         host = self._decoder.around(host, decoder, vae)
         output = upscale(image, host, chosen, settings, progress_bar(image, settings, unique_id))
+        if not bool(output.isfinite().all()):
+            raise NumericError(
+                "The networks' output is not finite (NaN): half precision overflows here. Start ComfyUI with "
+                "--fp32-vae, with --force-fp32 if that is not enough."
+            )
         origin = describe_origin(chosen.metadata)
         shown = {"dfosd_before_after": save_before_after(image, output), "dfosd_origin": [origin]}
         return {"ui": shown, "result": (output,)}

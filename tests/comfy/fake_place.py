@@ -42,3 +42,17 @@ def fake_place(folder: Path) -> Iterator[Place]:
     save_lora(program.folder / "models" / "dfosd" / LORA, sd.lora)
     with installed(program.modules()) as pack:
         yield Place(program, pack, sd, *load_checkpoint(sd, on_a_card=True))
+
+
+class Prompt:
+    """The host's DYNPROMPT of a loader, a LoRA on its MODEL, and DFOSD Upscale as node 3."""
+
+    def __init__(self, checkpoint: str, strength: float = 1.0) -> None:
+        self.nodes = {
+            "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
+            "2": {"class_type": "LoraLoaderModelOnly", "inputs": {"model": ["1", 0], "strength_model": strength}},
+            "3": {"class_type": "DFOSDUpscale", "inputs": {"model": ["2", 0], "vae": ["1", 2], "scale": 4.0}},
+        }
+
+    def get_node(self, name: str) -> dict[str, Any]:
+        return self.nodes[name]
