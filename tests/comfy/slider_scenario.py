@@ -18,6 +18,12 @@ NODE = "app.graph.nodes.find(node => node.type === 'DFOSDUpscale')"
 STAGE = "document.querySelector('.dfosd-compare .stage')"
 IMAGES = "document.querySelectorAll('.dfosd-compare img').length"
 SLIDERS = "document.querySelectorAll('.dfosd-compare').length"
+DIALOGS = "document.querySelectorAll('[role=dialog]').length"
+WARNINGS = "document.querySelectorAll('[role=dialog], .p-toast-message').length"
+PREVIEW = f"({NODE}.imgs?.length || document.querySelector('.lg-node-widgets ~ img')?.checkVisibility())"
+"""The host's own picture of a run: drawn on the canvas, in Nodes 2.0 as HTML behind the widgets."""
+NODES_2 = "Comfy.VueNodes.Enabled"
+TAB = "[...document.querySelectorAll('.workflow-tabs .p-togglebutton')]"
 WORKFLOWS = "app.extensionManager.workflow"
 LONGEST = 300
 """Seconds for anything, on a busy machine."""
@@ -43,8 +49,9 @@ def wait_for_page(page: Browser) -> None:
     page.wait("Boolean(window.app?.extensionManager && window.LiteGraph?.registered_node_types?.DFOSDUpscale)")
     page.wait(f"Boolean({WORKFLOWS}.activeWorkflow)")
     settle(page)
-    page.js("document.querySelectorAll('.p-dialog-close-button').forEach(button => button.click())")
-    page.wait("!document.querySelector('.p-dialog-mask')")
+    if page.js(DIALOGS):
+        page.key("Escape")
+    page.wait(f"{DIALOGS} === 0")
 
 
 def settle(page: Browser) -> None:
@@ -93,7 +100,7 @@ def run(page: Browser) -> int:
     page.js("app.queuePrompt(0, 1)")
     end = time.monotonic() + LONGEST
     while not page.js("window.done") and time.monotonic() < end:
-        previews += bool(page.js(f"{NODE}.imgs?.length && {STAGE}?.checkVisibility() !== true"))
+        previews += bool(page.js(f"{PREVIEW} && {STAGE}?.checkVisibility() !== true"))
         time.sleep(0.1)
     page.wait(f"{STAGE}?.checkVisibility()")
     settle(page)
@@ -109,6 +116,9 @@ def move(page: Browser) -> dict[str, Any]:
 
     seen: dict[str, Any] = {"start": position(page)}
     shots = {"left": b"", "right": b""}
+    page.drag(at(0.5), at(0.5))
+    page.key("ArrowRight")
+    seen["clicked"] = position(page)
     page.drag(at(0.5), at(0.3))
     seen["dragged"] = position(page)
     page.swipe(at(0.3), at(0.7))
@@ -142,43 +152,46 @@ def survive(page: Browser) -> dict[str, Any]:
     seen["undone"] = ends_at(page, 2, IMAGES)
     page.js("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
     seen["blank"] = ends_at(page, 0, SLIDERS)
-    tab = "[...document.querySelectorAll('.workflow-tabs .p-togglebutton')].find(tab => /two/.test(tab.textContent))"
-    page.js(f"{tab}.click()")
+    page.js(f"{TAB}.find(tab => /two/.test(tab.textContent)).click()")
     seen["back"] = ends_at(page, 2, IMAGES)
-    page.js("app.extensionManager.setting.set('Comfy.Locale', 'zh')")  # which makes the nodes anew
-    page.wait(f"{NODE}?.constructor.title !== 'DFOSD Upscale' && {IMAGES} === 2")
+    page.js("app.extensionManager.setting.set('Comfy.Locale', 'zh')")
     settle(page)
-    seen["chinese"] = page.js("document.querySelector('.dfosd-compare .before .tag').textContent")
-    seen["chinese_title"] = page.js(f"{NODE}.constructor.title")
-    page.reload()
+    page.reload()  # today's front end speaks another language only then
     wait_for_page(page)
     seen["reloaded"] = ends_at(page, 2, IMAGES)
+    seen["chinese"] = page.js("document.querySelector('.dfosd-compare .before .tag').textContent")
+    seen["chinese_title"] = page.js(f"{NODE}.constructor.title")
     page.js(f"app.graph.remove({NODE})")
     seen["removed"] = ends_at(page, 0, SLIDERS)
     return seen
 
 
-def work(program: str, url: str) -> dict[str, Any]:
-    """The whole scenario in a fresh browser."""
+def work(program: str, url: str, *, nodes_2: bool) -> dict[str, Any] | None:
+    """The whole scenario in a fresh browser; None where nodes_2 is asked for and the front end has no such nodes."""
     with Browser(program, 1600, 1000) as page:
         page.open(url)
         wait_for_page(page)
+        setting = "app.extensionManager.setting"
+        if nodes_2 and page.js(f"{setting}.get('{NODES_2}') == null"):
+            return None
+        page.js(f"{setting}.set('{NODES_2}', {json.dumps(nodes_2)})")
         trouble = [line for line in page.console if "comfyui-dfosd" in line]
         heard = len(page.console)
         seen: dict[str, Any] = {"loaded": {}}
         for path in sorted(EXAMPLES.glob("*.json")):
             load(page, example(path.stem), path.stem)
-            seen["loaded"][path.stem] = page.js("document.querySelectorAll('.p-dialog, .p-toast-message').length")
+            seen["loaded"][path.stem] = page.js(WARNINGS)
         load(page, first_release("Two LoRA strengths side by side"), "old")
         seen["old"] = page.js(
             "app.graph.nodes.filter((node) => node.type.startsWith('DFOSD')).map((node) => [node.type,"
             " node.widgets.map((widget) => widget.value), node.inputs.filter((slot) => slot.link).length])"
         )
-        seen["loaded"]["old"] = page.js("document.querySelectorAll('.p-dialog, .p-toast-message').length")
+        seen["loaded"]["old"] = page.js(WARNINGS)
         load(page, example("Upscale a photo"), "one")
         seen["previews"] = run(page)
         preview = f"{NODE}.widgets.some((widget) => widget.name.startsWith('$$'))"
-        seen["left_preview"] = page.js(f"Boolean({NODE}.imgs) || {preview}")
+        seen["left_preview"] = page.js(f"Boolean({PREVIEW}) || {preview}")
+        seen["room"] = box(page)[2:]
         seen["move"] = move(page)
         load(page, two_images(), "two")
         run(page)

@@ -136,6 +136,8 @@ export class BeforeAfter {
       this.line.focus({ preventScroll: true })
       follow(event)
     })
+    // Or the click would go on to focus what the stage lies in, and keys with it.
+    this.stage.addEventListener("mousedown", (event) => event.preventDefault())
     this.stage.addEventListener("pointermove", (event) => {
       if (this.stage.hasPointerCapture(event.pointerId)) follow(event)
     })

@@ -13,7 +13,14 @@ const MARGIN = 8
 const LEAST_HEIGHT = 160
 const MOST_HEIGHT = 480 // of what the node grows to by itself
 const PREVIEW_HEIGHT = 240 // what the host's own preview makes the node grow by, and a little
-const GOOD_WIDTH = 340 // room for the embedded LoRA's name
+const GOOD_WIDTH = 380 // room for the embedded LoRA's name
+
+// Nodes 2.0 lays its nodes out as HTML, with the host's own preview of a run behind the widgets; the two take turns.
+const STYLE = `
+.lg-node-widget .dfosd-compare { min-height: ${LEAST_HEIGHT}px; }
+.lg-node-widgets:has(.dfosd-compare.finished) ~ img, .lg-node-widgets:has(.dfosd-compare.finished) ~ img + div,
+.lg-node-widgets:has(~ img) .dfosd-compare:not(.finished) { display: none; }
+`
 
 const WORDS = {
   en: { before: "Before", after: "After", previous: "Previous image", next: "Next image", whole: "Whole screen" },
@@ -75,14 +82,25 @@ function handOnToCanvas(element) {
   }
 }
 
+/** Views of nodes that are gone, by the page's name for them. */
+const spare = new Map()
+
+/** For a node that was made anew (undo) the view it had: Nodes 2.0 goes on showing that one's element. */
+function viewFor(node) {
+  const kept = spare.get(locator(node))
+  spare.delete(locator(node))
+  if (kept?.words === words()) return kept
+  const view = Object.assign(new BeforeAfter(words()), { words: words() })
+  handOnToCanvas(view.element)
+  return view
+}
+
 /** The slider of one node: made with its first result, then kept. */
 class Slider {
   constructor(node) {
     this.node = node
-    this.finished = false
     this.hasRoom = false
-    this.view = new BeforeAfter(words())
-    handOnToCanvas(this.view.element)
+    this.view = viewFor(node)
     this.widget = node.addDOMWidget("before_after", "dfosd_before_after", this.view.element, {
       serialize: false,
       hideOnZoom: false,
@@ -93,6 +111,15 @@ class Slider {
     })
     this.widget.serialize = false // no place in widgets_values
     this.widget.hidden = true
+  }
+
+  /** Whether no run is on its way. */
+  get finished() {
+    return this.view.element.classList.contains("finished")
+  }
+
+  set finished(value) {
+    this.view.element.classList.toggle("finished", value)
   }
 
   /** isNew: out of a run, not remembered. */
@@ -161,6 +188,7 @@ app.registerExtension({
   name: "DFOSD.BeforeAfter",
 
   setup() {
+    document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE }))
     api.addEventListener("execution_start", () => {
       for (const node of allNodes()) {
         const slider = sliders.get(node)
@@ -178,7 +206,9 @@ app.registerExtension({
       sliders.get(this)?.yieldToPreview()
     })
     after(nodeType.prototype, "onRemoved", function () {
-      sliders.get(this)?.view.clear()
+      const view = sliders.get(this)?.view
+      view?.clear()
+      if (view) spare.set(locator(this), view)
     })
   },
 
