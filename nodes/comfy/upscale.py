@@ -24,6 +24,7 @@ from .errors import with_short_errors
 from .inputs import Inputs, settings_from, settings_inputs
 from .load_lora import LoraSettings
 from .lora_files import LORA_HELP, LoraFile, lora_fingerprint, lora_names
+from .mask import check_mask, kept_outside
 from .prompt import CONDITIONING_HELP, with_prompt
 from .upstream import upstream
 
@@ -74,6 +75,10 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
                 ),
                 **settings_inputs(later=True),
                 "decoder": (decoder_names(), {"default": FULL_DECODER, "tooltip": DECODER_HELP}),
+                "mask": (
+                    "MASK",
+                    {"tooltip": "Where the result is wanted. Outside it the image is enlarged bicubically."},
+                ),
             },
             "hidden": {"unique_id": "UNIQUE_ID", "dynprompt": "DYNPROMPT"},  # pyright: ignore[reportReturnType]
         }
@@ -133,10 +138,13 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
         lora_settings: LoraSettings | None = None,
         unique_id: str | None = None,
         decoder: str = FULL_DECODER,
+        mask: Tensor | None = None,
         **values: Any,
     ) -> dict[str, Any]:
         """Upscale; `values` are the widgets that `settings_inputs` made."""
         settings = settings_from(values)
+        if mask is not None:
+            check_mask(mask, len(image))
         if lora_settings is not None:
             settings = _as_loaded(settings, lora_settings)
         host, chosen = self._source(lora, model, vae, conditioning, lora_settings)
@@ -147,6 +155,8 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
                 "The networks' output is not finite (NaN): half precision overflows here. Start ComfyUI with "
                 "--fp32-vae, with --force-fp32 if that is not enough."
             )
+        if mask is not None:
+            output = kept_outside(output, image, mask)
         origin = describe_origin(chosen.metadata)
         shown = {"dfosd_before_after": save_before_after(image, output), "dfosd_origin": [origin]}
         return {"ui": shown, "result": (output,)}

@@ -37,7 +37,7 @@ def first_release(name: str) -> dict[str, Any]:
     """The template as the first release saved it: without the inputs that came later."""
     workflow = example(name)
     for node in workflow["nodes"]:
-        later = {"DFOSDUpscale": ["pixel_strength", "decoder"], "DFOSDLoadLoRA": ["conditioning"]}
+        later = {"DFOSDUpscale": ["pixel_strength", "decoder", "mask"], "DFOSDLoadLoRA": ["conditioning"]}
         node["inputs"] = [slot for slot in node["inputs"] if slot["name"] not in later.get(node["type"], [])]
         if node["type"] == "DFOSDUpscale":
             assert [node["widgets_values"].pop() for _ in range(2)] == ["full", -1]

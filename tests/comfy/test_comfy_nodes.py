@@ -42,7 +42,7 @@ def test_ids_and_inputs_are_those_that_workflows_hold(place: Place) -> None:
     inputs = place.node("DFOSDUpscale").INPUT_TYPES()
     assert inputs["required"]["lora"][0] == [EMBEDDED, LORA]
     assert list(inputs["required"])[:4] == ["image", "lora", "scale", "long_edge"]
-    later = ["pixel_strength", "decoder"]
+    later = ["pixel_strength", "decoder", "mask"]
     assert list(inputs["optional"]) == ["model", "vae", "conditioning", "lora_settings", *later]
     inputs = place.node("DFOSDLoadLoRA").INPUT_TYPES()
     assert list(inputs["required"]) == ["model", "lora", "strength"]
@@ -219,3 +219,23 @@ def test_rarely_used_inputs_are_advanced(place: Place) -> None:
         "vae_overlap",
         "pixel_strength",
     ]
+
+
+def test_outside_the_mask_the_image_stays_as_it_was(place: Place) -> None:
+    images = picture(2, 16, 24)
+    node, mask = place.node("DFOSDUpscale"), torch.zeros(1, 16, 24)
+    mask[:, :, 12:] = 1.0
+    all_of_it = output(node.run(images, EMBEDDED, **SETTINGS))
+    some_of_it = output(node.run(images, EMBEDDED, mask=mask, **SETTINGS))
+    parts = place.part("images")
+    bicubic = parts.to_bhwc(parts.resize(parts.to_bchw(images), (32, 48))).clamp(0, 1)
+    # Pixels beside the mask's edge are mixed.
+    torch.testing.assert_close(some_of_it[:, :, :18], bicubic[:, :, :18], rtol=0, atol=1e-6)
+    torch.testing.assert_close(some_of_it[:, :, 30:], all_of_it[:, :, 30:], rtol=0, atol=1e-6)
+    assert (all_of_it[:, :, :18] - bicubic[:, :, :18]).abs().max() > 0.01
+
+
+def test_masks_that_are_not_the_images_are_refused_before_any_computing(place: Place) -> None:
+    images = picture(2, 16, 24)
+    with pytest.raises(ValueError, match=r"Expected one mask or 2, .* found a tensor of shape \(3, 16, 24\)"):
+        place.node("DFOSDUpscale").run(images, EMBEDDED, mask=torch.ones(3, 16, 24), **SETTINGS)

@@ -21,7 +21,10 @@ LATER = ["pixel_strength"]
 """Came after the first release, so they stand behind all others."""
 FIRST = [name for name in SETTINGS if name not in LATER]
 NODES = {
-    "DFOSDUpscale": ["image", "lora", *FIRST, "model", "vae", "conditioning", "lora_settings", *LATER, "decoder"],
+    "DFOSDUpscale": [
+        *("image", "lora", *FIRST, "model", "vae", "conditioning", "lora_settings"),
+        *(*LATER, "decoder", "mask"),
+    ],
     "DFOSDLoadLoRA": ["model", "lora", "strength", "conditioning"],
     "DFOSDColorFix": ["image", "reference", "method"],
 }

@@ -1,0 +1,31 @@
+"""DFOSD Upscale's optional MASK: all is upscaled, and outside the mask the image stays as it was."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...dfosd_core.errors import ImageFileError
+from ...dfosd_core.images import resize, to_bchw, to_bhwc
+
+
+def check_mask(mask: Tensor, images: int) -> None:
+    """Raises ImageFileError, before any computing, for another shape than (1 or `images`, H, W)."""
+    if mask.ndim != 3 or mask.shape[0] not in (1, images):
+        raise ImageFileError(
+            f"Expected one mask or {images}, one for each image, found a tensor of shape {tuple(mask.shape)}."
+        )
+
+
+def kept_outside(output: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+    """`output` (B, h, w, C) where `mask` (1 or B, any size, 0 to 1) is 1, elsewhere `image` (B, H, W, C), bicubic.
+
+    All in [0, 1]; the mask is resized as the image is, so that its edges stay where they are.
+    """
+    size = (output.shape[1], output.shape[2])
+    weight = resize(mask[:, None].float().to(output.device), size).clamp(0.0, 1.0)
+    kept = output.clone()
+    for i in range(len(image)):  # one at a time: a film would need its enlarged frames twice
+        outside = resize(to_bchw(image[i : i + 1].float().to(output.device)), size).clamp(0.0, 1.0)
+        inside = to_bchw(output[i : i + 1])
+        kept[i : i + 1] = to_bhwc(outside.lerp(inside, weight[i % len(weight)][None]))
+    return kept
