@@ -23,6 +23,8 @@ WARNINGS = "document.querySelectorAll('[role=dialog], .p-toast-message').length"
 PREVIEW = f"({NODE}.imgs?.length || document.querySelector('.lg-node-widgets ~ img')?.checkVisibility())"
 """The host's own picture of a run: drawn on the canvas, in Nodes 2.0 as HTML behind the widgets."""
 NODES_2 = "Comfy.VueNodes.Enabled"
+FIRST_NODES_2 = (1, 33)
+"""The front end's version; before, the setting is an unfinished experiment."""
 TAB = "[...document.querySelectorAll('.workflow-tabs .p-togglebutton')]"
 WORKFLOWS = "app.extensionManager.workflow"
 LONGEST = 300
@@ -171,10 +173,11 @@ def work(program: str, url: str, *, nodes_2: bool) -> dict[str, Any] | None:
     with Browser(program, 1600, 1000) as page:
         page.open(url)
         wait_for_page(page)
-        setting = "app.extensionManager.setting"
-        if nodes_2 and page.js(f"{setting}.get('{NODES_2}') == null"):
+        version = page.js("window.__COMFYUI_FRONTEND_VERSION__").split(".")
+        if tuple(map(int, version[:2])) >= FIRST_NODES_2:
+            page.js(f"app.extensionManager.setting.set('{NODES_2}', {json.dumps(nodes_2)})")
+        elif nodes_2:
             return None
-        page.js(f"{setting}.set('{NODES_2}', {json.dumps(nodes_2)})")
         trouble = [line for line in page.console if "comfyui-dfosd" in line]
         heard = len(page.console)
         seen: dict[str, Any] = {"loaded": {}}
