@@ -13,7 +13,8 @@ from ..files import what_failed
 from ..settings import ModelChoice
 from . import FAILED, INTERRUPTED, OK, USAGE
 from .app import run_app
-from .arguments import make_parser, settings_of
+from .arguments import devices_of, make_parser, settings_of
+from .launched import find_launch, worst_of_all
 from .plan import make_plan
 
 
@@ -43,19 +44,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _upscale(given: argparse.Namespace) -> int:
+    launch = find_launch()
+    devices = devices_of(given, launch)
     choice = ModelChoice(
         base=given.base, lora=given.lora, device=given.device, dtype=given.dtype, decoder=given.decoder
     )
     settings = settings_of(given)
-    plan = make_plan(given.inputs, given.output, settings, overwrite=given.overwrite)
-    for line in plan.problems if given.quiet else plan.notes + plan.problems:
+    share = (launch.rank, launch.world_size) if launch else (0, 1)
+    plan = make_plan(given.inputs, given.output, settings, overwrite=given.overwrite, share=share)
+    problems, notes = ([], []) if launch and launch.rank else (plan.problems, plan.notes)  # one process says them
+    for line in problems if given.quiet else notes + problems:
         print(f"dfosd: {line}", file=sys.stderr)
     done = OK
     if plan.jobs:
         from .upscale import run_jobs
+        from .work import Task
 
-        done = run_jobs(plan.jobs, settings, choice, overwrite=given.overwrite, quiet=given.quiet)
-    return done or (FAILED if plan.problems else OK)
+        task = Task(settings=settings, choice=choice, overwrite=given.overwrite)
+        done = run_jobs(plan.jobs, task, devices, launch=launch, quiet=given.quiet)
+    done = done or (FAILED if problems else OK)
+    return worst_of_all(done, launch) if launch and done in (OK, FAILED) else done
 
 
 def _info(given: argparse.Namespace) -> int:

@@ -178,8 +178,8 @@ def test_bars_count_images_and_tiles() -> None:
     screen = Terminal()
     bars = Bars(2, file=screen)
     for name in ("a.png", "b.png"):
-        with bars.image(name) as tiles:
-            tiles(Progress(phase="unet", done=3, total=9))
+        bars.show(name, Progress(phase="unet", done=3, total=9))
+        bars.count()
     bars.close()
     shown = screen.getvalue()
     for part in ("a.png: restoring", "b.png: restoring", "3/9", "1/2 images", "2/2 images"):
@@ -188,8 +188,9 @@ def test_bars_count_images_and_tiles() -> None:
 
 @pytest.mark.parametrize("screen", [StringIO(), Terminal()])
 def test_bars_stay_away_where_nobody_looks(screen: StringIO) -> None:
-    with Bars(1, quiet=screen.isatty(), file=screen).image("a.png") as tiles:
-        tiles(Progress(phase="unet", done=1, total=2))
+    bars = Bars(1, quiet=screen.isatty(), file=screen)
+    bars.show("a.png", Progress(phase="unet", done=1, total=2))
+    bars.close()
     assert screen.getvalue() == ""
 
 
