@@ -80,10 +80,11 @@ def upscale_picture(
     Raises NumericError instead of returning an image that is black where numbers have overflowed.
     """
     from .image_files.tensors import to_picture, to_tensor
+    from .images import is_finite
     from .pipeline import upscale_attached
 
     output = upscale_attached(to_tensor(picture).to(device), host, lora, settings, progress)
-    if not bool(output.isfinite().all()):
+    if not is_finite(output):
         raise NumericError(
             "The networks' output is not finite (NaN): half precision overflows here. "
             "Use --dtype float32; start a WebUI with --no-half-vae, or with --no-half."

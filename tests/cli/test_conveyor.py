@@ -32,8 +32,8 @@ def run(outcomes: list[Outcome], read: Does = nothing, compute: Does = nothing, 
         compute(job)
         return Larger()
 
-    steps: Any = Steps(read=read, compute=larger, write=lambda job, _: write(job))
-    convey(iter(JOBS), steps, outcomes.append)
+    does: Any = {"read": read, "compute": larger, "write": lambda job, _: write(job)}
+    convey(iter(JOBS), Steps(**does), outcomes.append)
 
 
 def fail_at(*numbers: int, error: BaseException | None = None) -> Does:
