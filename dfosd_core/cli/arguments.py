@@ -81,6 +81,7 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
     parser.add_argument("--quiet", action="store_true", help="report failures only")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and how much memory it takes")
     parser.add_argument(
         "--devices",
         metavar="LIST",

@@ -38,6 +38,7 @@ def run_task(
 ) -> None:
     """Do all `jobs`; both callbacks are called in this thread. Raises DfosdError if no model can be had."""
     from ..attach import attached
+    from ..memory import fitted, free_memory, need_of
     from ..models import load_models, pick_device
     from ..upscale_file import read_source, upscale_picture, write_result
 
@@ -45,11 +46,14 @@ def run_task(
     device = pick_device(task.choice.device)
     _share_cores(device, task.sharing)
     host, lora = load_models(task.choice, device)
-    with attached(host, lora, settings) as host:
-        upscale = partial(upscale_picture, host=host, lora=lora, settings=settings, device=device)
+    with attached(host, lora, settings) as with_lora:
+        upscale = partial(upscale_picture, host=with_lora, lora=lora, device=device)
 
         def compute(job: Job, picture: Picture) -> Picture:
-            return upscale(picture, progress_of(job))
+            size = settings.output_size(*picture.size)
+            need = need_of(size, host, settings, channels=3 + picture.has_alpha)
+            free = free_memory(device, task.sharing)
+            return upscale(picture, progress_of(job), settings=fitted(need, size, host, settings, free))
 
         steps = Steps(
             read=lambda job: read_source(job.source, job.target, settings),
