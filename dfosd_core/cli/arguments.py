@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import re
 from dataclasses import Field, fields
 from pathlib import Path
@@ -41,7 +40,11 @@ def version() -> str:
     project = Path(__file__).parents[2] / "pyproject.toml"
     text = project.read_text("utf-8") if project.exists() else ""
     stated = re.search(r'^name = "dfosd"\nversion = "(.+)"$', text, re.M)
-    return stated[1] if stated else importlib.metadata.version("dfosd")
+    if stated:
+        return stated[1]
+    from importlib.metadata import version as version_of  # a twentieth of a second
+
+    return version_of("dfosd")
 
 
 def settings_of(given: argparse.Namespace) -> UpscaleSettings:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from . import FAILED, INTERRUPTED, OK, TERMINATED
 from .launched import Launch, with_device
 from .plan import Job
-from .processes import run_in_processes
 from .progress import Bars
 from .reports import Reports
 from .stopping import TerminatedError, terminable
@@ -40,6 +39,8 @@ def run_jobs(
     try:
         with terminable():
             if len(devices) > 1 and len(jobs) > 1:
+                from .processes import run_in_processes
+
                 run_in_processes(task, devices[: len(jobs)], jobs, bars, reports)
             else:
                 run_task(task, iter(jobs), reports.add, progress_of)
