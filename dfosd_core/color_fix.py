@@ -1,7 +1,7 @@
 """Giving the output the colours of the input, once over the whole image, so that no tile has its own tint.
 
-Pure functions of (B, 3, H, W) images, nominally [0, 1], float32; each image of a batch on its own. The result
-is not clamped. They work channel by channel or in bands of rows, since whole copies add up at large sizes.
+Functions of (B, 3, H, W) images, nominally [0, 1], float32; each image of a batch on its own. The result takes the
+place of `x_sr` and is not clamped. They work in bands of rows, since whole copies add up at large sizes.
 """
 
 from __future__ import annotations
@@ -12,33 +12,47 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError
+from .images import BAND_ROWS
 from .settings import COLOR_FIX_NAMES
 
 WAVELET_LEVELS = 5
-BAND_ROWS = 256
 
 
 def fix_color(name: str, x_sr: Tensor, x_lr: Tensor) -> Tensor:
-    """`x_sr` with the colours of `x_lr` (same shape) by the method of that name in `COLOR_FIXES`."""
+    """`x_sr`, changed in place to the colours of `x_lr` (same shape) by the method of that name in `COLOR_FIXES`."""
     if name not in COLOR_FIXES:
         raise ConfigError(f"Expected a colour fix of {', '.join(COLOR_FIXES)}, found '{name}'.")
     return COLOR_FIXES[name](x_sr, x_lr)
 
 
 def none(x_sr: Tensor, x_lr: Tensor) -> Tensor:
-    """No colour fix: `x_sr` itself."""
+    """No colour fix: `x_sr` as it is."""
     return x_sr
 
 
 def wavelet(x_sr: Tensor, x_lr: Tensor) -> Tensor:
     """The details of `x_sr` over the low frequencies of `x_lr`.
 
-    x_sr - low(x_sr) + low(x_lr), and since `low_pass` is linear, x_sr + low(x_lr - x_sr) in one pass.
+    x_sr - low(x_sr) + low(x_lr), and since `low_pass` is linear, x_sr + low(x_lr - x_sr) in one pass. A band is
+    filtered with as many more rows on both sides as the filter sees, so the result is that of the whole image.
     """
-    out = torch.empty_like(x_sr, memory_format=torch.contiguous_format)
-    for sr, lr, result in _channels(x_sr, x_lr, out):
-        result.copy_(sr).add_(low_pass(lr - sr))
-    return out
+    for sr, lr in _channels(x_sr, x_lr):
+        _exchange_low_band(sr, lr)
+    return x_sr
+
+
+def _exchange_low_band(sr: Tensor, lr: Tensor) -> None:
+    rows, reach = sr.shape[0], 2**WAVELET_LEVELS - 1
+    above: tuple[Tensor, Tensor] | None = None
+    for start in range(0, rows, BAND_ROWS):
+        top, end = max(start - reach, 0), min(start + BAND_ROWS, rows)
+        around = slice(top, min(end + reach, rows))
+        change = low_pass(lr[around] - sr[around])[start - top : end - top]
+        if above is not None:  # changed only now: this band has looked at its last rows
+            above[0].add_(above[1])
+        above = sr[start:end], change
+    if above is not None:
+        above[0].add_(above[1])
 
 
 def low_pass(x: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
@@ -65,29 +79,29 @@ def _smooth(x: Tensor, gap: int, dim: int) -> Tensor:
 
 def adain(x_sr: Tensor, x_lr: Tensor) -> Tensor:
     """`x_sr` with each RGB channel's mean and standard deviation made those of `x_lr`."""
-    out = torch.empty_like(x_sr, memory_format=torch.contiguous_format)
-    for sr, lr, result in _channels(x_sr, x_lr, out):
+    for sr, lr in _channels(x_sr, x_lr):
         gain, offset = _match(_moments([sr]), _moments([lr]))
-        result.copy_(sr).mul_(gain).add_(offset)
-    return out
+        sr.mul_(gain).add_(offset)
+    return x_sr
 
 
 def lab(x_sr: Tensor, x_lr: Tensor) -> Tensor:
     """As `adain`, but in CIE L*a*b*, where lightness and colour are apart. Both images are taken as sRGB."""
-    out = torch.empty_like(x_sr, memory_format=torch.contiguous_format)
-    for sr, lr, result in zip(x_sr, x_lr, out, strict=True):
+    for sr, lr in zip(x_sr, x_lr, strict=True):
         gain, offset = _match(_moments(map(rgb_to_lab, _bands(sr))), _moments(map(rgb_to_lab, _bands(lr))))
-        for band, target in zip(_bands(sr), _bands(result), strict=True):
-            target.copy_(lab_to_rgb(rgb_to_lab(band) * gain + offset))
-    return out
+        for band in _bands(sr):
+            band.copy_(lab_to_rgb(rgb_to_lab(band) * gain + offset))
+    return x_sr
 
 
 COLOR_FIXES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {name: globals()[name] for name in COLOR_FIX_NAMES}
 """By name. A new one is a function above and its name in settings.py."""
 
 
-def _channels(*images: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    return zip(*(x.flatten(0, 1) for x in images), strict=True)
+def _channels(x_sr: Tensor, x_lr: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views (H, W) of both, one channel after the other."""
+    for image, reference in zip(x_sr, x_lr, strict=True):
+        yield from zip(image, reference, strict=True)
 
 
 def _bands(x: Tensor) -> tuple[Tensor, ...]:

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+BAND_ROWS = 256
+"""Rows of a large image that are worked on at once, where the work has copies of what it is done to."""
+
 
 def to_bchw(image: Tensor) -> Tensor:
     """(B, H, W, C) -> (B, C, H, W), contiguous."""
@@ -24,7 +27,23 @@ def to_signed(x: Tensor) -> Tensor:
 
 def to_unit(x: Tensor) -> Tensor:
     """[-1, 1] -> [0, 1]. Values outside stay outside: nothing is clamped here."""
-    return x * 0.5 + 0.5
+    return (x * 0.5).add_(0.5)
+
+
+def put_clamped(target: Tensor, x: Tensor) -> None:
+    """Write (B, C, H, W) into `target` (B, H, W, C), limited to [0, 1]."""
+    target.copy_(x.permute(0, 2, 3, 1)).clamp_(0.0, 1.0)
+
+
+def is_finite(image: Tensor) -> bool:
+    """No infinity and no NaN in (B, H, W, C)."""
+    return all(bool(band.isfinite().all()) for band in image.split(BAND_ROWS, dim=1))
+
+
+def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) in [0, 1] -> (B, C, *size), `resize` without its overshoot: x_lr. Never `x` itself."""
+    larger = resize(x, size)
+    return larger.clamp(0.0, 1.0) if larger is x else larger.clamp_(0.0, 1.0)
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -55,11 +74,6 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
 def split_alpha(x: Tensor) -> tuple[Tensor, Tensor | None]:
     """(B, 3 or 4, H, W) -> colour (B, 3, H, W) and alpha (B, 1, H, W), or None when there is none."""
     return x[:, :3], x[:, 3:] if x.shape[1] > 3 else None
-
-
-def join_alpha(x: Tensor, alpha: Tensor | None) -> Tensor:
-    """The inverse of `split_alpha`."""
-    return x if alpha is None else torch.cat([x, alpha], dim=1)
 
 
 def fill_hidden(rgb: Tensor, alpha: Tensor) -> Tensor:

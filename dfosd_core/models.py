@@ -1,4 +1,7 @@
-"""Which networks a call uses, and loading them: the embedded ones, or the user's files."""
+"""Which networks a call uses, and loading them: the embedded ones, or the user's files.
+
+What reads LoRAs and decoders is imported where there is one: the embedded model starts without.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +11,37 @@ import torch
 
 from .errors import ConfigError
 from .host import Host
-from .hosts.light import LightHost
 from .hosts.own import OwnHost, fast_dtype, load_base, load_default
 from .lora.file import DfosdLora, ImportedLora
 from .lora.metadata import check_base
-from .lora.open import open_lora
 from .networks.embedded import DEFAULT_BASE, DEFAULT_WEIGHTS
-from .networks.light_decoder import read_decoder
-from .networks.reading import read_empty_prompt
 from .settings import ModelChoice
 
 
 def load_models(choice: ModelChoice, device: torch.device) -> tuple[Host, DfosdLora]:
     """Raises DfosdError, one line, if a file is missing, broken or of the wrong kind."""
     dtype: torch.dtype = getattr(torch, choice.dtype) if choice.dtype else fast_dtype(device)
-    decoder = read_decoder(choice.decoder, dtype, device) if choice.decoder else None
+    if not choice.decoder:
+        return _base_and_lora(choice, dtype, device)
+    from .hosts.light import LightHost
+    from .networks.light_decoder import read_decoder
+
+    decoder = read_decoder(choice.decoder, dtype, device)
     host, lora = _base_and_lora(choice, dtype, device)
-    return host if decoder is None else LightHost(host, decoder), lora
+    return LightHost(host, decoder), lora
 
 
 def _base_and_lora(choice: ModelChoice, dtype: torch.dtype, device: torch.device) -> tuple[OwnHost, DfosdLora]:
-    if choice.base and choice.lora:
+    if not choice.lora:
+        return load_default(dtype, device)
+    from .lora.open import open_lora
+
+    if choice.base:
         lora = open_lora(choice.lora)  # first: it is the smaller file
         host = load_base(choice.base, dtype, device)
         return host, _with_prompt(lora, host, choice.base)
-    host, lora = load_default(dtype, device)
-    return host, _with_prompt(open_lora(choice.lora), host, DEFAULT_WEIGHTS / DEFAULT_BASE) if choice.lora else lora
+    host, _ = load_default(dtype, device)
+    return host, _with_prompt(open_lora(choice.lora), host, DEFAULT_WEIGHTS / DEFAULT_BASE)
 
 
 def _with_prompt(lora: DfosdLora | ImportedLora, host: OwnHost, base: Path | str) -> DfosdLora:
@@ -41,6 +49,8 @@ def _with_prompt(lora: DfosdLora | ImportedLora, host: OwnHost, base: Path | str
     if isinstance(lora, DfosdLora):
         return lora
     check_base(lora.metadata.base_layout, host.layout, f"The LoRA of {lora.metadata.source}")
+    from .networks.reading import read_empty_prompt
+
     return lora.with_prompt(read_empty_prompt(base, lora.metadata.base_layout.context_dim))
 
 

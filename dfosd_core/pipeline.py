@@ -17,14 +17,14 @@ from .errors import BaseModelMismatchError, ImageFileError
 from .host import Host
 from .images import (
     crop,
+    enlarge,
     fill_hidden,
-    join_alpha,
     keep_grey,
     pad_to_multiple,
+    put_clamped,
     resize,
     split_alpha,
     to_bchw,
-    to_bhwc,
     to_signed,
     to_unit,
 )
@@ -73,8 +73,9 @@ def upscale_attached(
         rgb, alpha = split_alpha(to_bchw(image[i : i + 1].float()))
         rgb = rgb if alpha is None else fill_hidden(rgb, alpha)
         x_sr = _upscale_one(rgb, host, lora, settings, size, run)
-        alpha = None if alpha is None else resize(alpha, size)
-        output[i : i + 1] = to_bhwc(join_alpha(x_sr, alpha)).clamp_(0.0, 1.0)
+        put_clamped(output[i : i + 1, ..., :3], x_sr)
+        if alpha is not None:
+            put_clamped(output[i : i + 1, ..., 3:], resize(alpha, size))
     return output
 
 
@@ -83,12 +84,14 @@ def _upscale_one(
 ) -> Tensor:
     """The method. (1, 3, H, W) in [0, 1] -> (1, 3, *size), not clamped. A `run` is a pass over all tiles."""
     t, rule, prompt_embeds = lora.metadata.timestep, lora.metadata.rule, lora.prompt_embeds
-    x_lr = pad_to_multiple(resize(rgb, size).clamp(0.0, 1.0), host.size_multiple_px)
-    z_lr = run("encode", lambda x: host.encode(to_signed(x)), x_lr)
+    # x_lr is made twice: at 8192x8192 it would hold 800 MB all the while.
+    z_lr = run(
+        "encode", lambda x: host.encode(to_signed(x)), pad_to_multiple(enlarge(rgb, size), host.size_multiple_px)
+    )
     eps = run("unet", lambda z: host.predict_eps(z, t, prompt_embeds), z_lr)
     z_sr = predict_z_sr(z_lr, eps, t, rule)  # affine in eps: blending tiles of eps is blending those of z_sr
     x_sr = run("decode", lambda z: to_unit(host.decode(z)), z_sr)
-    return keep_grey(fix_color(settings.color_fix, crop(x_sr, size), crop(x_lr, size)), rgb)
+    return keep_grey(fix_color(settings.color_fix, crop(x_sr, size), enlarge(rgb, size)), rgb)
 
 
 def _plan(

@@ -43,14 +43,27 @@ def upscale_file(
     `host` has the LoRA attached and computes on `device`. What `target`'s format cannot hold is refused before any
     computing. Raises DfosdError, one line; what `progress` raises passes through, and so does running out of memory.
     """
+    picture = read_source(source, target, settings)
+    larger = upscale_picture(picture, progress, host=host, lora=lora, settings=settings, device=device)
+    write_result(target, larger, overwrite=overwrite)
+    return larger.size
+
+
+def read_source(source: Path, target: Path, settings: UpscaleSettings) -> Picture:
+    """Decode `source`. Raises DfosdError, one line, if that fails or `target`'s format cannot hold the result."""
     from .image_files.read import read_image
-    from .image_files.write import check_target, write_image
+    from .image_files.write import check_target
 
     picture = read_image(source)
     check_target(target, picture, settings.output_size(*picture.size))
-    larger = upscale_picture(picture, progress, host=host, lora=lora, settings=settings, device=device)
+    return picture
+
+
+def write_result(target: Path, larger: Picture, *, overwrite: bool = False) -> None:
+    """Write `target`, whole or not at all. Raises ImageFileError, one line, also if it exists by now."""
+    from .image_files.write import write_image
+
     write_image(target, larger, overwrite=overwrite)
-    return larger.size
 
 
 def upscale_picture(
@@ -67,10 +80,11 @@ def upscale_picture(
     Raises NumericError instead of returning an image that is black where numbers have overflowed.
     """
     from .image_files.tensors import to_picture, to_tensor
+    from .images import is_finite
     from .pipeline import upscale_attached
 
     output = upscale_attached(to_tensor(picture).to(device), host, lora, settings, progress)
-    if not bool(output.isfinite().all()):
+    if not is_finite(output):
         raise NumericError(
             "The networks' output is not finite (NaN): half precision overflows here. "
             "Use --dtype float32; start a WebUI with --no-half-vae, or with --no-half."

@@ -38,6 +38,7 @@ ROOMS = (
     "hosts",
     "hosts/comfy",
     "hosts/webui",
+    "memory.py",
     "image_files",
     "mosaic.py",
     "upscale_file.py",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import re
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConfigError
 from ..image_files import FORMATS
 from ..settings import UpscaleSettings
+from .launched import Launch
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -39,13 +40,31 @@ def version() -> str:
     project = Path(__file__).parents[2] / "pyproject.toml"
     text = project.read_text("utf-8") if project.exists() else ""
     stated = re.search(r'^name = "dfosd"\nversion = "(.+)"$', text, re.M)
-    return stated[1] if stated else importlib.metadata.version("dfosd")
+    if stated:
+        return stated[1]
+    from importlib.metadata import version as version_of  # a twentieth of a second
+
+    return version_of("dfosd")
 
 
 def settings_of(given: argparse.Namespace) -> UpscaleSettings:
     """Raises ConfigError for values outside the limits."""
     names = {setting.name for setting in fields(UpscaleSettings)}
     return UpscaleSettings.from_values({name: value for name, value in vars(given).items() if name in names})
+
+
+def devices_of(given: argparse.Namespace, launch: Launch | None) -> list[str]:
+    """Of --devices, numbers as torch calls those GPUs. Raises ConfigError where it contradicts something else."""
+    if given.devices is None:
+        return []
+    devices = [f"cuda:{name}" if name.isdigit() else name for name in (n.strip() for n in given.devices.split(","))]
+    if not all(devices):
+        raise ConfigError(f"--devices {given.devices}: expected names like 0,1 or cpu,cpu with commas between.")
+    if given.device is not None:
+        raise ConfigError("give either --device or --devices, not both.")
+    if launch is not None:
+        raise ConfigError("--devices starts processes, but a launcher has started this one. Leave --devices out.")
+    return devices
 
 
 def _add_upscale(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +84,12 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
     parser.add_argument("--quiet", action="store_true", help="report failures only")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and how much memory it takes")
+    parser.add_argument(
+        "--devices",
+        metavar="LIST",
+        help="share many images among processes, one for each device: 0,1 (GPUs), cpu,cpu (half of the cores each)",
+    )
     settings = parser.add_argument_group("settings")
     for setting in fields(UpscaleSettings):  # `unet_tile` becomes `--unet-tile`
         flag, limits = "--" + setting.name.replace("_", "-"), setting.metadata

@@ -7,14 +7,19 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, DfosdError
 from ..files import what_failed
 from ..settings import ModelChoice
 from . import FAILED, INTERRUPTED, OK, USAGE
 from .app import run_app
-from .arguments import make_parser, settings_of
-from .plan import make_plan
+from .arguments import devices_of, make_parser, settings_of
+from .launched import Launch, find_launch, worst_of_all
+from .plan import Job, make_plan
+
+if TYPE_CHECKING:
+    from .work import Task
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,19 +48,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _upscale(given: argparse.Namespace) -> int:
+    launch = find_launch()
+    devices = devices_of(given, launch)
     choice = ModelChoice(
         base=given.base, lora=given.lora, device=given.device, dtype=given.dtype, decoder=given.decoder
     )
     settings = settings_of(given)
-    plan = make_plan(given.inputs, given.output, settings, overwrite=given.overwrite)
-    for line in plan.problems if given.quiet else plan.notes + plan.problems:
+    share = (launch.rank, launch.world_size) if launch else (0, 1)
+    plan = make_plan(given.inputs, given.output, settings, overwrite=given.overwrite, share=share, dry=given.dry_run)
+    problems, notes = ([], []) if launch and launch.rank else (plan.problems, plan.notes)  # one process says them
+    for line in problems if given.quiet else notes + problems:
         print(f"dfosd: {line}", file=sys.stderr)
     done = OK
     if plan.jobs:
-        from .upscale import run_jobs
+        from .work import Task
 
-        done = run_jobs(plan.jobs, settings, choice, overwrite=given.overwrite, quiet=given.quiet)
-    return done or (FAILED if plan.problems else OK)
+        task = Task(settings=settings, choice=choice, overwrite=given.overwrite)
+        done = _dry_run(plan.jobs, task) if given.dry_run else _run(plan.jobs, task, devices, launch, given)
+    done = done or (FAILED if problems else OK)
+    return worst_of_all(done, launch) if launch and done in (OK, FAILED) else done
+
+
+def _dry_run(jobs: list[Job], task: Task) -> int:
+    from .dry_run import describe_jobs
+
+    return describe_jobs(jobs, task)
+
+
+def _run(jobs: list[Job], task: Task, devices: list[str], launch: Launch | None, given: argparse.Namespace) -> int:
+    from .upscale import run_jobs
+
+    return run_jobs(jobs, task, devices, launch=launch, quiet=given.quiet)
 
 
 def _info(given: argparse.Namespace) -> int:

@@ -31,12 +31,27 @@ class Plan:
     notes: list[str] = field(default_factory=lambda: [])
 
 
-def make_plan(inputs: Sequence[str], output: str | None, settings: UpscaleSettings, *, overwrite: bool) -> Plan:
-    """Raises ConfigError for an `output` that makes no sense, ImageFileError if its folder cannot be made."""
+def make_plan(
+    inputs: Sequence[str],
+    output: str | None,
+    settings: UpscaleSettings,
+    *,
+    overwrite: bool,
+    share: tuple[int, int] = (0, 1),
+    dry: bool = False,
+) -> Plan:
+    """A result that exists is a problem for an image that was named alone; of many it is left out, with one note.
+
+    `share`: (number, count) of a process that takes every count-th image: which ones does not depend on the results
+    that other processes have written by now. `dry`: the output's folder is not made.
+    Raises ConfigError for an `output` that makes no sense, ImageFileError if its folder cannot be made.
+    """
+    alone = len(inputs) == 1 and Path(inputs[0]).is_file()
+    place = existing = 0
     plan = Plan()
     sources = list({_identity(path): path for path in _expand(inputs, plan.problems)}.values())
     wanted = [Job(source=source, target=_target(source, output, settings, len(sources))) for source in sources]
-    if output is not None and wanted:
+    if output is not None and wanted and not dry:
         make_folder(wanted[0].target.parent, ImageFileError)
     results = {_identity(job.target): job.source for job in wanted}
     taken: dict[Path, Path] = {}
@@ -51,13 +66,19 @@ def make_plan(inputs: Sequence[str], output: str | None, settings: UpscaleSettin
                 f"'{job.source}' would be written to '{job.target}', as '{taken[target]}' is. "
                 "Rename one, or upscale them into different folders."
             )
-        elif job.target.exists() and not overwrite:
-            plan.problems.append(f"'{job.target}' exists and was not touched. Use --overwrite to replace it.")
-        elif job.target.is_dir():
-            plan.problems.append(f"'{job.target}' is a folder. Choose another -o.")
         else:
             taken[target] = job.source
-            plan.jobs.append(job)
+            place += 1
+            if job.target.is_dir() and (overwrite or not alone):
+                plan.problems.append(f"'{job.target}' is a folder. Choose another -o.")
+            elif not job.target.exists() or overwrite:
+                plan.jobs += [job] if (place - 1) % share[1] == share[0] else []
+            elif alone:
+                plan.problems.append(f"'{job.target}' exists and was not touched. Use --overwrite to replace it.")
+            else:
+                existing += 1
+    if existing:
+        plan.notes.append(f"{existing} of {place} results exist and were not touched. Use --overwrite to replace them.")
     return plan
 
 

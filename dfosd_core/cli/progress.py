@@ -1,19 +1,17 @@
-"""Bars on standard error: one over the images of a batch, one over the tiles of the image at work."""
+"""Bars on standard error: one over the images of a batch, one over the tiles of each image at work."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
 from ..upscale_file import PHASES
 
 if TYPE_CHECKING:
-    from ..tiles.run import Progress, ProgressCallback
+    from ..tiles.run import Progress
 
 _IMAGES = "{l_bar}{bar}| {n_fmt}/{total_fmt} images [{elapsed}<{remaining}]"
 _TILES = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
@@ -27,31 +25,38 @@ class Bars:
         hidden = quiet or not screen.isatty()
         self._bar = partial(tqdm, leave=False, file=screen, disable=hidden, dynamic_ncols=True)
         self._images = self._bar(total=images, desc="images", bar_format=_IMAGES, position=0) if images > 1 else None
+        self._tiles: dict[int, tuple[str, tqdm[Any]]] = {}
 
-    @contextmanager
-    def image(self, name: str) -> Iterator[ProgressCallback]:
-        """Draws the tile bar of one image; the image counts as done afterwards, also if it failed."""
-        bar = self._bar(total=1, desc=name, bar_format=_TILES, position=int(self._images is not None))
+    def show(self, name: str, progress: Progress, worker: int = 0) -> None:
+        """Tiles of the image `name`, on which the process number `worker` is."""
+        shown, bar = self._tiles.get(worker, ("", None))
+        if bar is None or shown != name:
+            self.hide(worker)
+            bar = self._bar(total=1, bar_format=_TILES, position=worker + int(self._images is not None))
+            self._tiles[worker] = name, bar
+        bar.set_description(f"{name}: {PHASES[progress.phase]}", refresh=False)
+        bar.total, bar.n = progress.total, progress.done  # the total grows when tiles have to become smaller
+        bar.refresh()
 
-        def show(progress: Progress) -> None:
-            bar.set_description(f"{name}: {PHASES[progress.phase]}", refresh=False)
-            bar.total, bar.n = progress.total, progress.done  # the total grows when tiles have to become smaller
-            bar.refresh()
+    def hide(self, worker: int = 0) -> None:
+        """Take this process's bar of tiles away."""
+        if worker in self._tiles:
+            self._tiles.pop(worker)[1].close()
 
-        try:
-            yield show
-        finally:
-            bar.close()
-            if self._images is not None:
-                self._images.update()
-                self._images.refresh()
+    def count(self) -> None:
+        """One more image is done, or has failed."""
+        if self._images is not None:
+            self._images.update()
+            self._images.refresh()
 
-    def say(self, line: str) -> None:
-        """A line on standard output that leaves the bars whole."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+    def say(self, line: str, file: TextIO) -> None:
+        """A line that leaves the bars whole."""
+        tqdm.write(line, file=file)
+        file.flush()
 
     def close(self) -> None:
         """Take the bars away."""
+        for worker in list(self._tiles):
+            self.hide(worker)
         if self._images is not None:
             self._images.close()

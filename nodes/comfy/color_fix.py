@@ -44,7 +44,7 @@ class DFOSDColorFix:
             )
         output = image.clone()
         for i in range(image.shape[0]):
-            x = to_bchw(image[i : i + 1, ..., :3].float())
+            x = to_bchw(output[i : i + 1, ..., :3].float())
             like = to_bchw(reference[i % reference.shape[0]][None, ..., :3].float().to(x.device))
             like = resize(like, (x.shape[-2], x.shape[-1])).clamp(0.0, 1.0)
             output[i : i + 1, ..., :3] = to_bhwc(fix_color(method, x, like)).clamp(0.0, 1.0)

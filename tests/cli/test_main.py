@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -42,6 +43,23 @@ def test_help_and_mistakes_answer_without_torch(arguments: list[str], tmp_path: 
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True).returncode == 0
 
 
+def test_embedded_model_starts_without_what_it_does_not_use(photo: Path) -> None:
+    """Each of these would cost time at every start."""
+    script = (
+        "import sys; from dfosd_core.cli.main import main\n"
+        f"code = main(['upscale', {str(photo)!r}, '--device', 'cpu', '--scale', '1'])\n"
+        "print(*sorted(sys.modules)); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "dfosd_core.pipeline" in loaded
+    ours = ("lora.importers", "lora.open", "networks.light_decoder", "hosts.light", "training", "exchange")
+    ours += ("app", "mosaic", "cli.info", "cli.processes", "cli.dry_run")
+    others = ("diffusers", "transformers", "peft", "accelerate", "gradio", "cv2", "matplotlib", "scipy", "yaml")
+    unwanted = {*(f"dfosd_core.{name}" for name in ours), *others, "torch._dynamo", "torch._inductor"}
+    assert sorted(loaded & unwanted) == []
+
+
 def test_reader_that_goes_away_is_no_crash() -> None:
     script = (
         "import sys; from dfosd_core.cli import main\n"
@@ -75,7 +93,7 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_version_of_an_installed_package_is_what_it_was_installed_as(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arguments_module, "__file__", "/nowhere/dfosd_core/cli/arguments.py")
-    monkeypatch.setattr(arguments_module.importlib.metadata, "version", lambda name: f"that of {name}")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"that of {name}")
     assert arguments_module.version() == "that of dfosd"
 
 
@@ -178,8 +196,8 @@ def test_bars_count_images_and_tiles() -> None:
     screen = Terminal()
     bars = Bars(2, file=screen)
     for name in ("a.png", "b.png"):
-        with bars.image(name) as tiles:
-            tiles(Progress(phase="unet", done=3, total=9))
+        bars.show(name, Progress(phase="unet", done=3, total=9))
+        bars.count()
     bars.close()
     shown = screen.getvalue()
     for part in ("a.png: restoring", "b.png: restoring", "3/9", "1/2 images", "2/2 images"):
@@ -188,8 +206,9 @@ def test_bars_count_images_and_tiles() -> None:
 
 @pytest.mark.parametrize("screen", [StringIO(), Terminal()])
 def test_bars_stay_away_where_nobody_looks(screen: StringIO) -> None:
-    with Bars(1, quiet=screen.isatty(), file=screen).image("a.png") as tiles:
-        tiles(Progress(phase="unet", done=1, total=2))
+    bars = Bars(1, quiet=screen.isatty(), file=screen)
+    bars.show("a.png", Progress(phase="unet", done=1, total=2))
+    bars.close()
     assert screen.getvalue() == ""
 
 

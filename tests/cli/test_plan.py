@@ -109,6 +109,25 @@ def test_existing_result_is_not_touched() -> None:
     assert pairs(plan("a.jpg", overwrite=True)) == [("a.jpg", "a_x4.png")]
 
 
+def test_existing_results_of_many_are_left_out_with_one_note() -> None:
+    touch("in/a.jpg", "in/b.jpg", "in/c.jpg", "out/a_x4.png", "out/c_x4.png")
+    note = "2 of 3 results exist and were not touched. Use --overwrite to replace them."
+    for inputs in (["in"], ["in/*.jpg"], ["in/a.jpg", "in/b.jpg", "in/c.jpg"]):
+        made = plan(*inputs, output="out")
+        assert pairs(made) == [("in/b.jpg", "out/b_x4.png")]
+        assert (made.problems, made.notes) == ([], [note])
+    assert len(plan("in", output="out", overwrite=True).jobs) == 3
+
+
+def test_shares_are_the_same_whatever_results_there_are_by_now() -> None:
+    touch(*(f"in/{n}.jpg" for n in range(5)))
+    of_both = [make_plan(["in"], None, UpscaleSettings(), overwrite=False, share=(rank, 2)) for rank in range(2)]
+    assert [[job.source.stem for job in each.jobs] for each in of_both] == [["0", "2", "4"], ["1", "3"]]
+    touch("in/0_x4.png", "in/3_x4.png")
+    later = [make_plan(["in"], None, UpscaleSettings(), overwrite=False, share=(rank, 2)) for rank in range(2)]
+    assert [[job.source.stem for job in each.jobs] for each in later] == [["2", "4"], ["1"]]
+
+
 def test_two_inputs_with_one_result_are_told_apart() -> None:
     touch("a.jpg", "a.png", "other/a.png")
     made = plan("a.jpg", "a.png")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.peak import Peak
 from torch.nn import functional
 
 from dfosd_core.color_fix import COLOR_FIXES, adain, fix_color, lab, lab_to_rgb, low_pass, rgb_to_lab, wavelet
@@ -14,28 +15,43 @@ SIZES = [(1, 1), (1, 40), (3, 2), (40, 300), (300, 65)]
 @pytest.mark.parametrize("size", SIZES)
 def test_fixing_an_image_by_itself_changes_nothing(name: str, size: tuple[int, int]) -> None:
     x = torch.rand(2, 3, *size)
-    torch.testing.assert_close(fix_color(name, x, x.clone()), x, rtol=0, atol=2e-5 if name == "lab" else 0)
+    torch.testing.assert_close(fix_color(name, x.clone(), x), x, rtol=0, atol=2e-5 if name == "lab" else 0)
 
 
 @pytest.mark.parametrize("name", COLOR_FIXES)
-def test_images_of_a_batch_do_not_mix_and_inputs_are_kept(name: str) -> None:
+def test_images_of_a_batch_do_not_mix_and_the_result_takes_the_images_place(name: str) -> None:
     x_sr, x_lr = torch.rand(2, 3, 3, 20, 30).unbind()
-    before = x_sr.clone(), x_lr.clone()
+    before, reference = x_sr.clone(), x_lr.clone()
     together = fix_color(name, x_sr, x_lr)
     for i in range(3):
-        assert torch.equal(together[i : i + 1], fix_color(name, x_sr[i : i + 1], x_lr[i : i + 1]))
-    assert torch.equal(x_sr, before[0])
-    assert torch.equal(x_lr, before[1])
+        assert torch.equal(together[i : i + 1], fix_color(name, before[i : i + 1], x_lr[i : i + 1]))
+    assert together is x_sr
+    assert torch.equal(x_lr, reference)
 
 
 @pytest.mark.parametrize("name", COLOR_FIXES)
 def test_memory_layout_of_the_inputs_makes_no_difference(name: str) -> None:
     x_sr, x_lr = torch.rand(2, 2, 3, 20, 30).unbind()
-    expected = fix_color(name, x_sr, x_lr)
-    channels_last = x_sr.to(memory_format=torch.channels_last)
+    channels_last = x_sr.clone(memory_format=torch.channels_last)
     cropped = functional.pad(x_sr, (0, 5, 0, 5))[..., :20, :30]
+    expected = fix_color(name, x_sr, x_lr)
     for other in (channels_last, cropped):  # sums in another order differ by rounding
         torch.testing.assert_close(fix_color(name, other, x_lr), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [255, 256, 257, 287, 512, 530, 800])
+def test_bands_of_rows_give_the_bits_of_the_whole_image(rows: int) -> None:
+    x_sr, x_lr = torch.rand(2, 1, 3, rows, 9).unbind()
+    expected = x_sr + low_pass(x_lr - x_sr)
+    assert torch.equal(wavelet(x_sr, x_lr), expected)
+
+
+@pytest.mark.parametrize(("name", "most"), [("wavelet", 0.6), ("adain", 0.1)])
+def test_a_large_image_is_never_copied_whole(name: str, most: float) -> None:
+    x_sr, x_lr = torch.rand(2, 1, 3, 4096, 2048).unbind()
+    peak = Peak()
+    fix_color(name, x_sr, x_lr)
+    assert peak.above() / (x_sr.numel() * 4) < most
 
 
 @pytest.mark.parametrize("name", ["wavelet", "adain", "lab"])
@@ -70,7 +86,7 @@ def test_low_pass_is_the_a_trous_convolution(size: tuple[int, int]) -> None:
 
 def test_wavelet_takes_the_references_low_band_and_keeps_the_details() -> None:
     x_sr, x_lr = torch.rand(1, 3, 256, 256), low_pass(torch.rand(1, 3, 256, 256)) + 0.1
-    fixed = wavelet(x_sr, x_lr)
+    fixed = wavelet(x_sr.clone(), x_lr)
     torch.testing.assert_close(fixed, x_sr - low_pass(x_sr) + low_pass(x_lr), rtol=0, atol=1e-6)
     torch.testing.assert_close(low_pass(fixed).mean((2, 3)), low_pass(x_lr).mean((2, 3)), rtol=0, atol=2e-3)
 

@@ -43,14 +43,35 @@ def test_padding_repeats_the_border_and_crop_undoes_it(size: tuple[int, int]) ->
     assert torch.equal(padded[..., -1, -1], x[..., -1, -1])
 
 
-def test_alpha_is_split_and_joined() -> None:
+def test_alpha_is_split_off() -> None:
     rgba = torch.rand(2, 4, 3, 3)
     rgb, alpha = images.split_alpha(rgba)
     assert alpha is not None
-    assert rgb.shape[1] == 3
-    assert torch.equal(images.join_alpha(rgb, alpha), rgba)
+    assert torch.equal(torch.cat([rgb, alpha], 1), rgba)
     assert images.split_alpha(rgb)[1] is None
-    assert images.join_alpha(rgb, None) is rgb
+
+
+def test_writing_clamped_changes_layout_and_range() -> None:
+    x, target = torch.randn(2, 3, 5, 4), torch.zeros(2, 5, 4, 4)
+    images.put_clamped(target[..., :3], x)
+    assert torch.equal(target[..., :3], images.to_bhwc(x).clamp(0, 1))
+    assert not target[..., 3].any()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_one_bad_number_anywhere_is_found(bad: float) -> None:
+    image = torch.rand(1, 300, 4, 3)
+    assert images.is_finite(image)
+    image[0, 299, 3, 2] = bad
+    assert not images.is_finite(image)
+
+
+def test_enlarging_never_overshoots_and_never_changes_its_input() -> None:
+    x = torch.tensor([-0.1, 0.0, 1.0, 1.1]).view(1, 1, 1, 4)
+    for size in ((1, 4), (1, 16)):
+        larger = images.enlarge(x, size)
+        assert torch.equal(larger, images.resize(x, size).clamp(0, 1))
+    assert x.min() < 0
 
 
 def test_hidden_colours_come_from_what_is_visible_near() -> None:

@@ -1,0 +1,113 @@
+"""The memory of an image, estimated before it is upscaled: against what it takes, and what follows from it."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+from support.peak import Peak
+
+from dfosd_core import memory
+from dfosd_core.attach import attached
+from dfosd_core.errors import ImageFileError
+from dfosd_core.hosts.own import OwnHost, load_default
+from dfosd_core.image_files.picture import Picture
+from dfosd_core.memory import fitted, free_memory, gigabytes, held_memory, need_of
+from dfosd_core.settings import UpscaleSettings
+from dfosd_core.upscale_file import upscale_picture
+
+AUTO = UpscaleSettings()
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def host() -> OwnHost:
+    return load_default()[0]
+
+
+@pytest.mark.parametrize("edge", [128, 256])
+def test_estimate_is_above_the_peak_and_not_far_above(edge: int) -> None:
+    host, lora = load_default()
+    rng = torch.Generator().manual_seed(0)
+    with attached(host, lora, AUTO) as with_lora:
+
+        def run(edge: int) -> None:
+            picture = Picture(samples=torch.randint(0, 256, (edge, edge, 3), generator=rng, dtype=torch.uint8).numpy())
+            upscale_picture(picture, lambda _: None, host=with_lora, lora=lora, settings=AUTO, device=CPU)
+
+        run(16)  # what is made once
+        gc.collect()
+        peak = Peak()
+        run(edge)
+    need = need_of((4 * edge, 4 * edge), host, AUTO).bytes
+    assert need / 3 < peak.above() < need
+
+
+def test_large_images_need_what_they_hold_and_one_tile(host: OwnHost) -> None:
+    at_4096, at_8192 = (need_of((edge, edge), host, AUTO).bytes for edge in (4096, 8192))
+    held = 8192 * 8192 * 12
+    assert 2 * held < at_8192 < 3 * held
+    assert at_4096 < at_8192 < 4 * at_4096
+    assert need_of((8192, 8192), host, AUTO, writing=True).bytes == at_8192 + 8192 * 8192 * 10
+    assert need_of((8192, 8192), host, AUTO, channels=4).bytes >= at_8192
+
+
+def test_tiles_are_those_of_the_run(host: OwnHost) -> None:
+    need = need_of((1000, 3000), host, UpscaleSettings(vae_tile=0, unet_tile=1024))
+    assert need.factor == host.layout.latent_factor
+    assert {stage: len(grid) for stage, grid in need.grids.items()} == {"encode": 1, "unet": 5, "decode": 1}
+    assert need.grids["decode"].width * need.factor == 3000
+
+
+def test_little_memory_makes_the_automatic_tiles_smaller(host: OwnHost, caplog: pytest.LogCaptureFixture) -> None:
+    size = (2048, 2048)
+    need = need_of(size, host, AUTO)
+    assert fitted(need, size, host, AUTO, need.bytes) is fitted(need, size, host, AUTO, None) is AUTO
+    smaller = fitted(need, size, host, AUTO, need.bytes * 2 // 3)
+    assert smaller.unet_tile == smaller.vae_tile in (1024, 768, 512)
+    assert need_of(size, host, smaller).bytes <= need.bytes * 2 // 3
+    assert f"tiles of {smaller.vae_tile} pixels are taken." in caplog.text
+    chosen = UpscaleSettings(unet_tile=2048, vae_tile=0)
+    assert fitted(need_of(size, host, chosen), size, host, chosen, 1) is chosen
+    half = fitted(need, size, host, UpscaleSettings(unet_tile=640), need.bytes * 2 // 3)
+    assert half.unet_tile == 640
+    assert half.vae_tile is not None
+
+
+def test_too_little_memory_is_one_line(host: OwnHost) -> None:
+    size = (8192, 8192)
+    with pytest.raises(ImageFileError) as caught:
+        fitted(need_of(size, host, AUTO), size, host, AUTO, 10**9)
+    assert str(caught.value) == (
+        "A result of 8192x8192 needs about 1.8 GB of memory even with small tiles, 1.0 GB are free. "
+        "Free some memory or use a smaller scale."
+    )
+
+
+def test_free_memory_is_the_machines_or_the_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:  4000 kB\n")
+    assert memory._available(tmp_path / "meminfo") == 4000 * 1024
+    assert memory._available(tmp_path / "none") is None
+    assert memory._left_to_group(tmp_path) is None
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._left_to_group(tmp_path) is None
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert memory._left_to_group(tmp_path) == 4000
+    monkeypatch.setattr(memory, "_available", lambda _: 10_000)
+    monkeypatch.setattr(memory, "_left_to_group", lambda _: 4000)
+    assert (free_memory(CPU), free_memory(CPU, 2)) == (4000, 2000)
+    monkeypatch.setattr(memory, "_available", lambda _: None)
+    monkeypatch.setattr(memory, "_left_to_group", lambda _: None)
+    assert free_memory(CPU) is None
+
+
+def test_held_memory_grows_with_what_is_held() -> None:
+    before = held_memory(CPU)
+    if not before:
+        pytest.skip("this system has no /proc/self/status")
+    kept = torch.ones(2**25)
+    assert held_memory(CPU) - before > 2**26
+    assert gigabytes(kept.numel() * 4) == "0.1 GB"
