@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp")
+_PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".heic", ".heif")
+READABLE_SUFFIXES = (".png", *_PHOTOGRAPHS, ".tif", ".tiff", ".gif", ".bmp")
 """What is taken from a folder or a pattern. A file named by the user may be called anything."""
 
 FORMATS = {
@@ -15,6 +16,7 @@ FORMATS = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
     ".webp": "WEBP",
+    ".avif": "AVIF",
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".bmp": "BMP",

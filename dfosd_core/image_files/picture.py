@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .icc import color_from_grey
 from .metadata import ImageMetadata
 
 Samples = NDArray[np.uint8 | np.uint16]
@@ -49,11 +51,13 @@ class Picture:
         return replace(self, samples=self.samples[..., :-1]) if self.has_alpha else self
 
     def with_three_colors(self) -> Picture:
-        """Grey repeated into red, green and blue, without the profile, which was for grey."""
+        """Grey repeated into red, green and blue, with a profile that shows them as the grey's did."""
         if not self.is_grey:
             return self
         samples = self.samples[..., [0, 0, 0, 1] if self.has_alpha else [0, 0, 0]]
-        return replace(self, samples=samples, metadata=replace(self.metadata, icc_profile=None))
+        profile = self.metadata.icc_profile
+        metadata = replace(self.metadata, icc_profile=color_from_grey(profile)) if profile else self.metadata
+        return replace(self, samples=samples, metadata=metadata)
 
     def to_8_bit(self) -> Picture:
         """8 bits a sample, rounded to nearest."""
@@ -62,10 +66,18 @@ class Picture:
         return replace(self, samples=((self.samples.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
-def add_alpha(light: NDArray[np.uint16], transparent: int | tuple[int, ...]) -> NDArray[np.uint16]:
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A file whose head has been read: `decode` gives its picture, upright and of `size` (height, width)."""
+
+    size: tuple[int, int]
+    decode: Callable[[], Picture]
+
+
+def add_alpha(light: Samples, transparent: int | tuple[int, ...]) -> Samples:
     """(H, W, 1 or 3) with an opacity that is 0 where the samples are `transparent`, as a PNG's tRNS chunk says it."""
     opaque = (light != np.array(transparent, dtype=np.uint16)).any(axis=2, keepdims=True)
-    return np.concatenate([light, opaque.astype(np.uint16) * 65535], axis=2)
+    return np.concatenate([light, opaque.astype(light.dtype) * np.iinfo(light.dtype).max], axis=2)
 
 
 def fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
