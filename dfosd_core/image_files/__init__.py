@@ -19,6 +19,7 @@ FORMATS = {
     ".avif": "AVIF",
     ".tif": "TIFF",
     ".tiff": "TIFF",
+    ".gif": "GIF",
     ".bmp": "BMP",
 }
 """Ending of an output, in lower case -> Pillow's name of the format."""

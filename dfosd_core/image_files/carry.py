@@ -49,13 +49,8 @@ def carry(metadata: ImageMetadata, name: str, *, is_grey: bool) -> Carried:
         )
     only_png = what_only_png_holds(dict(metadata.color))
     lost = [only_png] if only_png else []
-    if name == "BMP":
-        stated = {"EXIF": metadata.exif, "XMP": metadata.xmp, "texts": metadata.text, "IPTC": metadata.iptc}
-        lost += [
-            *(what for what, content in stated.items() if content),
-            *(["the place on earth"] if metadata.geo else []),
-        ]
-        return Carried(dpi=metadata.dpi, lost=tuple(lost))
+    if name in ("BMP", "GIF"):
+        return _hardly_anything(metadata, name, lost)
     exif, comment = _texts_into_exif(metadata, name, lost)
     if name in ("WEBP", "AVIF") and metadata.dpi:
         exif = with_entries(exif, resolution_entries(metadata.dpi), {})
@@ -71,6 +66,21 @@ def carry(metadata: ImageMetadata, name: str, *, is_grey: bool) -> Carried:
     lost += ["IPTC"] if metadata.iptc and not carried.iptc else []
     lost += ["the place on earth"] if metadata.geo and not carried.geo else []
     return _within_segments(carried, metadata, lost) if name == "JPEG" else replace(carried, lost=tuple(lost))
+
+
+def _hardly_anything(metadata: ImageMetadata, name: str, lost: list[str]) -> Carried:
+    """A BMP states its resolution, a GIF has a comment."""
+    comment = dict(metadata.text).get("Comment") if name == "GIF" else None
+    stated: dict[str, object] = {
+        "EXIF": metadata.exif,
+        "XMP": metadata.xmp,
+        "texts": any(key != "Comment" or comment is None for key, _ in metadata.text),
+        "IPTC": metadata.iptc,
+        "the place on earth": metadata.geo,
+        "the resolution": metadata.dpi if name == "GIF" else None,
+    }
+    lost += [what for what, content in stated.items() if content]
+    return Carried(dpi=metadata.dpi if name == "BMP" else None, comment=comment, lost=tuple(lost))
 
 
 def _within_segments(carried: Carried, metadata: ImageMetadata, lost: list[str]) -> Carried:

@@ -63,8 +63,8 @@ def chunks_of_pil(info: Mapping[str, Any]) -> dict[bytes, bytes]:
     return chunks
 
 
-def chunks_of_avif(data: bytes) -> dict[bytes, bytes]:
-    """What an AVIF file's box of code points says (ISO 23091-2), as PNG's chunk for the same. Pillow reads no such."""
+def chunks_of_box(data: bytes) -> dict[bytes, bytes]:
+    """What the colour box of an AVIF or HEIC file says (ISO 23091-2), as PNG's chunk for the same."""
     start = data.find(b"colrnclx")
     if start < 0 or len(data) < start + 15:
         return {}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ..errors import ImageFileError
-from .picture import Opened
+from .color_space import chunks_of_box
+from .picture import Opened, Picture
 from .pil import from_pil
+from .side_data import side_of_pil
 
 _BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -23,4 +25,12 @@ def open_heif(data: bytes) -> Opened:
         raise ImageFileError("is a HEIC file. Install pillow-heif to read it, or save it as PNG or JPEG.") from error
     file = pillow_heif.open_heif(data, convert_hdr_to_8bit=True)
     width, height = file.size
-    return Opened(size=(height, width), decode=lambda: from_pil(file.to_pillow()))
+
+    def decode() -> Picture:
+        image = file.to_pillow()
+        side = side_of_pil(image)
+        if not side.icc_profile:
+            side.color = chunks_of_box(data)
+        return from_pil(image, side)
+
+    return Opened(size=(height, width), decode=decode)

@@ -6,6 +6,7 @@ Pillow has 16 bits for grey alone: 16-bit colour gets through as a file (read.py
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,11 +55,14 @@ def to_pil(picture: Picture) -> Image.Image:
 
 def to_srgb(picture: Picture) -> Picture:
     """In 8 bits and sRGB, for formats that can state no other colours."""
-    picture = picture.to_8_bit().without_alpha()
+    picture = picture.to_8_bit()
     profile = picture.metadata.any_profile(is_grey=picture.is_grey)
     if not profile:
         return picture
-    return Picture(samples=_array(_converted(to_pil(picture), profile)), metadata=picture.metadata)
+    samples = _array(_converted(to_pil(picture.without_alpha()), profile))
+    if picture.has_alpha:
+        samples = np.concatenate([samples, picture.samples[..., -1:]], axis=2)
+    return replace(picture, samples=samples)
 
 
 def samples_of(image: Image.Image) -> Samples:

@@ -24,7 +24,7 @@ _RAW = "Raw profile type "
 def split_png(data: bytes) -> tuple[bytes, SideData]:
     """A PNG file of the same picture that states nothing else, and what it stated."""
     picture, said, lost, ended = [SIGNATURE], [], [], False
-    for kind, content, whole in _chunks(data):
+    for kind, content, whole in chunks_of(data):
         ended = kind == b"IEND"
         if not kind[0] & _ANCILLARY or kind in _PICTURE:
             picture.append(whole)
@@ -37,7 +37,7 @@ def split_png(data: bytes) -> tuple[bytes, SideData]:
     return b"".join(picture), _side_data(said, lost)
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+def chunks_of(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
     """Name, content, and the whole chunk. What follows the end of the picture is none of it."""
     place = len(SIGNATURE)
     while place + 12 <= len(data):

@@ -15,6 +15,7 @@ from .carry import Carried
 from .iptc import to_block
 from .picture import Picture
 from .pil import to_pil
+from .png_read import SIGNATURE, chunks_of
 
 _ROWS = 64
 _PNG_COLOR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}
@@ -35,9 +36,39 @@ def write_png(file: BinaryIO, picture: Picture, carried: Carried) -> None:
     file.writelines((written[:_HEAD], *chunks, written[_HEAD:]))
 
 
+def write_animated_png(file: BinaryIO, picture: Picture, carried: Carried) -> None:
+    """As an APNG (PNG, third edition): each frame whole."""
+    sequence = picture.sequence
+    assert sequence is not None
+    number = 0
+    for index, frame in enumerate((picture, *sequence.following)):
+        encoded = io.BytesIO()
+        write_png(encoded, frame, carried if index == 0 else Carried())
+        for kind, content, whole in chunks_of(encoded.getvalue()):
+            if kind == b"IDAT":
+                file.write(whole if index == 0 else _chunk(b"fdAT", struct.pack(">I", number) + content))
+                number += index > 0
+            elif index == 0 and kind != b"IEND":
+                file.write((SIGNATURE if kind == b"IHDR" else b"") + whole)
+            if kind == b"IHDR":
+                if index == 0:
+                    file.write(_chunk(b"acTL", struct.pack(">II", len(sequence.durations), sequence.plays)))
+                file.write(_chunk(b"fcTL", _frame_control(number, frame, sequence.durations[index])))
+                number += 1
+    file.write(_chunk(b"IEND", b""))
+
+
+def _frame_control(number: int, frame: Picture, milliseconds: float) -> bytes:
+    """Shown for so long, all over the one before it."""
+    per_second = 1000 if milliseconds < 65000 else 100
+    duration = min(round(milliseconds * per_second / 1000), 65535)
+    height, width = frame.size
+    return struct.pack(">5I2H2B", number, width, height, 0, 0, duration, per_second, 0, 0)
+
+
 def _write_16_bit(file: BinaryIO, picture: Picture, extras: bytes) -> None:
     height, width, channels = picture.samples.shape
-    file.write(b"\x89PNG\r\n\x1a\n")
+    file.write(SIGNATURE)
     file.write(_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, _PNG_COLOR_TYPE[channels], 0, 0, 0)))
     file.write(extras)
     deflate = zlib.compressobj(6)

@@ -18,7 +18,8 @@ from PIL import Image, UnidentifiedImageError, features
 
 from ..errors import ImageFileError
 from . import FORMATS
-from .color_space import chunks_of_avif
+from .animation import is_animated, open_animation
+from .color_space import chunks_of_box
 from .heif import is_heif, open_heif
 from .picture import Opened, Picture, turn_upright
 from .pil import from_pil, picture_of
@@ -34,7 +35,7 @@ logger = logging.getLogger("dfosd")
 KINDS = "PNG, JPEG, WebP, AVIF, TIFF, GIF or BMP"
 MAX_PIXELS = 100_000_000
 """Larger inputs are refused: a small file can claim any size, and x4 of this is 1.6 gigapixels."""
-_FORMATS = (*dict.fromkeys(FORMATS.values()), "GIF")
+_FORMATS = tuple(dict.fromkeys(FORMATS.values()))
 _NOT_READ = {
     b"\xff\x0a": "JPEG XL",
     b"\0\0\0\x0cJXL ": "JPEG XL",
@@ -46,12 +47,13 @@ _NOT_READ = {
 }
 
 
-def read_image(path: Path) -> Picture:
+def read_image(path: Path, *, sequences: bool = False) -> Picture:
     """Decode the file, turned upright; what of its metadata cannot be kept is said in a line of the log.
 
-    Raises ImageFileError, one line with its name, if that fails.
+    Animations and many pages come whole with `sequences`, and are refused without. Raises ImageFileError, one line with
+    its name, if that fails.
     """
-    return decode_image(_bytes_of(path), path)
+    return decode_image(_bytes_of(path), path, sequences=sequences)
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -59,10 +61,14 @@ def read_size(path: Path) -> tuple[int, int]:
     return decode_size(_bytes_of(path), path)
 
 
-def decode_image(data: bytes, name: str | Path) -> Picture:
+def decode_image(data: bytes, name: str | Path, *, sequences: bool = False) -> Picture:
     """As `read_image`, of a file's bytes; errors call it `name`."""
     with _one_line(name):
         opened = _open(data)
+        if opened.pictures > 1 and not sequences:
+            is_document = data.startswith(TIFF_SIGNATURES)
+            what = f"holds {opened.pictures} pages" if is_document else f"is animated ({opened.pictures} frames)"
+            raise ImageFileError(f"{what}; only single images can be upscaled here. Save one as a PNG.")
         picture = opened.decode()
         if picture.size != opened.size:
             raise ValueError("its size changes while it is decoded")
@@ -121,9 +127,10 @@ def _open(data: bytes) -> Opened:
     else:
         opened = _open_by_pillow(data)
     height, width = opened.size
-    if height * width > MAX_PIXELS:
+    if height * width * opened.pictures > MAX_PIXELS:
+        times = f" {opened.pictures} times" if opened.pictures > 1 else ""
         raise ImageFileError(
-            f"has {_megapixels(height * width)} ({width}x{height}); "
+            f"has {_megapixels(height * width * opened.pictures)} ({width}x{height}{times}); "
             f"at most {_megapixels(MAX_PIXELS)} can be read. Cut it into pieces."
         )
     return opened
@@ -132,7 +139,8 @@ def _open(data: bytes) -> Opened:
 def _open_png(data: bytes) -> Opened:
     data, side = split_png(data)
     image = Image.open(io.BytesIO(data), formats=["PNG"])
-    _refuse_animation(image)
+    if is_animated(image):
+        return open_animation(image, side)
 
     def decode() -> Picture:
         if not is_beyond_pillow(data):
@@ -146,7 +154,8 @@ def _open_by_pillow(data: bytes) -> Opened:
     if data[4:8] == b"ftyp" and not features.check("avif"):
         raise ImageFileError("is an AVIF file, which this Pillow does not read. Install Pillow 11.3 or newer.")
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    _refuse_animation(image)
+    if is_animated(image):
+        return open_animation(image, side_of_pil(image))
 
     def decode() -> Picture:
         try:
@@ -157,7 +166,7 @@ def _open_by_pillow(data: bytes) -> Opened:
             return _without_end_marker(data)
         side = side_of_pil(image)
         if image.format == "AVIF" and not side.icc_profile:
-            side.color = chunks_of_avif(data)
+            side.color = chunks_of_box(data)
         return from_pil(image, side)
 
     return Opened(size=_upright_size(image, side_of_pil(image)), decode=decode)
@@ -178,13 +187,6 @@ def _without_end_marker(data: bytes) -> Picture:
 
 def _upright_size(image: Image.Image, side: SideData) -> tuple[int, int]:
     return (image.width, image.height) if side.orientation >= 5 else (image.height, image.width)
-
-
-def _refuse_animation(image: Image.Image) -> None:
-    # MPO is a JPEG with more pictures behind it, as many phones write: the first is the photograph.
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise ImageFileError(f"is animated ({frames} frames); only single images can be upscaled. Save one as a PNG.")
 
 
 def _megapixels(pixels: int) -> str:

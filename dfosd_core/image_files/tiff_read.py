@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from PIL import Image, TiffImagePlugin
 
@@ -10,7 +11,7 @@ from ..errors import ImageFileError
 from . import tiff_pages as tag
 from .exif import orientation_of, resolution_of
 from .geo import geo_of
-from .picture import Opened, Picture, Samples, turn_upright
+from .picture import Opened, Picture, Samples, Sequence, turn_upright
 from .pil import picture_of, samples_of
 from .side_data import SideData, iptc_of_tags
 from .tiff_pages import Page, pages_of
@@ -28,9 +29,16 @@ def open_tiff(data: bytes) -> Opened:
     pictures = [page for page in pages if page.is_picture]
     if not pictures or any(tag.DNG in page.tags for page in pages):
         raise ImageFileError("holds previews alone, as cameras' raw files do. Develop it, and save it as PNG or TIFF.")
-    if len(pictures) > 1:
-        raise ImageFileError(f"holds {len(pictures)} pages; only single images can be upscaled. Save one as a PNG.")
-    return _open_page(data, pictures[0])
+    first, *others = (_open_page(data, page) for page in pictures)
+    return (
+        first
+        if not others
+        else Opened(size=first.size, decode=lambda: _decode_all(first, others), pictures=len(pictures))
+    )
+
+
+def _decode_all(first: Opened, others: list[Opened]) -> Picture:
+    return replace(first.decode(), sequence=Sequence(following=tuple(page.decode() for page in others)))
 
 
 def _open_page(data: bytes, page: Page) -> Opened:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import struct
 import zlib
 from typing import BinaryIO
 
@@ -18,8 +20,11 @@ _ROWS = 64
 _DEFLATE, _HORIZONTAL = 8, 2
 
 
-def write_tiff(file: BinaryIO, picture: Picture, carried: Carried) -> None:
-    """Deflate over horizontal differences, in strips."""
+def write_tiff(file: BinaryIO, picture: Picture, carried: Carried, pointer: int | None = None) -> int:
+    """Deflate over horizontal differences, in strips.
+
+    `pointer`: where the page before it, which is in the file already, names the next one. Returns that place of this.
+    """
     height, width, channels = picture.samples.shape
     kind = picture.samples.dtype.newbyteorder("<")
     strips: list[bytes] = []
@@ -37,8 +42,15 @@ def write_tiff(file: BinaryIO, picture: Picture, carried: Carried) -> None:
     # Pillow counts these from the end of the directory, and would choose too short a type for the sum.
     tags[273] = (0, *itertools.accumulate(lengths[:-1]))
     tags.tagtype[273] = TiffTags.LONG
+    file.write(b"\0" * (file.tell() % 2))
+    start = file.tell() or 8  # behind the file's head
     tags.save(file)
     file.writelines(strips)
+    if pointer is not None:
+        file.seek(pointer)
+        file.write(struct.pack("<I", start))
+        file.seek(0, io.SEEK_END)
+    return start + 2 + 12 * len(tags)
 
 
 def _tiff_tags(carried: Carried) -> ImageFileDirectory_v2:

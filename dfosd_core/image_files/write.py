@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,20 +13,26 @@ from PIL import features
 from ..errors import ImageFileError
 from ..files import reason_of, write_whole
 from . import FORMATS
+from .animation import save_animation
 from .carry import Carried, carry
 from .color_space import what_only_png_holds
 from .iptc import to_block
-from .picture import Picture
+from .picture import Picture, Sequence
 from .pil import to_pil, to_srgb
-from .png_write import write_png
+from .png_write import write_animated_png, write_png
 from .tiff_write import write_tiff
 
 logger = logging.getLogger("dfosd")
 
-MAX_EDGE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 32768}
+DEEP = ("PNG", "TIFF")
+"""Hold 16 bits a sample."""
+ANIMATED, PAGED = ("PNG", "WEBP", "AVIF", "GIF"), ("TIFF",)
+MAX_EDGE = {"JPEG": 65500, "WEBP": 16383, "AVIF": 32768, "GIF": 65535}
 MAX_AVIF_PIXELS = 16384 * 16384
 """More is not decoded again by libavif."""
 MAX_TIFF_BYTES = 4_000_000_000
+MAX_SEQUENCE_BYTES = 2_000_000_000
+"""Frames and pages are in memory at once."""
 QUALITY = 95
 """Of JPEG, WebP and AVIF: what was just restored should not be blurred again."""
 
@@ -44,6 +51,8 @@ def check_target(path: Path, picture: Picture, size: tuple[int, int]) -> None:
     only_png = what_only_png_holds(dict(picture.metadata.color))
     if name != "PNG" and only_png and not picture.metadata.icc_profile:
         raise ImageFileError(f"'{path}': {name} cannot say that the input has {only_png}. Write .png instead.")
+    if picture.sequence:
+        _check_sequence(path, name, picture, picture.sequence, size)
     edge = MAX_EDGE.get(name)
     if edge and max(size) > edge:
         raise ImageFileError(
@@ -54,6 +63,19 @@ def check_target(path: Path, picture: Picture, size: tuple[int, int]) -> None:
         raise ImageFileError(f"'{path}': the result is too large for AVIF (268 megapixels). Write .png instead.")
     if name == "TIFF" and size[0] * size[1] * picture.samples[0, 0].nbytes > MAX_TIFF_BYTES:
         raise ImageFileError(f"'{path}': the result is too large for TIFF (4 GB). Write .png instead.")
+
+
+def _check_sequence(path: Path, name: str, picture: Picture, sequence: Sequence, size: tuple[int, int]) -> None:
+    able = ANIMATED if sequence.is_animation else PAGED
+    if name not in able:
+        endings = " or ".join(dict.fromkeys(suffix for suffix, kind in FORMATS.items() if kind in able))
+        raise ImageFileError(f"'{path}': the input has {sequence}, and {name} holds one. Write {endings} instead.")
+    memory = size[0] * size[1] * picture.samples[0, 0].nbytes * (len(sequence.following) + 1)
+    if memory > MAX_SEQUENCE_BYTES:
+        raise ImageFileError(
+            f"'{path}': {sequence} of {size[1]}x{size[0]} are {memory / 1e9:.1f} GB, at most 2 GB are made. "
+            "Use a smaller scale, or cut the input into pieces."
+        )
 
 
 def write_image(path: Path, picture: Picture, *, overwrite: bool = False) -> None:
@@ -76,32 +98,52 @@ def write_image(path: Path, picture: Picture, *, overwrite: bool = False) -> Non
 
 def encode_image(file: BinaryIO, name: str, picture: Picture) -> list[str]:
     """Write `picture` into `file` as Pillow's format `name`, one of `FORMATS`; return what it cannot hold, in words."""
-    lost = ["16 bits a sample (8 are written)"] if picture.is_16_bit and name not in ("PNG", "TIFF") else []
-    metadata = picture.metadata.of_size(picture.size)
-    carried = carry(metadata, name, is_grey=picture.is_grey)
-    if name == "BMP":
-        picture = to_srgb(picture)
-    if name == "JPEG":
-        picture = picture.without_alpha()
-    # 16-bit grey with alpha in a TIFF is known to few readers.
-    if name in ("WEBP", "AVIF") or (name == "TIFF" and picture.is_16_bit and picture.has_alpha):
-        carried = carry(picture.with_three_colors().metadata.of_size(picture.size), name, is_grey=False)
-        picture = picture.with_three_colors()
-    if name == "PNG":
-        write_png(file, picture, carried)
+    fitted, carried, lost = _fit(picture, name)
+    if name == "PNG" and fitted.sequence:
+        write_animated_png(file, fitted, carried)
+    elif name == "PNG":
+        write_png(file, fitted, carried)
     elif name == "TIFF":
-        write_tiff(file, picture, carried)
+        pointer = write_tiff(file, fitted, carried)
+        for page in fitted.sequence.following if fitted.sequence else ():
+            page, carried, _ = _fit(page, name)
+            pointer = write_tiff(file, page, carried, pointer)
+    elif fitted.sequence:
+        save_animation(file, name, fitted, _options(name, carried))
     else:
-        image = to_pil(picture.to_8_bit())
+        image = to_pil(fitted)
         image.info.clear()
         image.save(file, name, **_options(name, carried))
-    return [*lost, *carried.lost]
+    return lost
+
+
+def _fit(picture: Picture, name: str) -> tuple[Picture, Carried, list[str]]:
+    """The picture as the format has it, with what goes with it, and what is lost, in words."""
+    lost = ["16 bits a sample (8 are written)"] if picture.is_16_bit and name not in DEEP else []
+    # 16-bit grey with alpha in a TIFF is known to few readers.
+    if name in ("WEBP", "AVIF") or (name == "TIFF" and picture.is_16_bit and picture.has_alpha):
+        picture = picture.with_three_colors()
+    carried = carry(picture.metadata.of_size(picture.size), name, is_grey=picture.is_grey)
+    lost += carried.lost
+    if name == "GIF":
+        lost.append("more than 256 colours")
+        picture = to_srgb(picture).with_hard_alpha()
+    elif name in ("JPEG", "BMP"):
+        picture = (to_srgb(picture) if name == "BMP" else picture).without_alpha()
+    picture = picture if name in DEEP else picture.to_8_bit()
+    if picture.sequence and picture.sequence.is_animation:  # a profile is of all frames
+        frames = (replace(frame, metadata=picture.metadata) for frame in picture.sequence.following)
+        following = tuple(_fit(frame, name)[0] for frame in frames)
+        picture = replace(picture, sequence=replace(picture.sequence, following=following))
+    return picture, carried, lost
 
 
 def _options(name: str, carried: Carried) -> dict[str, Any]:
     """What Pillow's writer of the format takes."""
     if name == "BMP":  # Pillow would state 96 where nothing is known
         return {"dpi": carried.dpi or (0, 0)}
+    if name == "GIF":
+        return {"comment": (carried.comment or "").encode()}
     own: dict[str, Any] = {"quality": QUALITY, "exact": True} if name == "WEBP" else {"quality": QUALITY}
     if name == "AVIF":
         own["subsampling"] = "4:4:4"

@@ -193,7 +193,7 @@ def test_animation_is_refused_by_name(tmp_path: Path, name: str) -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "green", "blue")]
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
     what = "holds 3 pages" if name == "a.tif" else "is animated (3 frames)"
-    expected = f"'{tmp_path / name}' {what}; only single images can be upscaled. Save one as a PNG."
+    expected = f"'{tmp_path / name}' {what}; only single images can be upscaled here. Save one as a PNG."
     assert complaint(tmp_path / name) == expected
 
 
