@@ -6,17 +6,25 @@ Pillow has 16 bits for grey alone: 16-bit colour gets through as a file (read.py
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from ..errors import ImageFileError
 from .geo import GeoTags
 from .metadata import keep
 from .picture import Picture, Samples, add_alpha, turn_upright
 from .side_data import SideData, side_of_pil
+
+
+def has_avif() -> bool:
+    """Whether this Pillow has the decoder and the encoder. Before 11.3 it does not know the name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return bool(features.check("avif"))
 
 
 def from_pil(image: Image.Image, side: SideData | None = None) -> Picture:

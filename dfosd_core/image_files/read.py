@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageFileError
 from . import FORMATS
@@ -22,7 +22,7 @@ from .animation import is_animated, open_animation
 from .color_space import chunks_of_box
 from .heif import is_heif, open_heif
 from .picture import Opened, Picture, turn_upright
-from .pil import from_pil, picture_of
+from .pil import from_pil, has_avif, picture_of
 from .png16_read import is_beyond_pillow, read_16_bit_png
 from .png_read import SIGNATURE as PNG_SIGNATURE
 from .png_read import split_png
@@ -35,7 +35,6 @@ logger = logging.getLogger("dfosd")
 KINDS = "PNG, JPEG, WebP, AVIF, TIFF, GIF or BMP"
 MAX_PIXELS = 100_000_000
 """Larger inputs are refused: a small file can claim any size, and x4 of this is 1.6 gigapixels."""
-_FORMATS = tuple(dict.fromkeys(FORMATS.values()))
 _NOT_READ = {
     b"\xff\x0a": "JPEG XL",
     b"\0\0\0\x0cJXL ": "JPEG XL",
@@ -151,9 +150,10 @@ def _open_png(data: bytes) -> Opened:
 
 
 def _open_by_pillow(data: bytes) -> Opened:
-    if data[4:8] == b"ftyp" and not features.check("avif"):
+    if data[4:8] == b"ftyp" and not has_avif():
         raise ImageFileError("is an AVIF file, which this Pillow does not read. Install Pillow 11.3 or newer.")
-    image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    formats = [name for name in dict.fromkeys(FORMATS.values()) if name != "AVIF" or has_avif()]
+    image = Image.open(io.BytesIO(data), formats=formats)
     if is_animated(image):
         return open_animation(image, side_of_pil(image))
 

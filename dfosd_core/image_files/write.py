@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import features
-
 from ..errors import ImageFileError
 from ..files import reason_of, write_whole
 from . import FORMATS
@@ -18,7 +16,7 @@ from .carry import Carried, carry
 from .color_space import what_only_png_holds
 from .iptc import to_block
 from .picture import Picture, Sequence
-from .pil import to_pil, to_srgb
+from .pil import has_avif, to_pil, to_srgb
 from .png_write import write_animated_png, write_png
 from .tiff_write import write_tiff
 
@@ -40,7 +38,7 @@ QUALITY = 95
 def check_target(path: Path, picture: Picture, size: tuple[int, int]) -> None:
     """Refuse, before any computing, what the format of `path` cannot hold at (height, width) `size`."""
     name = FORMATS[path.suffix.lower()]
-    if name == "AVIF" and not features.check("avif"):
+    if name == "AVIF" and not has_avif():
         raise ImageFileError(
             f"'{path}': this Pillow does not write AVIF. Install Pillow 11.3 or newer, or write .webp."
         )

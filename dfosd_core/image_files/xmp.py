@@ -6,7 +6,7 @@ Properties are attributes or elements; a packet may call their namespaces as it 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 _NAMESPACES = {
     "tiff": "http://ns.adobe.com/tiff/1.0/",
@@ -21,6 +21,7 @@ _NAMESPACES = {
     "stDim": "http://ns.adobe.com/xap/1.0/sType/Dimensions#",
 }
 _ANY = r"[\w.-]+"
+_TAG = re.compile(rf"<(/?)({_ANY}:{_ANY})([^<>]*)>")
 # What belongs to pictures, films and texts that lie behind the picture in its file, and digests of what was changed.
 _REMOVED = {
     "tiff": ("NativeDigest",),
@@ -66,12 +67,9 @@ def kept_xmp(xmp: bytes, orientation: int) -> tuple[bytes, list[str]]:
 def orientation_in(xmp: bytes) -> int:
     """1 to 8; 1 where none is stated."""
     text = _decode(xmp)
-    for prefix in _prefixes(text, "tiff"):
-        found = re.search(_attribute(prefix, "Orientation"), text) or re.search(_element(prefix, "Orientation"), text)
-        value = (found["value"] or "").strip("\"' \t\r\n") if found else ""
-        if len(value) == 1 and value in "12345678":
-            return int(value)
-    return 1
+    stated: list[str] = []
+    _change(text, "tiff", "Orientation", lambda value: stated.append(value) or value)
+    return int(stated[0]) if stated and stated[0] in tuple("12345678") else 1
 
 
 def scaled_xmp(xmp: bytes, old: tuple[int, int], new: tuple[int, int]) -> bytes:
@@ -91,17 +89,14 @@ def scaled_xmp(xmp: bytes, old: tuple[int, int], new: tuple[int, int]) -> bytes:
 def _with_region_sizes(text: str, old: tuple[int, int], new: tuple[int, int]) -> str:
     """Face regions are fractions of a size that they state."""
 
-    def change(found: re.Match[str]) -> str:
-        inner = found[0]
+    def change(dimensions: str) -> str:
         for axis, name in ((0, "h"), (1, "w")):
-            ratio = new[axis] / old[axis]
-            for prefix in _prefixes(text, "stDim"):
-                inner = _substitute(inner, prefix, name, lambda value, ratio=ratio: _scaled(value, ratio))
-        return inner
+            dimensions = _change(
+                dimensions, "stDim", name, lambda value, axis=axis: _scaled(value, new[axis] / old[axis])
+            )
+        return dimensions
 
-    for prefix in _prefixes(text, "mwg-rs"):
-        text = re.sub(_element(prefix, "AppliedToDimensions"), change, text, flags=re.DOTALL)
-    return text
+    return _replace(text, [(span[0], span[3]) for span in _elements(text, "mwg-rs", "AppliedToDimensions")], change)
 
 
 def _scaled(value: str, ratio: float) -> str:
@@ -135,33 +130,49 @@ def _prefixes(text: str, usual: str) -> list[str]:
 
 
 def _attribute(prefix: str, name: str) -> str:
-    return rf"\s+{re.escape(prefix)}:{name}\s*=\s*(?P<value>\"[^\"]*\"|'[^']*')"
+    return rf"\s{re.escape(prefix)}:(?:{name})\s*=\s*(\"[^\"]*\"|'[^']*')"
 
 
-def _element(prefix: str, name: str) -> str:
-    tag = rf"(?P<tag>{re.escape(prefix)}:{name})"
-    return rf"<{tag}(?:\s[^<>]*?)?(?:/>|>(?P<value>(?s:.*?))</(?P=tag)\s*>)"
+def _elements(text: str, usual: str, name: str) -> Iterator[tuple[int, int, int, int]]:
+    """Where each begins, its content begins and ends, and it ends; an empty one's content is nothing.
+
+    No pattern spans an element: one that is never closed would make each search go through all the rest.
+    """
+    wanted = re.compile("|".join(rf"{re.escape(prefix)}:(?:{name})" for prefix in _prefixes(text, usual)))
+    opened: dict[str, list[tuple[int, int]]] = {}
+    for tag in _TAG.finditer(text):
+        if not wanted.fullmatch(tag[2]):
+            continue
+        if tag[1]:
+            if opened.get(tag[2]):
+                start, content = opened[tag[2]].pop()
+                yield start, content, tag.start(), tag.end()
+        elif tag[3].endswith("/"):
+            yield tag.start(), tag.end(), tag.end(), tag.end()
+        else:
+            opened.setdefault(tag[2], []).append(tag.span())
+
+
+def _replace(text: str, spans: Iterable[tuple[int, int]], new: Callable[[str], str]) -> str:
+    """Each span that lies in no other by what `new` makes of it."""
+    parts: list[str] = []
+    place = 0
+    for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if start >= place:
+            parts += [text[place:start], new(text[start:end])]
+            place = end
+    return "".join((*parts, text[place:]))
 
 
 def _remove(text: str, usual: str, name: str) -> str:
     for prefix in _prefixes(text, usual):
-        text = re.sub(_element(prefix, name), "", re.sub(_attribute(prefix, name), "", text))
-    return text
+        text = re.sub(_attribute(prefix, name), "", text)
+    return _replace(text, [(span[0], span[3]) for span in _elements(text, usual, name)], lambda _: "")
 
 
 def _change(text: str, usual: str, name: str, new_value: Callable[[str], str]) -> str:
     for prefix in _prefixes(text, usual):
-        text = _substitute(text, prefix, name, new_value)
-    return text
-
-
-def _substitute(text: str, prefix: str, name: str, new_value: Callable[[str], str]) -> str:
-    def change(found: re.Match[str]) -> str:
-        if found["value"] is None:
-            return found[0]
-        start, end = (place - found.start() for place in found.span("value"))
-        quote = found["value"][:1] if found["value"][:1] in ("'", '"') else ""
-        bare = found["value"].strip("\"' \t\r\n")
-        return f"{found[0][:start]}{quote}{new_value(bare)}{quote}{found[0][end:]}"
-
-    return re.sub(_element(prefix, name), change, re.sub(_attribute(prefix, name), change, text))
+        spans = [found.span(1) for found in re.finditer(_attribute(prefix, name), text)]
+        text = _replace(text, spans, lambda value: value[0] + new_value(value[1:-1].strip()) + value[0])
+    plain = [(start, end) for _, start, end, _ in _elements(text, usual, name) if "<" not in text[start:end]]
+    return _replace(text, [span for span in plain if span[0] < span[1]], lambda value: new_value(value.strip()))

@@ -331,3 +331,33 @@ def test_too_large_for_the_format_is_refused(tmp_path: Path, name: str, edge: in
 def test_too_large_tiff_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageFileError, match=r"the result is too large for TIFF \(4 GB\)\. Write \.png instead\."):
         check_target(tmp_path / "a.tif", Picture(samples=SAMPLES_16), (40000, 40000))
+
+
+def test_pillow_without_avif_says_so_and_reads_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.avif", "a.jpg"):
+        Image.fromarray(COLORS).save(tmp_path / name)
+    monkeypatch.setattr(pil.features, "check", lambda _: None)
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    assert read_image(tmp_path / "a.jpg").size == (6, 5)
+    assert complaint(tmp_path / "a.avif") == (
+        f"'{tmp_path / 'a.avif'}' is an AVIF file, which this Pillow does not read. Install Pillow 11.3 or newer."
+    )
+    with pytest.raises(ImageFileError, match="this Pillow does not write AVIF. Install Pillow 11.3 or newer"):
+        check_target(tmp_path / "b.avif", Picture(samples=COLORS), (6, 5))
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\xff\x0a", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n", "JPEG XL"),
+        (b"\0\0\0\x0cjP  \r\n", "JPEG 2000"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"%PDF-1.7", "PDF"),
+    ],
+)
+def test_files_of_other_kinds_are_named(tmp_path: Path, head: bytes, kind: str) -> None:
+    (tmp_path / "a.png").write_bytes(head + b"\0" * 40)
+    assert complaint(tmp_path / "a.png") == (
+        f"'{tmp_path / 'a.png'}' is a {kind} file, which is not read. Save it as PNG or JPEG."
+    )

@@ -23,8 +23,13 @@ from dfosd_core.image_files.write import check_target, write_image
 
 DOCS = Path(__file__).parents[2] / "docs" / "formats.md"
 SUFFIXES = {
-    **{"PNG": ".png", "JPEG": ".jpg", "WebP": ".webp", "AVIF": ".avif"},
-    **{"TIFF": ".tif", "GIF": ".gif", "BMP": ".bmp"},
+    "PNG": ".png",
+    "JPEG": ".jpg",
+    "WebP": ".webp",
+    "AVIF": ".avif",
+    "TIFF": ".tif",
+    "GIF": ".gif",
+    "BMP": ".bmp",
 }
 DEEP, FLAT = ("PNG", "TIFF"), ("JPEG", "GIF", "BMP")
 CHANNELS = {"grey": 1, "grey and alpha": 2, "colour": 3, "colour and alpha": 4}
