@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from .geo import GeoTags
 from .metadata import keep
 from .picture import Picture, Samples, add_alpha, turn_upright
 from .side_data import SideData, side_of_pil
+
+_BLACK_POINT_COMPENSATION = 0x2000
+"""Little CMS's number, which Pillow has had a name for since 10.3."""
 
 
 def has_avif() -> bool:
@@ -134,7 +138,7 @@ def _converted(image: Image.Image, source: bytes | ImageCms.ImageCmsProfile) -> 
         ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
         renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
         outputMode="RGB",
-        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        flags=cast("Any", _BLACK_POINT_COMPENSATION),
     )
     assert converted is not None
     return converted

@@ -16,6 +16,8 @@ from .exif import ORIENTATION, load_exif, orientation_of, resolution_of
 from .iptc import from_blocks
 from .xmp import orientation_in
 
+XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"
+"""What XMP in a JPEG begins with."""
 _XMP_KEY = "XML:com.adobe.xmp"
 _IPTC_TAG, _PHOTOSHOP_TAG = 33723, 34377
 
@@ -53,7 +55,7 @@ def side_of_pil(image: Image.Image) -> SideData:
     info = cast("dict[str, Any]", image.info)
     texts = cast("Mapping[str, str]", getattr(image, "text", {}))
     side = SideData(icc_profile=info.get("icc_profile"), color=chunks_of_pil(info))
-    xmp = info.get("xmp") or texts.get(_XMP_KEY)
+    xmp = info.get("xmp") or texts.get(_XMP_KEY) or _segment(image, "APP1", XMP_SEGMENT)
     side.xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
     try:
         with warnings.catch_warnings():
@@ -71,6 +73,12 @@ def side_of_pil(image: Image.Image) -> SideData:
         side.texts.append(("Comment", _decode(comment)))
     side.iptc = _iptc(image)
     return side
+
+
+def _segment(image: Image.Image, kind: str, name: bytes) -> bytes | None:
+    """Of a JPEG. Pillow before 11 makes nothing of XMP's."""
+    found = (content for segment, content in getattr(image, "applist", ()) if segment == kind)
+    return next((content.removeprefix(name) for content in found if content.startswith(name)), None)
 
 
 def _decode(text: bytes) -> str:
@@ -102,9 +110,8 @@ def usable_dpi(stated: Any) -> tuple[float, float] | None:
 
 
 def _iptc(image: Image.Image) -> bytes | None:
-    for kind, content in getattr(image, "applist", ()):  # a JPEG's segments
-        if kind == "APP13" and (found := from_blocks(content)):
-            return found
+    if found := from_blocks(_segment(image, "APP13", b"Photoshop 3.0\0") or b""):
+        return found
     return iptc_of_tags(getattr(image, "tag_v2", {}))
 
 

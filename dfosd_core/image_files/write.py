@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +19,7 @@ from .iptc import to_block
 from .picture import Picture, Sequence
 from .pil import has_avif, to_pil, to_srgb
 from .png_write import write_animated_png, write_png
+from .side_data import XMP_SEGMENT
 from .tiff_write import write_tiff
 
 logger = logging.getLogger("dfosd")
@@ -147,8 +149,16 @@ def _options(name: str, carried: Carried) -> dict[str, Any]:
         own["subsampling"] = "4:4:4"
     if name == "JPEG":
         own |= {"subsampling": 0, "optimize": True, "comment": (carried.comment or "").encode()}
-        if carried.iptc:
-            block = b"Photoshop 3.0\0" + to_block(carried.iptc)
-            own["extra"] = b"\xff\xed" + struct.pack(">H", len(block) + 2) + block
-    kept = {name: getattr(carried, name) for name in ("dpi", "exif", "xmp", "icc_profile")}
+        own["extra"] = b"".join(_jpeg_segments(carried))
+    kept = {field: getattr(carried, field) for field in ("dpi", "exif", "icc_profile")}
+    kept["xmp"] = None if name == "JPEG" else carried.xmp
     return own | {key: value for key, value in kept.items() if value}
+
+
+def _jpeg_segments(carried: Carried) -> Iterator[bytes]:
+    if carried.xmp:
+        content = XMP_SEGMENT + carried.xmp
+        yield b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content
+    if carried.iptc:
+        content = b"Photoshop 3.0\0" + to_block(carried.iptc)
+        yield b"\xff\xed" + struct.pack(">H", len(content) + 2) + content
