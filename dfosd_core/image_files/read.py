@@ -71,8 +71,10 @@ def decode_image(data: bytes, name: str | Path, *, sequences: bool = False) -> P
         picture = opened.decode()
         if picture.size != opened.size:
             raise ValueError("its size changes while it is decoded")
-    if picture.metadata.lost:
-        logger.warning("'%s': left out: %s.", name, ", ".join(picture.metadata.lost))
+    following = picture.sequence.following if picture.sequence else ()
+    lost = dict.fromkeys(what for each in (picture, *following) for what in each.metadata.lost)
+    if lost:
+        logger.warning("'%s': left out: %s.", name, ", ".join(lost))
     return picture
 
 

@@ -106,7 +106,8 @@ def encode_image(file: BinaryIO, name: str, picture: Picture) -> list[str]:
     elif name == "TIFF":
         pointer = write_tiff(file, fitted, carried)
         for page in fitted.sequence.following if fitted.sequence else ():
-            page, carried, _ = _fit(page, name)
+            page, carried, lost_of_page = _fit(page, name)
+            lost += lost_of_page
             pointer = write_tiff(file, page, carried, pointer)
     elif fitted.sequence:
         save_animation(file, name, fitted, _options(name, carried))
@@ -114,7 +115,7 @@ def encode_image(file: BinaryIO, name: str, picture: Picture) -> list[str]:
         image = to_pil(fitted)
         image.info.clear()
         image.save(file, name, **_options(name, carried))
-    return lost
+    return list(dict.fromkeys(lost))
 
 
 def _fit(picture: Picture, name: str) -> tuple[Picture, Carried, list[str]]:

@@ -177,6 +177,15 @@ def test_pages_keep_their_samples_sizes_and_resolution(tmp_path: Path) -> None:
         assert np.array_equal(file.pages[2].asarray(), frames_of(doubled(given))[2])
 
 
+def test_what_a_later_page_loses_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for channels in (3, 5, 5):
+            options: Any = {"extrasamples": [0, 0]} if channels == 5 else {}
+            file.write(np.zeros((8, 8, channels), np.uint8), photometric="rgb", metadata=None, **options)
+    read_image(tmp_path / "a.tif", sequences=True)
+    assert [record.message for record in caplog.records] == [f"'{tmp_path / 'a.tif'}': left out: 2 more channels."]
+
+
 @pytest.mark.parametrize("target", ["b.png", "b.jpg", "b.webp"])
 def test_pages_are_refused_where_there_are_none(tmp_path: Path, target: str) -> None:
     given = read_image(pages(tmp_path / "a.tif", [np.uint8, np.uint8]), sequences=True)
