@@ -6,6 +6,8 @@ torch and Pillow are imported when there is an image to upscale: command lines a
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +56,7 @@ def read_source(source: Path, target: Path, settings: UpscaleSettings) -> Pictur
     from .image_files.read import read_image
     from .image_files.write import check_target
 
-    picture = read_image(source)
+    picture = read_image(source, sequences=True)
     check_target(target, picture, settings.output_size(*picture.size))
     return picture
 
@@ -77,8 +79,31 @@ def upscale_picture(
 ) -> Picture:
     """The larger picture, with the bits, the grey and the metadata of `picture`. Otherwise as `upscale_file`.
 
-    Raises NumericError instead of returning an image that is black where numbers have overflowed.
+    Frames and pages that follow are upscaled one by one. Raises NumericError instead of returning an image that is
+    black where numbers have overflowed.
     """
+    upscale = partial(_upscale_one, host=host, lora=lora, settings=settings, device=device)
+    if picture.sequence is None:
+        return upscale(picture, progress)
+    frames = (replace(picture, sequence=None), *picture.sequence.following)
+    first, *others = (upscale(frame, _part_of(progress, i, len(frames))) for i, frame in enumerate(frames))
+    return replace(first, sequence=replace(picture.sequence, following=tuple(others)))
+
+
+def _part_of(progress: ProgressCallback, number: int, frames: int) -> ProgressCallback:
+    """The progress of one frame as part of that of all."""
+    return lambda now: progress(replace(now, done=now.done + number * now.total, total=now.total * frames))
+
+
+def _upscale_one(
+    picture: Picture,
+    progress: ProgressCallback,
+    *,
+    host: Host,
+    lora: DfosdLora,
+    settings: UpscaleSettings,
+    device: torch.device,
+) -> Picture:
     from .image_files.tensors import to_picture, to_tensor
     from .images import is_finite
     from .pipeline import upscale_attached

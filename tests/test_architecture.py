@@ -67,7 +67,7 @@ HOSTS = {"comfy", "comfy_extras", "folder_paths", "modules", "backend", "gradio"
 OWN_LIBRARIES = {
     "hosts/comfy": HOSTS,
     "hosts/webui": HOSTS,
-    "image_files": {"PIL", "cv2"},
+    "image_files": {"PIL", "cv2", "pillow_heif"},
     "mosaic.py": {"PIL"},
     "training": {"diffusers", "PIL", "peft"},
 }

@@ -56,8 +56,8 @@ def make_pair(source: Path, result: Path, folder: Path, seconds: float) -> Pair:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Upright, 8 bits, RGB or RGBA. Raises ImageFileError."""
-    return to_pil(read_image(path).with_three_colors().to_8_bit())
+    """Upright, 8 bits, RGB or RGBA; of an animation the first frame. Raises ImageFileError."""
+    return to_pil(read_image(path, sequences=True).with_three_colors().to_8_bit())
 
 
 def thumbnail_url(path: Path) -> tuple[str, tuple[int, int]]:

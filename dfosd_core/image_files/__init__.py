@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp")
+_PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".heic", ".heif")
+READABLE_SUFFIXES = (".png", *_PHOTOGRAPHS, ".tif", ".tiff", ".gif", ".bmp")
 """What is taken from a folder or a pattern. A file named by the user may be called anything."""
 
 FORMATS = {
@@ -15,8 +16,10 @@ FORMATS = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
     ".webp": "WEBP",
+    ".avif": "AVIF",
     ".tif": "TIFF",
     ".tiff": "TIFF",
+    ".gif": "GIF",
     ".bmp": "BMP",
 }
 """Ending of an output, in lower case -> Pillow's name of the format."""

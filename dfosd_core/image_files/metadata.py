@@ -1,83 +1,103 @@
-"""What an image says beside its samples: colour profile, EXIF, XMP, resolution, texts."""
+"""What the upscaled image keeps of what its input says beside its samples."""
 
 from __future__ import annotations
 
-import logging
-import math
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
 
-from PIL import Image
-
-logger = logging.getLogger("dfosd")
-
-_EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 0x8769, 0x8825, 0xA005
-# Description, make, model, software, date, artist, host, rating, copyright, Windows' XP fields.
-# In a TIFF all other tags describe how its own samples are stored.
-_KEPT_TAGS = (270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096))
-_NOT_KEPT_IN_EXIF = (0xA002, 0xA003, _INTEROP_IFD)  # the first two are the sizes
-_XMP_KEY = "XML:com.adobe.xmp"
-_XMP_ORIENTATION = re.compile(rb'\s*tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>')
+from .color_space import adobe_rgb, is_adobe_rgb, profile_of
+from .exif import kept_exif, scaled_exif
+from .geo import GeoTags, scaled_geo
+from .icc import color_from_grey, grey_from_color, space_of
+from .side_data import SideData, usable_dpi
+from .xmp import kept_xmp, scaled_xmp
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageMetadata:
-    """What stays true for the upscaled image. None and empty: the input had none."""
+    """What stays true for the upscaled image, or is made so by `of_size`. None and empty: the input had none."""
 
     icc_profile: bytes | None = None
     """Fits the samples: a grey profile for grey, an RGB profile for colour."""
+    color: tuple[tuple[bytes, bytes], ...] = ()
+    """PNG's chunks about colour (color_space.py), which other PNGs take over."""
     exif: bytes | None = None
-    """`Exif\\0\\0` and a TIFF structure, without what would be wrong now: orientation, sizes, thumbnail."""
+    """`Exif\\0\\0` and a TIFF structure, without what would be wrong now: orientation, thumbnail."""
     xmp: bytes | None = None
-    """An XMP packet, without an orientation."""
+    """An XMP packet, without an orientation and what lies behind the picture in its file."""
     dpi: tuple[float, float] | None = None
     """Dots an inch, across and down: as in the input, so the print gets larger and not finer."""
     text: tuple[tuple[str, str], ...] = ()
-    """A PNG's text entries, which other PNGs take over."""
-    comment: bytes | None = None
-    """A JPEG's comment, which other JPEGs take over."""
+    """A PNG's text entries. A JPEG's comment is the one called "Comment"."""
+    iptc: bytes | None = None
+    """IPTC's entries (IIM)."""
+    geo: GeoTags = ()
+    """Where on earth a TIFF's picture lies."""
+    size: tuple[int, int] | None = None
+    """(height, width) of the image that sizes and points in here are of."""
+    lost: tuple[str, ...] = ()
+    """What of the input is not in here, in words."""
+
+    def of_size(self, size: tuple[int, int]) -> ImageMetadata:
+        """For the same image upscaled to (height, width) `size`."""
+        if self.size is None or self.size == size:
+            return self
+        return replace(
+            self,
+            exif=scaled_exif(self.exif, self.size, size) if self.exif else None,
+            xmp=scaled_xmp(self.xmp, self.size, size) if self.xmp else None,
+            geo=scaled_geo(self.geo, self.size, size),
+            size=size,
+        )
+
+    def any_profile(self, *, is_grey: bool) -> bytes | None:
+        """For formats that know of profiles alone: the input's, or one that says what its other marks said."""
+        return self.icc_profile or profile_of(dict(self.color), is_grey=is_grey)
 
 
-def read_metadata(image: Image.Image, *, is_grey: bool) -> ImageMetadata:
-    """From an image that has been loaded: a PNG may have its metadata behind the samples."""
-    info = cast("dict[str, Any]", image.info)
-    texts = cast("Mapping[str, str]", getattr(image, "text", {}))
-    xmp, profile = info.get("xmp") or texts.get(_XMP_KEY), info.get("icc_profile")
+def keep(side: SideData, size: tuple[int, int], *, is_grey: bool, orientation: int, geo: GeoTags = ()) -> ImageMetadata:
+    """What stays of `side` for the image of (height, width) `size`, which was turned upright from `orientation`."""
+    lost = list(side.lost)
+    profile = _profile(side, is_grey=is_grey, lost=lost)
+    exif = None
+    try:
+        if side.exif is not None and len(side.exif):
+            exif = kept_exif(side.exif, size, orientation)
+            if not profile and not side.color and is_adobe_rgb(side.exif):
+                profile = adobe_rgb(is_grey=is_grey)
+    except Exception:  # Pillow raises nearly anything over damaged EXIF; the picture is still good
+        lost.append("EXIF (damaged)")
+    xmp = None
+    if side.xmp:
+        xmp, lost_in_xmp = kept_xmp(side.xmp, orientation)
+        lost += lost_in_xmp
+    if geo and orientation != 1:
+        geo, lost = (), [*lost, "the place on earth (the picture was turned)"]
     return ImageMetadata(
-        # That of a CMYK file was used up by the conversion, and is for other samples.
-        icc_profile=profile if profile and profile[16:20] == (b"GRAY" if is_grey else b"RGB ") else None,
-        exif=_exif(image.getexif()),
-        xmp=_XMP_ORIENTATION.sub(b"", xmp.encode() if isinstance(xmp, str) else xmp) if xmp else None,
-        dpi=_dpi(info.get("dpi")),
-        # "Raw profile type exif" is ImageMagick's way to hide EXIF, orientation and all, in a text.
-        text=tuple(
-            (str(key), str(value))
-            for key, value in texts.items()
-            if key != _XMP_KEY and not key.startswith("Raw profile type")
-        ),
-        comment=info["comment"] if isinstance(info.get("comment"), bytes) and image.format != "GIF" else None,
+        icc_profile=profile,
+        color=tuple(side.color.items()),
+        exif=exif,
+        xmp=xmp,
+        dpi=usable_dpi(side.dpi if orientation < 5 or not side.dpi else side.dpi[::-1]),
+        text=tuple(side.texts),
+        iptc=side.iptc,
+        geo=geo,
+        size=size,
+        lost=tuple(dict.fromkeys(lost)),
     )
 
 
-def _dpi(stated: Any) -> tuple[float, float] | None:
-    try:
-        across, down = float(stated[0]), float(stated[1])
-    except (TypeError, ValueError, IndexError, ZeroDivisionError):
+def _profile(side: SideData, *, is_grey: bool, lost: list[str]) -> bytes | None:
+    if not side.icc_profile:
         return None
-    return (across, down) if all(math.isfinite(d) and 0 < d < 1e6 for d in (across, down)) else None
-
-
-def _exif(source: Image.Exif) -> bytes | None:
-    kept = Image.Exif()
-    try:
-        kept.update({tag: source[tag] for tag in _KEPT_TAGS if tag in source})
-        camera = {tag: value for tag, value in source.get_ifd(_EXIF_IFD).items() if tag not in _NOT_KEPT_IN_EXIF}
-        for tag, ifd in ((_EXIF_IFD, camera), (_GPS_IFD, dict(source.get_ifd(_GPS_IFD)))):
-            if ifd:
-                kept[tag] = ifd
-        return kept.tobytes() if len(kept) else None
-    except Exception as error:  # Pillow raises nearly anything over damaged EXIF; the picture is still good
-        logger.warning("EXIF left out, it is damaged: %s", error)
+    space = space_of(side.icc_profile)
+    if space == (b"GRAY" if is_grey else b"RGB "):
+        return side.icc_profile
+    if space in (b"RGB ", b"GRAY"):
+        converted = (grey_from_color if is_grey else color_from_grey)(side.icc_profile)
+        if converted is None:
+            lost.append("the colour profile (it is for colours, the picture is grey, or the other way round)")
+        return converted
+    if space.startswith((b"CMY", b"Lab")):  # used up by the conversion to sRGB
         return None
+    lost.append("the colour profile (it is for other samples)" if space else "the colour profile (damaged)")
+    return None

@@ -182,7 +182,7 @@ def test_upload_that_is_no_image_is_refused_at_once_without_its_folder(panel: Pa
     (tmp_path / "notes.png").write_text("hello")
     shown, status = panel.look([str(tmp_path / "notes.png")], *DEFAULTS)
     assert "Drop a picture" in shown
-    assert "&#x27;notes.png&#x27; is damaged or not a PNG, JPEG, WebP, TIFF or BMP image." in status
+    assert "&#x27;notes.png&#x27; is damaged or not a PNG, JPEG, WebP, AVIF, TIFF, GIF or BMP image." in status
     assert str(tmp_path) not in status
 
 

@@ -132,7 +132,7 @@ def test_bad_file_is_named_and_the_others_are_done(make_run: MakeRun, photo: Pho
     run.start()
     end = end_of(run)
     assert [pair.name for pair in end.pairs] == ["a.png", "c.png"]
-    assert end.problems == ("'bad.png' is damaged or not a PNG, JPEG, WebP, TIFF or BMP image.",)
+    assert end.problems == ("'bad.png' is damaged or not a PNG, JPEG, WebP, AVIF, TIFF, GIF or BMP image.",)
 
 
 def test_too_large_result_is_refused_before_computing(make_run: MakeRun, photo: Photo, engine: HeldEngine) -> None:

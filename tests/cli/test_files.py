@@ -193,7 +193,7 @@ def test_animation_is_refused_by_name(tmp_path: Path, name: str) -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "green", "blue")]
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
     what = "holds 3 pages" if name == "a.tif" else "is animated (3 frames)"
-    expected = f"'{tmp_path / name}' {what}; only single images can be upscaled. Save one as a PNG."
+    expected = f"'{tmp_path / name}' {what}; only single images can be upscaled here. Save one as a PNG."
     assert complaint(tmp_path / name) == expected
 
 
@@ -203,7 +203,7 @@ def test_missing_empty_and_unknown_files_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"")
     assert complaint(path) == f"'{path}' is empty (0 bytes)."
     path.write_text("hello")
-    assert complaint(path) == f"'{path}' is damaged or not a PNG, JPEG, WebP, TIFF or BMP image."
+    assert complaint(path) == f"'{path}' is damaged or not a PNG, JPEG, WebP, AVIF, TIFF, GIF or BMP image."
 
 
 def test_unreadable_file_is_named(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,21 +223,6 @@ def test_cut_off_file_is_named(tmp_path: Path, name: str) -> None:
     for length in (len(data) * 2 // 3, 30):
         path.write_bytes(data[:length])
         assert complaint(path).startswith(f"'{path}' is damaged")
-
-
-def test_float_samples_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.tif"
-    for dtype in (np.float32, np.int16, np.uint32):
-        tifffile.imwrite(path, np.zeros((4, 4), dtype), photometric="minisblack")
-        assert complaint(path) == (
-            f"'{path}' has 32-bit, signed or floating-point samples. Save it with 8 or 16 bits a sample."
-        )
-
-
-def test_planes_of_16_bits_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.tif"
-    tifffile.imwrite(path, SAMPLES_16.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
-    assert complaint(path) == f"'{path}' has 16-bit samples in separate planes. Save it with interleaved samples."
 
 
 def test_giant_images_are_refused_before_decoding(tmp_path: Path) -> None:
@@ -298,13 +283,18 @@ def test_stale_facts_are_not_kept(tmp_path: Path) -> None:
     Image.fromarray(COLORS).save(tmp_path / "a.png", exif=exif, pnginfo=info)
     write_image(tmp_path / "b.png", read_image(tmp_path / "a.png"))
     image = Image.open(tmp_path / "b.png")
-    assert dict(image.getexif().get_ifd(0x8769)) == {0x9003: "2020:01:01 00:00:00"}
+    assert dict(image.getexif().get_ifd(0x8769)) == {0xA002: 5, 0xA003: 6, 0x9003: "2020:01:01 00:00:00"}
     assert "Raw profile type exif" not in image.info
 
 
-def test_profile_of_another_kind_of_samples_is_dropped(tmp_path: Path) -> None:
-    Image.fromarray(COLORS[..., 0]).save(tmp_path / "a.png", icc_profile=SRGB)
-    assert read_image(tmp_path / "a.png").metadata.icc_profile is None
+def test_profile_of_another_kind_of_samples_is_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for profile in (b"no profile", SRGB[:16] + b"CLR6" + SRGB[20:]):
+        Image.fromarray(COLORS).save(tmp_path / "a.png", icc_profile=profile)
+        assert read_image(tmp_path / "a.png").metadata.icc_profile is None
+    assert [record.message for record in caplog.records] == [
+        f"'{tmp_path / 'a.png'}': left out: the colour profile (damaged).",
+        f"'{tmp_path / 'a.png'}': left out: the colour profile (it is for other samples).",
+    ]
 
 
 def test_damaged_exif_does_not_stop_the_picture(tmp_path: Path) -> None:
@@ -341,3 +331,33 @@ def test_too_large_for_the_format_is_refused(tmp_path: Path, name: str, edge: in
 def test_too_large_tiff_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageFileError, match=r"the result is too large for TIFF \(4 GB\)\. Write \.png instead\."):
         check_target(tmp_path / "a.tif", Picture(samples=SAMPLES_16), (40000, 40000))
+
+
+def test_pillow_without_avif_says_so_and_reads_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.avif", "a.jpg"):
+        Image.fromarray(COLORS).save(tmp_path / name)
+    monkeypatch.setattr(pil.features, "check", lambda _: None)
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    assert read_image(tmp_path / "a.jpg").size == (6, 5)
+    assert complaint(tmp_path / "a.avif") == (
+        f"'{tmp_path / 'a.avif'}' is an AVIF file, which this Pillow does not read. Install Pillow 11.3 or newer."
+    )
+    with pytest.raises(ImageFileError, match="this Pillow does not write AVIF. Install Pillow 11.3 or newer"):
+        check_target(tmp_path / "b.avif", Picture(samples=COLORS), (6, 5))
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\xff\x0a", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n", "JPEG XL"),
+        (b"\0\0\0\x0cjP  \r\n", "JPEG 2000"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"%PDF-1.7", "PDF"),
+    ],
+)
+def test_files_of_other_kinds_are_named(tmp_path: Path, head: bytes, kind: str) -> None:
+    (tmp_path / "a.png").write_bytes(head + b"\0" * 40)
+    assert complaint(tmp_path / "a.png") == (
+        f"'{tmp_path / 'a.png'}' is a {kind} file, which is not read. Save it as PNG or JPEG."
+    )

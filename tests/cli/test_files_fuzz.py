@@ -26,7 +26,7 @@ def pictures(draw: st.DrawFn) -> Picture:
     return Picture(samples=draw(arrays(dtype, shape, elements=st.integers(0, top), fill=st.integers(0, top))))
 
 
-@given(pictures(), st.sampled_from([".png", ".tif", ".webp", ".jpg", ".bmp"]))
+@given(pictures(), st.sampled_from([".png", ".tif", ".webp", ".avif", ".jpg", ".gif", ".bmp"]))
 def test_written_picture_reads_back(picture: Picture, suffix: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"a{suffix}"
@@ -36,7 +36,9 @@ def test_written_picture_reads_back(picture: Picture, suffix: str) -> None:
     assert found.size == picture.size
     if suffix in (".jpg", ".bmp"):
         assert (found.is_grey, found.has_alpha, found.is_16_bit) == (picture.is_grey, False, False)
-    elif suffix == ".webp":
+    elif suffix == ".gif":
+        assert not found.is_16_bit
+    elif suffix in (".webp", ".avif"):
         assert (found.is_grey, found.is_16_bit) == (False, False)
     elif suffix == ".tif" and picture.is_16_bit and picture.is_grey and picture.has_alpha:
         assert np.array_equal(found.samples, picture.with_three_colors().samples)
@@ -72,7 +74,7 @@ def test_any_bytes_are_refused_in_one_line(data: bytes) -> None:
     _assert_image_or_one_line(data)
 
 
-@given(st.data(), st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF", "BMP"]), st.booleans())
+@given(st.data(), st.sampled_from(["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "GIF", "BMP"]), st.booleans())
 def test_damaged_files_never_crash(data: st.DataObject, form: str, is_16_bit: bool) -> None:
     buffer = io.BytesIO()
     is_16_bit = is_16_bit and form in ("PNG", "TIFF")

@@ -107,7 +107,9 @@ def test_file_in_base64_keeps_bits_and_profile(dtype: Any, channels: int) -> Non
 
 
 def test_bytes_that_are_no_image_are_named() -> None:
-    with pytest.raises(ImageFileError, match="^'image' is damaged or not a PNG, JPEG, WebP, TIFF or BMP image.$"):
+    with pytest.raises(
+        ImageFileError, match="^'image' is damaged or not a PNG, JPEG, WebP, AVIF, TIFF, GIF or BMP image.$"
+    ):
         decode_image(b"no image", "image")
 
 

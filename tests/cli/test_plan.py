@@ -76,9 +76,9 @@ def test_one_file_for_many_images_is_refused() -> None:
 def test_unknown_format_is_refused() -> None:
     touch("a.jpg")
     with pytest.raises(ConfigError) as caught:
-        plan("a.jpg", output="c.avif")
+        plan("a.jpg", output="c.jxl")
     assert str(caught.value) == (
-        "-o c.avif: expected a name ending in .png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp, found '.avif'. "
+        "-o c.jxl: expected a name ending in .png, .jpg, .jpeg, .webp, .avif, .tif, .tiff, .gif, .bmp, found '.jxl'. "
         "To name a new folder, end it with a slash."
     )
 
@@ -95,7 +95,8 @@ def test_what_is_not_there_is_named_and_the_rest_goes_on() -> None:
     assert pairs(made) == [("a.jpg", "a_x4.png")]
     assert made.problems[:3] == [
         "There is no file or folder 'none.png'.",
-        "There is no image in the folder 'empty' (.png, .jpg, .jpeg, .jpe, .jfif, .webp, .tif, .tiff, .bmp).",
+        "There is no image in the folder 'empty' (.png, .jpg, .jpeg, .jpe, .jfif, .webp, .avif, .heic, "
+        ".heif, .tif, .tiff, .gif, .bmp).",
         "No image matches '*.bmp'.",
     ]
     assert made.problems[3].startswith("'xxx")

@@ -70,7 +70,7 @@ def test_bad_files_are_reported_and_the_rest_goes_on(run: Run, photo: Path, tmp_
     assert out.startswith(f"{photo} -> ")
     assert err.splitlines() == [
         f"dfosd: There is no file or folder '{tmp_path / 'none.png'}'.",
-        f"dfosd: '{tmp_path / 'a.png'}' is damaged or not a PNG, JPEG, WebP, TIFF or BMP image.",
+        f"dfosd: '{tmp_path / 'a.png'}' is damaged or not a PNG, JPEG, WebP, AVIF, TIFF, GIF or BMP image.",
     ]
     assert names(tmp_path) == ["a.png", "photo.png", "photo_x4.png"]
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import struct
 import zlib
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, TiffTags
+from PIL import TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from .metadata import ImageMetadata
+from .carry import Carried
+from .exif import entries_of
 from .picture import Picture
 
 _ROWS = 64
 _DEFLATE, _HORIZONTAL = 8, 2
 
 
-def write_tiff(file: BinaryIO, picture: Picture) -> None:
-    """Deflate over horizontal differences, in strips."""
+def write_tiff(file: BinaryIO, picture: Picture, carried: Carried, pointer: int | None = None) -> int:
+    """Deflate over horizontal differences, in strips.
+
+    `pointer`: where the page before it, which is in the file already, names the next one. Returns that place of this.
+    """
     height, width, channels = picture.samples.shape
     kind = picture.samples.dtype.newbyteorder("<")
     strips: list[bytes] = []
@@ -27,7 +33,7 @@ def write_tiff(file: BinaryIO, picture: Picture) -> None:
         differences = np.diff(strip, axis=1, prepend=np.zeros_like(strip[:, :1])).astype(kind)
         strips.append(zlib.compress(differences.tobytes()))
     lengths = [len(strip) for strip in strips]
-    tags = _tiff_tags(picture.metadata)
+    tags = _tiff_tags(carried)
     tags[256], tags[257], tags[258] = width, height, (kind.itemsize * 8,) * channels
     tags[259], tags[317], tags[262] = _DEFLATE, _HORIZONTAL, 1 if channels < 3 else 2
     tags[277], tags[278], tags[279] = channels, _ROWS, tuple(lengths)
@@ -36,20 +42,31 @@ def write_tiff(file: BinaryIO, picture: Picture) -> None:
     # Pillow counts these from the end of the directory, and would choose too short a type for the sum.
     tags[273] = (0, *itertools.accumulate(lengths[:-1]))
     tags.tagtype[273] = TiffTags.LONG
+    file.write(b"\0" * (file.tell() % 2))
+    start = file.tell() or 8  # behind the file's head
     tags.save(file)
     file.writelines(strips)
+    if pointer is not None:
+        file.seek(pointer)
+        file.write(struct.pack("<I", start))
+        file.seek(0, io.SEEK_END)
+    return start + 2 + 12 * len(tags)
 
 
-def _tiff_tags(metadata: ImageMetadata) -> ImageFileDirectory_v2:
+def _tiff_tags(carried: Carried) -> ImageFileDirectory_v2:
     tags = ImageFileDirectory_v2(prefix=b"II")
-    exif = Image.Exif()
-    exif.load(metadata.exif or b"")
-    for tag in exif:
-        tags[tag] = exif.get_ifd(tag) if tag in (0x8769, 0x8825) else exif[tag]
-    if metadata.dpi:
-        tags[282], tags[283], tags[296] = *metadata.dpi, 2
-    if metadata.icc_profile:
-        tags[34675] = metadata.icc_profile
-    if metadata.xmp:
-        tags[700] = metadata.xmp
+    for tag, value in entries_of(carried.exif or b"").items():
+        tags[tag] = value
+    for tag, kind, values in carried.geo:
+        tags.tagtype[tag] = kind
+        tags[tag] = values
+    if carried.dpi:
+        tags[282], tags[283], tags[296] = *carried.dpi, 2
+    if carried.icc_profile:
+        tags[34675] = carried.icc_profile
+    if carried.xmp:
+        tags[700] = carried.xmp
+    if carried.iptc:
+        tags.tagtype[33723] = TiffTags.UNDEFINED
+        tags[33723] = carried.iptc
     return tags

@@ -1,0 +1,198 @@
+"""Colour that a file states without a profile: carried, converted or refused, and the same picture at the end."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+from support.pngs import chunk, chunks_of, png
+
+from dfosd_core.errors import ImageFileError
+from dfosd_core.image_files.color_space import adobe_rgb
+from dfosd_core.image_files.icc import SRGB_PRIMARIES, color_from_grey, curve, grey_from_color, make_profile
+from dfosd_core.image_files.metadata import ImageMetadata
+from dfosd_core.image_files.picture import Picture, Samples
+from dfosd_core.image_files.pil import from_pil, to_pil
+from dfosd_core.image_files.read import decode_image, read_image
+from dfosd_core.image_files.write import check_target, encode_image, write_image
+
+LINEAR = (b"gAMA", struct.pack(">I", 100000))
+P3 = (b"cICP", bytes((12, 13, 0, 1)))
+PQ = (b"cICP", bytes((9, 16, 0, 1)))
+HLG = (b"cICP", bytes((9, 18, 0, 1)))
+SRGB = (b"sRGB", b"\0")
+P3_CHRM = (b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000))
+SRGB_CHRM = (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000))
+HDR = ((b"mDCV", bytes(range(24))), (b"cLLI", bytes(range(8))))
+OTHERS = (".jpg", ".webp", ".avif", ".tif")
+
+
+def picture(color: tuple[tuple[bytes, bytes], ...], value: Any = 128, channels: int = 3, bits: int = 8) -> Picture:
+    samples = np.empty((8, 8, channels), np.uint8 if bits == 8 else np.uint16)
+    samples[:] = value
+    return Picture(samples=cast("Samples", samples), metadata=ImageMetadata(color=color))
+
+
+def shown(profile: bytes, value: Any, mode: str = "RGB") -> list[int]:
+    """What sRGB makes of `value` by a program that manages colours."""
+    sources = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    image = ImageCms.profileToProfile(Image.new(mode, (1, 1), value), sources, srgb, outputMode="RGB")
+    assert image is not None
+    return list(cast("tuple[int, ...]", image.getpixel((0, 0))))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("color", [(LINEAR,), (LINEAR, P3_CHRM), (SRGB,), (PQ, *HDR), (P3,)])
+def test_png_takes_over_what_a_png_states(tmp_path: Path, color: Any, channels: int, bits: int) -> None:
+    write_image(tmp_path / "a.png", picture(color, channels=channels, bits=bits))
+    found = read_image(tmp_path / "a.png")
+    assert found.metadata.color == color
+    assert found.is_16_bit == (bits == 16)
+    write_image(tmp_path / "b.png", found)
+    written = chunks_of((tmp_path / "b.png").read_bytes())
+    assert {kind: written[kind] for kind, _ in color} == dict(color)
+
+
+@pytest.mark.parametrize("suffix", OTHERS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_linear_picture_stays_as_bright_in_every_format(tmp_path: Path, suffix: str, channels: int) -> None:
+    write_image(tmp_path / f"a{suffix}", picture((LINEAR,), channels=channels))
+    found = read_image(tmp_path / f"a{suffix}")
+    profile = found.metadata.icc_profile
+    assert profile is not None
+    value = 128 if found.is_grey else (128, 128, 128)
+    assert np.abs(np.array(shown(profile, value, "L" if found.is_grey else "RGB")) - 188).max() <= 1  # sRGB of 0.502
+
+
+def test_format_without_profiles_gets_the_colours_themselves(tmp_path: Path) -> None:
+    for channels in (1, 3):
+        write_image(tmp_path / "a.bmp", picture((LINEAR,), channels=channels), overwrite=True)
+        assert np.abs(read_image(tmp_path / "a.bmp").samples.astype(int) - 188).max() <= 1
+    profile = adobe_rgb(is_grey=False)
+    samples = np.full((2, 2, 3), (200, 100, 50), np.uint8)
+    write_image(tmp_path / "b.bmp", Picture(samples=samples, metadata=ImageMetadata(icc_profile=profile)))
+    assert read_image(tmp_path / "b.bmp").samples[0, 0].tolist() == shown(profile, (200, 100, 50))
+
+
+@pytest.mark.parametrize("color", [(P3,), (LINEAR, P3), (P3_CHRM,), (P3_CHRM, (b"gAMA", struct.pack(">I", 45455)))])
+@pytest.mark.parametrize("suffix", OTHERS)
+def test_display_p3_stays_display_p3(tmp_path: Path, suffix: str, color: Any) -> None:
+    given = picture(color, value=(200, 60, 60))
+    check_target(tmp_path / f"a{suffix}", given, (8, 8))
+    write_image(tmp_path / f"a{suffix}", given)
+    profile = read_image(tmp_path / f"a{suffix}").metadata.icc_profile
+    assert profile is not None
+    assert np.abs(np.array(shown(profile, (200, 60, 60))) - (217, 42, 52)).max() <= 1  # by the matrix from P3 to sRGB
+
+
+@pytest.mark.parametrize(
+    "color", [(), (SRGB,), (SRGB, LINEAR), (SRGB_CHRM,), ((b"gAMA", struct.pack(">I", 45455)), SRGB_CHRM)]
+)
+@pytest.mark.parametrize("suffix", OTHERS)
+def test_srgb_needs_no_profile(tmp_path: Path, suffix: str, color: Any) -> None:
+    write_image(tmp_path / f"a{suffix}", picture(color))
+    assert read_image(tmp_path / f"a{suffix}").metadata.icc_profile is None
+
+
+@pytest.mark.parametrize("suffix", [*OTHERS, ".bmp"])
+@pytest.mark.parametrize(
+    ("color", "what"),
+    [(PQ, "PQ colours"), (HLG, "HLG colours"), ((b"cICP", bytes((1, 13, 0, 0))), "colours (cICP 1-13-0-0)")],
+)
+def test_what_only_a_png_can_state_is_refused_elsewhere(tmp_path: Path, suffix: str, color: Any, what: str) -> None:
+    given = picture((color,))
+    with pytest.raises(ImageFileError) as caught:
+        check_target(tmp_path / f"a{suffix}", given, (8, 8))
+    name = {".jpg": "JPEG", ".tif": "TIFF"}.get(suffix, suffix[1:].upper())
+    assert str(caught.value) == (
+        f"'{tmp_path / f'a{suffix}'}': {name} cannot say that the input has {what}. Write .png instead."
+    )
+    check_target(tmp_path / "a.png", given, (8, 8))
+
+
+def test_damaged_statements_are_no_statements() -> None:
+    image = Image.new("RGB", (4, 4))
+    for kind, content in ((b"gAMA", b"\0\0"), (b"cICP", b"\1\1"), (b"cHRM", b"\0" * 31)):
+        assert decode_image(png(image, chunk(kind, content)), "a").metadata.color == ()
+    for color in ((b"gAMA", b"\0\0\0\0"), (b"cHRM", b"\0" * 32), (b"cHRM", b"\xff" * 32)):
+        assert to_pil(picture((color,))).info == {}
+
+
+def test_hosts_get_a_profile_for_what_pillow_reads() -> None:
+    for mode in ("L", "RGB", "RGBA"):
+        image = Image.open(io.BytesIO(png(Image.new(mode, (4, 4)), chunk(*LINEAR))))
+        assert (
+            shown(to_pil(from_pil(image)).info["icc_profile"], 128 if mode == "L" else (128,) * 3, mode[:3])[0] == 188
+        )
+
+
+def adobe_exif(space: int, mark: str | None) -> bytes:
+    exif = Image.Exif()
+    exif[0x8769] = {0xA001: space, **({0xA005: {1: mark, 2: b"0100"}} if mark else {})}
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.avif", "a.png", "a.tif"])
+def test_cameras_mark_of_adobe_rgb_becomes_a_profile(tmp_path: Path, name: str, mode: str) -> None:
+    samples = np.zeros((4, 4, 1 if mode == "L" else 3), np.uint8)
+    for space, mark, is_adobe in ((65535, "R03", True), (65535, "R98", False), (65535, None, False), (1, "R98", False)):
+        marked = Picture(samples=samples, metadata=ImageMetadata(exif=adobe_exif(space, mark)))
+        write_image(tmp_path / name, marked, overwrite=True)
+        found = read_image(tmp_path / name)
+        assert found.metadata.icc_profile == (adobe_rgb(is_grey=found.is_grey) if is_adobe else None)
+        write_image(tmp_path / "b.jpg", found, overwrite=True)
+        if mark:
+            assert Image.open(tmp_path / "b.jpg").getexif().get_ifd(0xA005)[1] == mark
+
+
+def test_profile_of_adobe_rgb_has_its_published_numbers() -> None:
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(adobe_rgb(is_grey=False))).profile
+    expected = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
+    found = [getattr(profile, f"{color}_colorant")[0] for color in ("red", "green", "blue")]
+    assert np.abs(np.array(found) - expected).max() < 2e-4
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.avif"])
+def test_grey_profile_is_not_lost_where_there_is_no_grey(tmp_path: Path, name: str) -> None:
+    grey = make_profile("gamma 1.8", curve(1.8), None)
+    write_image(
+        tmp_path / name, Picture(samples=np.full((8, 8, 1), 99, np.uint8), metadata=ImageMetadata(icc_profile=grey))
+    )
+    profile = read_image(tmp_path / name).metadata.icc_profile
+    assert profile is not None
+    assert shown(profile, (99, 99, 99)) == shown(grey, 99, "L")
+
+
+def test_grey_with_a_profile_for_colours_keeps_its_curve(tmp_path: Path) -> None:
+    profile = make_profile("gamma 1.0", curve(1.0), SRGB_PRIMARIES)
+    Image.new("L", (8, 8), 128).save(tmp_path / "a.jpg", icc_profile=profile)
+    found = read_image(tmp_path / "a.jpg").metadata.icc_profile
+    assert found is not None
+    assert found[16:20] == b"GRAY"
+    assert shown(found, 128, "L")[0] == 188
+    assert grey_from_color(color_from_grey(found) or b"") == found
+
+
+def test_profiles_of_tables_cannot_change_sides() -> None:
+    for damaged in (b"", b"\xff" * 200, make_profile("a", curve(1.0), None)[:140]):
+        assert color_from_grey(damaged) is None
+        assert grey_from_color(damaged) is None
+
+
+def test_code_points_of_an_avif_are_read() -> None:
+    file = io.BytesIO()
+    encode_image(file, "AVIF", Picture(samples=np.zeros((8, 8, 3), np.uint8)))
+    data = file.getvalue()
+    start = data.index(b"colrnclx") + 8
+    assert decode_image(data, "a").metadata.color == ()
+    wide = data[:start] + struct.pack(">HH", 12, 13) + data[start + 4 :]
+    assert decode_image(wide, "a").metadata.color == (P3,)
+    assert to_pil(decode_image(wide, "a")).info["icc_profile"]
