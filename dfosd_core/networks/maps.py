@@ -67,7 +67,7 @@ class Maps:
     def __init__(self, dtype: torch.dtype, device: torch.device, in_memory: int | None = None) -> None:
         """`device`: where the network is. `in_memory`: the budget in bytes, `IN_MEMORY` by default."""
         budget = IN_MEMORY if in_memory is None else in_memory
-        self._dtype = dtype
+        self._dtype, self._device = dtype, device
         self._free = {torch.device("cpu"): budget}
         if device.type == "cuda":
             # Half of what is free is left to the computation.
@@ -89,7 +89,9 @@ class Maps:
         if place is None:
             rows: Rows = FileRows(shape, self._dtype)
         else:
-            rows = MemoryRows(shape, self._dtype, place)
+            # A card reads what is page-locked in main memory at its full rate.
+            pinned = place.type == "cpu" and self._device.type == "cuda"
+            rows = MemoryRows(torch.empty(shape, dtype=self._dtype, device=place, pin_memory=pinned))
             self._free[place] -= size
         self._open[rows] = place, size
         return Map(rows, height, width, channels, first=1)
@@ -105,17 +107,17 @@ class Maps:
         rows.close()
 
     def check_room(self, size: int) -> None:
-        """Raises DiskSpaceError if there is too little of it for maps of so many bytes together."""
-        check_disk(size - sum(self._free.values()))
+        """Raises DiskSpaceError if maps of so many bytes together go to disk and find too little room there."""
+        if size > max(self._free.values()):
+            check_disk(size)
 
 
 class MemoryRows:
     """In main memory, or in a graphics card's."""
 
-    def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> None:
-        # Page-locked, where a card reads it at its full rate.
-        pinned = device.type == "cpu" and torch.cuda.is_available()
-        self._values: Tensor | None = torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
+    def __init__(self, values: Tensor) -> None:
+        """`values`: (height, width, channels), of any content."""
+        self._values: Tensor | None = values
 
     def get(self, start: int, stop: int) -> Tensor:
         return cast("Tensor", self._values)[start:stop]

@@ -11,16 +11,17 @@ For n latents the attention takes 2 n^2 C multiplications: in the decoder a quar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..tiles.inside import Inside, tell
 from .layers import Downsample, Resnet, Upsample
+from .map_sizes import MapSize, map_sizes, work_of
 from .maps import Map, Maps
 from .norms import GroupNorm
 from .strips import CONV, DOUBLED, HALVED, PLACE, Reach, strips
@@ -51,22 +52,6 @@ def _through(half: Half, x: Tensor) -> Tensor:
     return results[0] if len(results) == 1 else torch.cat(results)
 
 
-class _Size(NamedTuple):
-    """Of a map."""
-
-    height: int
-    width: int
-    channels: int
-
-    @property
-    def places(self) -> int:
-        return self.height * self.width
-
-    @property
-    def values(self) -> int:
-        return self.places * self.channels
-
-
 class _Source(Protocol):
     height: int
 
@@ -84,9 +69,9 @@ class _Stream:
         """It is image `index` of `count`."""
         self._half, self._x = half, x
         self._weight = half.conv_in.weight
-        self._sizes = list(_sizes(half, x.shape[2], x.shape[3]))
+        self._sizes = list(map_sizes(half, x.shape[2], x.shape[3]))
         self._maps = Maps(self._weight.dtype, self._weight.device)
-        work = sum(map(_work, (half.conv_in, *half.layers(), half.conv_out), (*self._sizes, self._sizes[-1])))
+        work = sum(map(work_of, (half.conv_in, *half.layers(), half.conv_out), (*self._sizes, self._sizes[-1])))
         self._done, self._work = index * work, count * work
 
     def result(self) -> Tensor:
@@ -105,18 +90,18 @@ class _Stream:
     def _run(self, result: _Result) -> None:
         half, sizes = self._half, self._sizes
         x = self._maps.new(*sizes[0])
-        self._over(half.conv_in, [_Image(self._x, self._weight)], x, CONV, _work(half.conv_in, sizes[0]))
+        self._over(half.conv_in, [_Image(self._x, self._weight)], x, CONV, work_of(half.conv_in, sizes[0]))
         for layer, size in zip(half.layers(), sizes[1:], strict=True):
             x = self._next(layer, x, size)
-        self._over(half.last, [x], result, CONV, _work(half.conv_out, sizes[-1]), half.conv_norm_out)
+        self._over(half.last, [x], result, CONV, work_of(half.conv_out, sizes[-1]), half.conv_norm_out)
 
-    def _next(self, layer: nn.Module, x: Map, size: _Size) -> Map:
+    def _next(self, layer: nn.Module, x: Map, size: MapSize) -> Map:
         """The map after `layer`. `x` is gone then."""
         if isinstance(layer, MapAttention):
             return self._attention(layer, x, size)
         y = self._maps.new(*size)
         if isinstance(layer, Resnet):
-            first, norm = _work(layer.conv1, size), layer.norm_between()
+            first, norm = work_of(layer.conv1, size), layer.norm_between()
             self._over(layer.first_half, [x], y, CONV, first, layer.norm1)
             h, y = y, y.successor(CONV.above)
 
@@ -124,14 +109,14 @@ class _Stream:
                 # Without a norm the activation is done in place, and would be in the map itself.
                 return layer.second_half(h if isinstance(norm, GroupNorm) else h.clone(), x, norm)
 
-            self._over(second_half, [h, x], y, CONV, _work(layer, size) - first, norm)
+            self._over(second_half, [h, x], y, CONV, work_of(layer, size) - first, norm)
         else:
             assert isinstance(layer, Upsample | Downsample)
-            self._over(layer, [x], y, DOUBLED if isinstance(layer, Upsample) else HALVED, _work(layer, size))
+            self._over(layer, [x], y, DOUBLED if isinstance(layer, Upsample) else HALVED, work_of(layer, size))
         self._maps.close(x)
         return y
 
-    def _attention(self, layer: MapAttention, x: Map, size: _Size) -> Map:
+    def _attention(self, layer: MapAttention, x: Map, size: MapSize) -> Map:
         k, v = (self._weight.new_empty(1, 1, size.places, size.channels) for _ in range(2))
         with _knowing(layer.group_norm, x):
             for start, stop, part in strips(
@@ -141,7 +126,7 @@ class _Stream:
                 k[:, :, places], v[:, :, places] = part
         rows = max(PRODUCTS // (size.places * size.width), 1)
         y = x.successor(PLACE.above)
-        self._over(partial(layer.of_rows, k=k, v=v), [x], y, PLACE, _work(layer, size), layer.group_norm, rows)
+        self._over(partial(layer.of_rows, k=k, v=v), [x], y, PLACE, work_of(layer, size), layer.group_norm, rows)
         return y
 
     def _over(
@@ -209,23 +194,3 @@ def _knowing(norm: nn.Module | None, source: _Source) -> AbstractContextManager[
         return nullcontext()
     assert isinstance(source, Map)
     return norm.knowing(*source.moments.of_groups(norm.num_groups))
-
-
-def _sizes(half: Half, height: int, width: int) -> Iterator[_Size]:
-    """Of the maps after the first convolution and after each layer."""
-    size = _Size(height, width, half.conv_in.out_channels)
-    yield size
-    for layer in half.layers():
-        if isinstance(layer, Resnet):
-            size = size._replace(channels=layer.conv2.out_channels)
-        elif isinstance(layer, Upsample):
-            size = _Size(2 * size.height, 2 * size.width, size.channels)
-        elif isinstance(layer, Downsample):
-            size = _Size(size.height // 2, size.width // 2, size.channels)
-        yield size
-
-
-def _work(layer: nn.Module, size: _Size) -> int:
-    """Multiplications of a layer that writes a map of this size; an upsampling's before it is folded."""
-    weights = sum(p.numel() for p in layer.parameters() if p.ndim > 1)
-    return weights * size.places + (2 * size.places**2 * size.channels if isinstance(layer, MapAttention) else 0)
