@@ -1,20 +1,15 @@
-"""Large maps that are written and read by rows: in memory while they fit a budget, else in a temporary file."""
+"""Large maps that are written and read by rows: in memory while they fit a budget, else in temporary files."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..errors import DiskSpaceError
+from ..tiles.run import is_out_of_memory
+from .map_files import FileRows, check_disk
 from .moments import Moments
 
 IN_MEMORY = 2 * 2**30
@@ -64,11 +59,10 @@ class Map:
 class Maps:
     """Makes maps of one number format, which are gone when its `with` block ends."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device, in_memory: int | None = None) -> None:
-        """`device`: where the network is. `in_memory`: the budget in bytes, `IN_MEMORY` by default."""
-        budget = IN_MEMORY if in_memory is None else in_memory
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        """`device`: where the network is."""
         self._dtype, self._device = dtype, device
-        self._free = {torch.device("cpu"): budget}
+        self._free = {torch.device("cpu"): IN_MEMORY}
         if device.type == "cuda":
             # Half of what is free is left to the computation.
             self._free = {device: torch.cuda.mem_get_info(device)[0] // 2, **self._free}
@@ -85,16 +79,24 @@ class Maps:
         """Raises DiskSpaceError when there is no room for it."""
         # One row more than it has: its successor may begin one row higher.
         shape, size = (height + 1, width, channels), (height + 1) * width * channels * self._dtype.itemsize
-        place = next((device for device, free in self._free.items() if size <= free), None)
-        if place is None:
-            rows: Rows = FileRows(shape, self._dtype)
-        else:
+        rows = self._in_memory(shape, size) or FileRows(shape, self._dtype)
+        self._open.setdefault(rows, (None, size))
+        return Map(rows, height, width, channels, first=1)
+
+    def _in_memory(self, shape: tuple[int, int, int], size: int) -> Rows | None:
+        for place in [device for device, free in self._free.items() if size <= free]:
             # A card reads what is page-locked in main memory at its full rate.
             pinned = place.type == "cpu" and self._device.type == "cuda"
-            rows = MemoryRows(torch.empty(shape, dtype=self._dtype, device=place, pin_memory=pinned))
-            self._free[place] -= size
-        self._open[rows] = place, size
-        return Map(rows, height, width, channels, first=1)
+            try:
+                rows = MemoryRows(torch.empty(shape, dtype=self._dtype, device=place, pin_memory=pinned))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                self._free[place] -= size
+                self._open[rows] = place, size
+                return rows
+        return None
 
     def close(self, used: Map) -> None:
         """It and what it was the successor of are read no more."""
@@ -127,71 +129,3 @@ class MemoryRows:
 
     def close(self) -> None:
         self._values = None
-
-
-class FileRows:
-    """In a file without a name, which is gone when it is closed or the process ends.
-
-    Plainly read and written: pages of a mapped file would count as the process's memory.
-    """
-
-    def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
-        self._width, self._channels = shape[1:]
-        self._dtype = dtype
-        check_disk(shape[0] * self._row_bytes)
-        self._file = cast("BinaryIO", tempfile.TemporaryFile(dir=folder()))  # noqa: SIM115
-
-    @property
-    def _row_bytes(self) -> int:
-        return self._width * self._channels * self._dtype.itemsize
-
-    def get(self, start: int, stop: int) -> Tensor:
-        values = torch.empty(stop - start, self._width, self._channels, dtype=self._dtype)
-        with _disk_errors(values.nbytes):
-            self._file.seek(start * self._row_bytes)
-            read = self._file.readinto(_bytes_of(values))  # pyright: ignore[reportAttributeAccessIssue]
-        assert read == values.nbytes
-        return values
-
-    def put(self, start: int, values: Tensor) -> None:
-        values = values.to("cpu", self._dtype).contiguous()
-        with _disk_errors(values.nbytes):
-            self._file.seek(start * self._row_bytes)
-            self._file.write(_bytes_of(values))
-
-    def close(self) -> None:
-        with suppress(OSError):  # what is still in Python's buffer is of no use to anyone, and may find no room
-            self._file.close()
-
-
-def folder() -> Path:
-    """Where temporary files go: TMPDIR if it is set, else /var/tmp, since /tmp is often in memory itself."""
-    usual = Path("/var/tmp")
-    is_named = any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
-    return usual if not is_named and os.access(usual, os.W_OK) else Path(tempfile.gettempdir())
-
-
-def check_disk(size: int) -> None:
-    """Raises DiskSpaceError when `folder()` has no room for so many bytes."""
-    free = shutil.disk_usage(folder()).free
-    if size > free:
-        raise _no_room(size, f"found {free / 1e9:.1f} GB")
-
-
-@contextmanager
-def _disk_errors(size: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _no_room(size, error.strerror or str(error)) from error
-
-
-def _no_room(size: int, found: str) -> DiskSpaceError:
-    return DiskSpaceError(
-        f"Expected {size / 1e9:.1f} GB of free disk space in '{folder()}' for the autoencoder's maps, {found}. Free "
-        "some, name another folder in TMPDIR, or set a VAE tile: tiles are not exact, but need no disk."
-    )
-
-
-def _bytes_of(values: Tensor) -> memoryview:
-    return memoryview(cast("Any", values.view(torch.uint8).numpy())).cast("B")

@@ -35,7 +35,7 @@ class GroupNorm(nn.GroupNorm):
     @contextmanager
     def knowing(self, mean: Tensor, variance: Tensor) -> Iterator[None]:
         """Inside the `with` block each channel has this mean and variance (C,), whatever the map looks like."""
-        self._known = mean.to(self.weight.device, torch.float32), variance.to(self.weight.device, torch.float32)
+        self._known = mean.float().to(self.weight.device), variance.float().to(self.weight.device)
         try:
             yield
         finally:

@@ -76,24 +76,28 @@ class _Stream:
 
     def result(self) -> Tensor:
         """(1, C', H', W') float32 where `x` is. All NaN if a map on the way is not finite."""
-        height, width, _ = self._sizes[-1]
-        values = torch.empty(1, self._half.conv_out.out_channels, height, width, device=self._x.device)
         largest = max(a.values + b.values for a, b in zip(self._sizes, self._sizes[1:], strict=False))
         try:
             with self._maps:
                 self._maps.check_room(largest * self._weight.itemsize)
-                self._run(_Result(values, shown=isinstance(self._half, Decoder)))
+                return self._run()
         except _OverflowError:
-            values.fill_(torch.nan)
-        return values
+            return self._empty().fill_(torch.nan)
 
-    def _run(self, result: _Result) -> None:
+    def _empty(self) -> Tensor:
+        height, width, _ = self._sizes[-1]
+        return torch.empty(1, self._half.conv_out.out_channels, height, width, device=self._x.device)
+
+    def _run(self) -> Tensor:
         half, sizes = self._half, self._sizes
         x = self._maps.new(*sizes[0])
         self._over(half.conv_in, [_Image(self._x, self._weight)], x, CONV, work_of(half.conv_in, sizes[0]))
         for layer, size in zip(half.layers(), sizes[1:], strict=True):
             x = self._next(layer, x, size)
+        values = self._empty()
+        result = _Result(values, shown=isinstance(half, Decoder))
         self._over(half.last, [x], result, CONV, work_of(half.conv_out, sizes[-1]), half.conv_norm_out)
+        return values
 
     def _next(self, layer: nn.Module, x: Map, size: MapSize) -> Map:
         """The map after `layer`. `x` is gone then."""
@@ -152,6 +156,7 @@ class _Stream:
                 finished = target.write(start, part)
                 self._done += work * (stop - start) / target.height
                 tell(Inside(min(self._done / self._work, 1.0), start, finished))
+                del part  # or it would be held while the next one is computed
         if isinstance(target, Map) and not target.moments.is_finite:
             raise _OverflowError
 

@@ -18,7 +18,8 @@ from support.held import Held
 from support.tiny_models import fill
 from torch import Tensor
 
-from dfosd_core.networks import maps, streamed_vae
+from dfosd_core.errors import DiskSpaceError
+from dfosd_core.networks import map_files, maps, streamed_vae
 from dfosd_core.networks.folding import _fold_residual_blocks, fold_upsampling, unfold
 from dfosd_core.networks.map_sizes import map_sizes
 from dfosd_core.networks.norms import GroupNorm
@@ -240,6 +241,15 @@ def test_two_maps_exist_at_a_time(vae: Vae, monkeypatch: pytest.MonkeyPatch) -> 
     assert taken[-1] == 0
 
 
+def test_maps_that_memory_does_not_suffice_for_go_to_files(
+    vae: Vae, files: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maps, "IN_MEMORY", 2**30)
+    monkeypatch.setattr(maps, "MemoryRows", lambda _: (_ for _ in ()).throw(MemoryError))
+    assert max(differences(vae, photograph(36, 44))) <= TOLERANCE
+    assert len(files) == 2 * len(list(vae.encoder.layers()))
+
+
 class StoppedError(Exception):
     pass
 
@@ -248,11 +258,11 @@ class StoppedError(Exception):
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """All maps go to temporary files, which are noted."""
     made: list[Any] = []
-    real = maps.tempfile.TemporaryFile
+    real = map_files.tempfile.TemporaryFile
     monkeypatch.setattr(maps, "IN_MEMORY", 0)
-    monkeypatch.setattr(maps.tempfile, "TemporaryFile", lambda **at: made.append(real(**at)) or made[-1])
+    monkeypatch.setattr(map_files.tempfile, "TemporaryFile", lambda **at: made.append(real(**at)) or made[-1])
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(maps.tempfile, "tempdir", None)
+    monkeypatch.setattr(map_files.tempfile, "tempdir", None)
     yield made
     assert made
     assert all(file.closed for file in made)
@@ -276,13 +286,14 @@ def test_and_when_it_is_stopped(vae: Vae, files: list[Any], share: float) -> Non
 
 def test_too_little_disk_space_is_one_line_before_any_work(vae: Vae, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "IN_MEMORY", 0)
-    monkeypatch.setattr(maps.shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
-    with pytest.raises(maps.DiskSpaceError) as error, listening(lambda _: pytest.fail("it has begun")):
+    monkeypatch.setattr(map_files.shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
+    with pytest.raises(DiskSpaceError) as error, listening(lambda _: pytest.fail("it has begun")):
         streamed_vae.encode(vae, photograph(136, 140))
     needed = 2 * 16 * 136 * 140 * 4
     assert str(error.value) == (
-        f"Expected {needed / 1e9:.1f} GB of free disk space in '{maps.folder()}' for the autoencoder's maps, found "
-        "0.0 GB. Free some, name another folder in TMPDIR, or set a VAE tile: tiles are not exact, but need no disk."
+        f"Expected {needed / 1e9:.1f} GB of free disk space in '{map_files.folder()}' for the autoencoder's maps, "
+        "found 0.0 GB. Free some, name another folder in TMPDIR, or set a VAE tile: tiles are not exact, but need no "
+        "disk."
     )
 
 
@@ -302,8 +313,8 @@ def test_a_disk_that_is_full_is_one_line(vae: Vae, monkeypatch: pytest.MonkeyPat
 
     file = Full()
     monkeypatch.setattr(maps, "IN_MEMORY", 0)
-    monkeypatch.setattr(maps.tempfile, "TemporaryFile", lambda **_: file)
-    with pytest.raises(maps.DiskSpaceError, match="No space left on device. Free some, name another folder"):
+    monkeypatch.setattr(map_files.tempfile, "TemporaryFile", lambda **_: file)
+    with pytest.raises(DiskSpaceError, match="No space left on device. Free some, name another folder"):
         streamed_vae.encode(vae, photograph(36, 44))
     assert file.closed
 
