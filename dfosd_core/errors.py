@@ -45,3 +45,7 @@ class ImageFileError(DfosdError):
 
 class NumericError(DfosdError):
     """The networks gave infinities or NaN."""
+
+
+class DiskSpaceError(DfosdError):
+    """There is too little room for a temporary file."""

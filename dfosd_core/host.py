@@ -22,7 +22,8 @@ class Host(Protocol):
 
     Latents are model-space: the VAE's scaling factor has been applied after encoding, and is taken away again
     before decoding. Inputs arrive float32 on the image's device, their heights and widths are multiples of
-    `size_multiple_px`; outputs may be of any float type, on that same device.
+    `size_multiple_px`; outputs may be of any float type, on that same device. A call that takes long may say how far
+    it is (`tiles/inside.py`).
     """
 
     def encode(self, x: Tensor) -> Tensor:

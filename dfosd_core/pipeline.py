@@ -50,7 +50,8 @@ def upscale(
     `image`: (B, H, W, 3 or 4) of any float type in [0, 1], RGB or RGBA, from 1x1 up, on the host's device.
     Returns (B, h, w, 3 or 4) float32 in [0, 1] on the same device; (h, w) is `settings.output_size(H, W)`.
     Deterministic, and an image comes out the same whatever else is in its batch.
-    `progress` is called after every tile. To interrupt, raise from it: nothing is left behind.
+    `progress` is called after every tile, and by some hosts inside it. To interrupt, raise from it: nothing is left
+    behind.
     Raises ImageFileError for another shape or type, ConfigError for a size out of reach, what `attached`
     raises for a LoRA that does not fit, and the out-of-memory error when even small tiles do not help.
     """
@@ -82,7 +83,7 @@ def upscale_attached(
 def _upscale_one(
     rgb: Tensor, host: Host, lora: DfosdLora, settings: UpscaleSettings, size: tuple[int, int], run: TiledRun
 ) -> Tensor:
-    """The method. (1, 3, H, W) in [0, 1] -> (1, 3, *size), not clamped. A `run` is a pass over all tiles."""
+    """The method. (1, 3, H, W) in [0, 1] -> (1, 3, *size), not clamped. A `run` is a pass over the whole image."""
     t, rule, prompt_embeds = lora.metadata.timestep, lora.metadata.rule, lora.prompt_embeds
     # x_lr is made twice: at 8192x8192 it would hold 800 MB all the while.
     z_lr = run(
@@ -90,7 +91,7 @@ def _upscale_one(
     )
     eps = run("unet", lambda z: host.predict_eps(z, t, prompt_embeds), z_lr)
     z_sr = predict_z_sr(z_lr, eps, t, rule)  # affine in eps: blending tiles of eps is blending those of z_sr
-    x_sr = run("decode", lambda z: to_unit(host.decode(z)), z_sr)
+    x_sr = run("decode", host.decode, z_sr, then=to_unit)
     return keep_grey(fix_color(settings.color_fix, crop(x_sr, size), enlarge(rgb, size)), rgb)
 
 

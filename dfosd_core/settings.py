@@ -133,7 +133,7 @@ class UpscaleSettings:
 
         def given(proposal: TileSize, tile: int | None, overlap: int | None) -> TileSize:
             tile = proposal.tile if tile is None else tile
-            return TileSize(tile, (proposal.overlap or tile // 4) if overlap is None else overlap)
+            return TileSize(tile, (proposal.overlap or tile // 4) if overlap is None else overlap, proposal.parts)
 
         return TileSettings(
             encode=given(auto.encode, self.vae_tile, self.vae_overlap),

@@ -2,7 +2,8 @@
 
 The three stages are SD 2.1's with random weights, at 256 pixels, each on the same input. The image is the repository's
 photograph by the embedded default, whose weights are real. `folded` is what a run does on a card (constants of timestep
-and prompt); `upsampling too` adds the transposed convolution, which is in use on CPUs only.
+and prompt); `upsampling too` adds the transposed convolution, which is in use on CPUs only; `in strips` is how encoder
+and decoder take large images.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from dfosd_core.hosts.own import OwnHost, load_base, load_default
 from dfosd_core.image_files.read import read_image
 from dfosd_core.image_files.tensors import to_tensor
 from dfosd_core.images import to_signed
+from dfosd_core.networks import streamed_vae
 from dfosd_core.networks.folding import folded, transposed_kernel
 from dfosd_core.networks.layers import Upsample
 from dfosd_core.pipeline import upscale
@@ -57,6 +60,10 @@ def rows(setting: Setting) -> Generator[Row, None, None]:
                 found = _results(host, inputs, way)
             for name, ours, theirs in zip(names, found, expected, strict=True):
                 yield _row(name, dtype, way, relative_error(ours, theirs), allowed)
+        with exact(dtype):
+            strips = _in_strips(host, inputs)
+        for name, ours, theirs in zip(names[::2], strips, expected[::2], strict=True):
+            yield _row(name, dtype, "in strips", relative_error(ours, theirs), allowed)
         del host
     del reference
     setting.empty()
@@ -98,6 +105,15 @@ def _stages(host: OwnHost, inputs: Inputs, prompt: Tensor) -> list[Tensor]:
     x, z = (each.to(weight.device, weight.dtype, memory_format=torch.channels_last) for each in inputs[:2])
     found = host.vae.encode(x), host.unet(z, T, prompt), host.vae.decode(z)
     return [each.float().cpu() for each in found]
+
+
+@torch.no_grad()
+def _in_strips(host: OwnHost, inputs: Inputs) -> list[Tensor]:
+    """Encoder and decoder in a few strips, with maps on the device."""
+    device = host.vae.quant_conv.weight.device
+    with mock.patch.object(streamed_vae, "STRIP", 2**20):
+        x, z = streamed_vae.encode(host.vae, inputs.x.to(device)), streamed_vae.decode(host.vae, inputs.z.to(device))
+    return [x.float().cpu(), z.float().cpu()]
 
 
 def _row(what: str, dtype: torch.dtype, way: str, error: float, allowed: float) -> Row:

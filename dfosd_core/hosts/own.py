@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from ..lora.file import DfosdLora
 from ..lora.merge import merged
 from ..lora.metadata import BaseLayout, check_base
 from ..lora.names import UNET_PREFIX, VAE_PREFIX
+from ..networks import streamed_vae
 from ..networks.embedded import DEFAULT_WEIGHTS, default_parts
 from ..networks.folding import folded
 from ..networks.reading import read_base
@@ -21,6 +23,11 @@ from ..networks.vae import Vae
 from ..tiles.size import TileSettings, TileSize
 from .layout_host import LayoutHost
 from .precision import WiderOnOverflow
+
+AT_ONCE_PX = 768 * 768
+"""Pixels of an image up to which an autoencoder with group norms or attention is not run in strips."""
+PART_PX = 512 * 512
+"""Pixels of a larger image that count for one step of the progress: about a tile of the UNet."""
 
 
 class OwnHost(LayoutHost):
@@ -49,13 +56,23 @@ class OwnHost(LayoutHost):
     @torch.inference_mode()
     def encode(self, x: Tensor) -> Tensor:
         config = self.vae.config
-        mean = self._run_vae(self.vae, lambda vae: vae.encode(_placed(x, vae))).to(x.device, torch.float32)
+        streams = self._streams(x.shape[2] * x.shape[3])
+
+        def run(vae: Vae) -> Tensor:
+            return streamed_vae.encode(vae, x) if streams else vae.encode(_placed(x, vae))
+
+        mean = self._run_vae(self.vae, run).to(x.device, torch.float32)
         return (mean - config.shift_factor) * config.scaling_factor
 
     @torch.inference_mode()
     def decode(self, z: Tensor) -> Tensor:
         latent = z.float() / self.vae.config.scaling_factor + self.vae.config.shift_factor
-        return self._run_vae(self.vae, lambda vae: vae.decode(_placed(latent, vae))).to(z.device, torch.float32)
+        streams = self._streams(z.shape[2] * z.shape[3] * self.layout.latent_factor**2)
+
+        def run(vae: Vae) -> Tensor:
+            return streamed_vae.decode(vae, latent) if streams else vae.decode(_placed(latent, vae))
+
+        return self._run_vae(self.vae, run).to(z.device, torch.float32)
 
     @torch.inference_mode()
     def predict_eps(self, z: Tensor, t: int, prompt_embeds: Tensor) -> Tensor:
@@ -89,11 +106,20 @@ class OwnHost(LayoutHost):
 
         The base sees 38 px around a pixel in the encoder, 168 in the UNet and 52 in the decoder. The outer third of an
         overlap is thrown away, so three times that makes tiles equal the whole image.
+
+        An autoencoder with group norms or attention sees all of it, and goes through an image of any size whole.
         """
-        if not self.unet.config.local_norm:
-            return super().auto_tiles(height_px, width_px)
-        vae_tile = 0 if height_px * width_px <= 1024 * 1024 else 768
-        return TileSettings(encode=TileSize(vae_tile, 128), unet=TileSize(2048, 512), decode=TileSize(vae_tile, 160))
+        pixels, tiles = height_px * width_px, super().auto_tiles(height_px, width_px)
+        if self.unet.config.local_norm:
+            tiles = replace(tiles, unet=TileSize(2048, 512))
+        if self.vae.config.sees_all:
+            whole = TileSize(0, 0, -(-pixels // PART_PX) if self._streams(pixels) else 1)
+            return replace(tiles, encode=whole, decode=whole)
+        vae_tile = 0 if pixels <= 1024 * 1024 else 768
+        return replace(tiles, encode=TileSize(vae_tile, 128), decode=TileSize(vae_tile, 160))
+
+    def _streams(self, pixels: int) -> bool:
+        return self.vae.config.sees_all and pixels > AT_ONCE_PX
 
 
 def _placed(x: Tensor, network: nn.Module) -> Tensor:

@@ -120,6 +120,11 @@ class VaeConfig:
     scaling_factor: float
     shift_factor: float
 
+    @property
+    def sees_all(self) -> bool:
+        """What becomes of a place depends on all others, however far away: tiles that overlap are not exact."""
+        return not self.local_norm or self.mid_attention
+
     @staticmethod
     def from_diffusers(config: Config, name: str) -> VaeConfig:
         """Read a diffusers AutoencoderKL's configuration. Raises BaseModelMismatchError for another kind."""

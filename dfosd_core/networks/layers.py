@@ -42,15 +42,25 @@ class Resnet(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """(B, C, H, W), `time` (1, T) after its activation, or None where it is folded -> (B, C', H, W)."""
+        return self.second_half(self.first_half(x, time), x, self.norm_between(time))
+
+    def first_half(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        """Up to the second norm: (B, C, H, W) -> (B, C', H, W)."""
         h = activated(self.norm1, x)
         if self.folded is not None and time is None:
-            weight, bias, norm = self.folded
             # The layer knows how it pads: with zeros, or with what is at the border.
-            h = self.conv1._conv_forward(h, weight, bias)  # pyright: ignore[reportPrivateUsage]
-        else:
-            h, norm = self.conv1(h), self.norm2
-            if self.time_emb_proj is not None:
-                h.add_(self.time_emb_proj(time)[:, :, None, None])
+            return self.conv1._conv_forward(h, *self.folded[:2])  # pyright: ignore[reportPrivateUsage]
+        h = self.conv1(h)
+        if self.time_emb_proj is not None:
+            h.add_(self.time_emb_proj(time)[:, :, None, None])
+        return h
+
+    def norm_between(self, time: Tensor | None = None) -> nn.Module:
+        """What the second half begins with."""
+        return self.norm2 if self.folded is None or time is not None else self.folded.norm
+
+    def second_half(self, h: Tensor, x: Tensor, norm: nn.Module) -> Tensor:
+        """What the first half made of `x`, and `x` -> (B, C', H, W)."""
         h = self.conv2(activated(norm, h))
         return h.add_(x if self.conv_shortcut is None else self.conv_shortcut(x))
 
@@ -117,6 +127,10 @@ class Attention(nn.Module):
             k, v = self.folded
         else:
             k, v = self.keys_and_values(context)
+        return self.attend(x, k, v)
+
+    def attend(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(B, N, width) to keys and values (B or 1, heads, M, width / heads) -> (B, N, width)."""
         q = self._heads(self.to_q(x))
         k, v = (y.expand(len(q), -1, -1, -1) for y in (k, v))
         return self.to_out(rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)"))

@@ -54,46 +54,56 @@ def build_vae(config: Config, name: str) -> Vae:
         return Vae(VaeConfig.from_diffusers(config, name))
 
 
-class Encoder(nn.Module):
+class Half(nn.Module):
+    """An encoder or decoder: a convolution, `layers`, and a norm and convolution at the end."""
+
+    def __init__(self, inputs: int, first: int, last: int, outputs: int, norm: MakeNorm) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(inputs, first, 3, padding=1)
+        self.conv_norm_out = norm(last)
+        self.conv_out = nn.Conv2d(last, outputs, 3, padding=1)
+
+    def layers(self) -> list[nn.Module]:
+        """What is between, in the order in which it runs."""
+        raise NotImplementedError
+
+    def last(self, x: Tensor) -> Tensor:
+        """What comes after the layers."""
+        return self.conv_out(activated(self.conv_norm_out, x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for layer in self.layers():
+            x = layer(x)
+        return self.last(x)
+
+
+class Encoder(Half):
     """(B, 3, H, W) -> means and log variances, (B, 2 C, H / f, W / f)."""
 
     def __init__(self, config: VaeConfig, norm: MakeNorm) -> None:
-        super().__init__()
         widths = config.block_out_channels
-        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
+        super().__init__(3, widths[0], widths[-1], 2 * config.latent_channels, norm)
         self.down_blocks = _levels(
             widths, config.layers_per_block, norm, "downsamplers", partial(Downsample, padding=0)
         )
         self.mid_block = Middle(widths[-1], norm, config.mid_attention)
-        self.conv_norm_out = norm(widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for level in self.down_blocks:
-            x = level(x)
-        x = activated(self.conv_norm_out, self.mid_block(x))
-        return self.conv_out(x)
+    def layers(self) -> list[nn.Module]:
+        return [*_in_order(self.down_blocks), *self.mid_block.layers()]
 
 
-class Decoder(nn.Module):
+class Decoder(Half):
     """(B, C, h, w) -> (B, 3, h f, w f)."""
 
     def __init__(self, config: VaeConfig, norm: MakeNorm) -> None:
-        super().__init__()
         widths = config.block_out_channels[::-1]
-        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        super().__init__(config.latent_channels, widths[0], widths[-1], 3, norm)
         self.mid_block = Middle(widths[0], norm, config.mid_attention)
         self.up_blocks = _levels(widths, config.layers_per_block + 1, norm, "upsamplers", Upsample)
-        self.conv_norm_out = norm(widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
-    def forward(self, z: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(z))
-        for level in self.up_blocks:
-            x = level(x)
-        x = activated(self.conv_norm_out, x)
-        return self.conv_out(x)
+    def layers(self) -> list[nn.Module]:
+        return [*self.mid_block.layers(), *_in_order(self.up_blocks)]
 
 
 def _levels(widths: Sequence[int], layers: int, norm: MakeNorm, name: str, step: MakeStep) -> nn.ModuleList:
@@ -108,6 +118,10 @@ def _levels(widths: Sequence[int], layers: int, norm: MakeNorm, name: str, step:
     return levels
 
 
+def _in_order(levels: nn.ModuleList) -> list[nn.Module]:
+    return [layer for level in levels for part in level.children() for layer in part.children()]
+
+
 class Middle(nn.Module):
     """Two residual blocks, between them attention over the whole map (not in the embedded base)."""
 
@@ -116,11 +130,9 @@ class Middle(nn.Module):
         self.attentions = nn.ModuleList([MapAttention(width, norm)] if attention else [])
         self.resnets = nn.ModuleList([Resnet(width, width, norm), Resnet(width, width, norm)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.resnets[0](x)
-        for attention in self.attentions:
-            x = attention(x)
-        return self.resnets[1](x)
+    def layers(self) -> list[nn.Module]:
+        """In the order in which they run."""
+        return [self.resnets[0], *self.attentions, self.resnets[1]]
 
 
 class MapAttention(Attention):
@@ -133,4 +145,12 @@ class MapAttention(Attention):
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """(B, C, H, W) to the same."""
         sequence = to_sequence(self.group_norm(x))
-        return x + to_map(super().forward(sequence, sequence), like=x)
+        return x + to_map(self.attend(sequence, *self.keys_and_values(sequence)), like=x)
+
+    def keys_and_values_of(self, part: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the places of some rows, (B, C, h, W) -> two of (B, 1, h W, C)."""
+        return self.keys_and_values(to_sequence(self.group_norm(part)))
+
+    def of_rows(self, part: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Those rows of the result, from the keys and values of the whole map."""
+        return part + to_map(self.attend(to_sequence(self.group_norm(part)), k, v), like=part)

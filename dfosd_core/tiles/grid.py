@@ -68,7 +68,7 @@ class TileGrid:
 
 
 def _spans(length: int, size: TileSize, align: int) -> list[Span]:
-    tile, overlap = size
+    tile, overlap = size.tile, size.overlap
     if tile == 0 or tile >= length:
         return [Span(0, length)]
     assert 0 <= overlap < tile

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from .grid import Tile, TileGrid, tiled_apply
+from .grid import TileGrid, tiled_apply
+from .progress import FinishedTile, Function, Progress, ProgressCallback, Ticker
 from .size import TileSize
+
+__all__ = ["FinishedTile", "Progress", "ProgressCallback", "Stage", "TiledRun", "with_smaller_tiles_on_oom"]
 
 logger = logging.getLogger("dfosd")
 
@@ -21,38 +25,6 @@ MEMORY_ADVICE = "Free some memory or use a smaller scale."
 """What a user can do: smaller tiles have been tried by then."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FinishedTile:
-    """A stage's output for one tile, for previews. Good during the callback only: keep no reference to it."""
-
-    image: int
-    """Which image of the batch, from 0."""
-    top: int
-    left: int
-    """Where it begins in the stage's whole output, in samples of that output."""
-    size: tuple[int, int]
-    """(height, width) of the whole output."""
-    values: Tensor
-    """(1, C, h, w) float32: pixels of about [0, 1] after "decode", latents after the others."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a call has come. A host shows one bar over all images, stages and tiles of it."""
-
-    phase: str
-    """"encode", "unet" or "decode"."""
-    done: int
-    """Tiles finished in the whole call."""
-    total: int
-    """Tiles in the whole call. Grows, and `done` steps back, if a stage starts again with smaller tiles."""
-    tile: FinishedTile | None = None
-    """The tile that has just been finished."""
-
-
-ProgressCallback = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,19 +56,26 @@ class TiledRun:
         self._align = align
         self._minimum = minimum
         self._progress = progress
-        self._counts = [len(self._grid(self._sizes[stage.name])) for stage in stages] * images
+        self._counts = [self._count(self._sizes[stage.name]) for stage in stages] * images
         self._step = 0
 
-    def __call__(self, name: str, fn: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Run the next stage, `name`: (1, C, h * in, w * in) -> (1, C', h * out, w * out) float32."""
+    def __call__(self, name: str, fn: Function, x: Tensor, *, then: Function | None = None) -> Tensor:
+        """Run the next stage, `name`: (1, C, h * in, w * in) -> (1, C', h * out, w * out) float32.
+
+        then: what is done to every value that `fn` gives, also to those that are only shown.
+        """
         stage = self._stages[name]
+        finish = then or _same
 
         def run(size: TileSize) -> Tensor:
             grid = self._grid(size)
             self._sizes[name] = size  # the next image starts with what worked for this one
-            self._counts[self._step] = len(grid)
-            factors = {"in_factor": stage.in_factor, "out_factor": stage.out_factor}
-            return tiled_apply(fn, x, grid, **factors, on_tile=self._ticker(stage))
+            self._counts[self._step] = self._count(size)
+            apply = partial(tiled_apply, x=x, grid=grid, in_factor=stage.in_factor, out_factor=stage.out_factor)
+            if self._progress is None:
+                return apply(lambda part: finish(fn(part)))
+            ticker = self._ticker(self._progress, stage, finish, len(grid))
+            return apply(ticker.listening(lambda part: finish(fn(part)), grid), on_tile=ticker.finished)
 
         longest = max(self._latent_size)
         y = with_smaller_tiles_on_oom(run, self._sizes[name], longest, self._align, self._minimum)
@@ -106,22 +85,27 @@ class TiledRun:
     def _grid(self, size: TileSize) -> TileGrid:
         return TileGrid(*self._latent_size, size, self._align)
 
-    def _ticker(self, stage: Stage) -> Callable[[Tile, Tensor], None] | None:
-        if self._progress is None:
-            return None
-        report, total, done = self._progress, sum(self._counts), sum(self._counts[: self._step])
-        image, f = self._step // len(self._stages), stage.out_factor
+    def _count(self, size: TileSize) -> int:
+        tiles = len(self._grid(size))
+        return size.parts if tiles == 1 else tiles
+
+    def _ticker(self, report: ProgressCallback, stage: Stage, then: Function, tiles: int) -> Ticker:
         height, width = self._latent_size
+        return Ticker(
+            report=report,
+            phase=stage.name,
+            image=self._step // len(self._stages),
+            size=(height * stage.out_factor, width * stage.out_factor),
+            factor=stage.out_factor,
+            then=then,
+            done=sum(self._counts[: self._step]),
+            total=sum(self._counts),
+            parts=self._counts[self._step] // tiles,
+        )
 
-        def tick(tile: Tile, y: Tensor) -> None:
-            nonlocal done
-            done += 1
-            finished = FinishedTile(
-                image=image, top=tile.top * f, left=tile.left * f, size=(height * f, width * f), values=y
-            )
-            report(Progress(phase=stage.name, done=done, total=total, tile=finished))
 
-        return tick
+def _same(y: Tensor) -> Tensor:
+    return y
 
 
 def with_smaller_tiles_on_oom(

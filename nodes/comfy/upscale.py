@@ -207,7 +207,9 @@ def progress_bar(image: Tensor, settings: UpscaleSettings, unique_id: str | None
             mosaic = Mosaic(image, settings.output_size(image.shape[1], image.shape[2]))
             bar = comfy.utils.ProgressBar(progress.total, node_id=unique_id)
         tile = progress.tile
-        assert tile is not None
+        if tile is None:
+            bar.update_absolute(progress.done, progress.total)
+            return
         picture = mosaic.paste(tile) if progress.phase == "decode" else mosaic.start(tile.image)
         bar.update_absolute(progress.done, progress.total, ("JPEG", picture.copy(), PREVIEW_PX))
 

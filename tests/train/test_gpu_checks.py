@@ -16,7 +16,7 @@ from benchmarks.gpu.setting import Row, Setting, relative_error
 from benchmarks.memory_model import Estimate
 
 ROWS = {
-    "correctness": 3 * 3 * 3 + 1 + 3,  # formats, ways and stages; overflow; formats of the image
+    "correctness": 3 * (3 * 3 + 2) + 1 + 3,  # formats: ways and stages, strips; overflow; formats of the image
     "step": 2 * 3,
     "memory": 1,
     "speed": 3 * 3 + 2 + 1,  # three ways of three stages, one of two, one compiled
