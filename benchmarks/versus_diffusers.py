@@ -27,7 +27,8 @@ from torch import Tensor
 
 from dfosd_core.attach import attached
 from dfosd_core.hosts.own import OwnHost, load_base
-from dfosd_core.images import resize, to_bchw, to_signed, to_unit
+from dfosd_core.image_files import is_image_name
+from dfosd_core.images import resize, to_bchw, to_bhwc, to_signed, to_unit
 from dfosd_core.lora.file import DfosdLora, LoraPair
 from dfosd_core.lora.merge import merged
 from dfosd_core.lora.metadata import LoraMetadata
@@ -72,7 +73,7 @@ def diffusers_run(base: Path, lora: DfosdLora, dtype: torch.dtype) -> Callable[[
         eps = unet(z.to(dtype), t, encoder_hidden_states=prompt).sample
         z = predict_z_sr(z, eps.float(), t)
         y = vae.decode((z / scale).to(dtype)).sample
-        return to_unit(y.float()).permute(0, 2, 3, 1).clamp(0.0, 1.0)
+        return to_bhwc(to_unit(y.float())).clamp(0.0, 1.0)
 
     return run
 
@@ -81,7 +82,7 @@ def photos(folder: Path | None) -> list[Tensor]:
     """Three pictures of the folder, or one of noise, as (1, EDGE, EDGE, 3)."""
     if folder is None:
         return [torch.rand(1, EDGE, EDGE, 3, generator=torch.Generator().manual_seed(0))]
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg"))[:3]
+    files = sorted(path for path in folder.iterdir() if is_image_name(path))[:3]
     pictures = [Image.open(file).convert("RGB").resize((EDGE, EDGE)) for file in files]
     return [torch.from_numpy(np.asarray(picture)).float()[None] / 255 for picture in pictures]
 

@@ -46,8 +46,16 @@ class _Item:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.size: tuple[int, int] = (0, 0)
+        self.writing: Future[None] | None = None
+        self.is_through = False
+        """All steps have been taken."""
         self._seconds = 0.0
         self._problem: str | None = None
+
+    def write(self, run: Callable[[Job, Picture], None], larger: Picture | None) -> None:
+        """The last step."""
+        self.step(run, larger)
+        self.is_through = True
 
     def step(self, run: Callable[..., T], *picture: Picture | None) -> T | None:
         """A mistake of our own is not hidden: it is raised."""
@@ -78,7 +86,7 @@ def convey(jobs: Iterator[Job], steps: Steps, report: Callable[[Outcome], None])
     of a report, that is made again.
     """
     reader, writer = ThreadPoolExecutor(1, "dfosd-read"), ThreadPoolExecutor(1, "dfosd-write")
-    behind: tuple[_Item, Future[None]] | None = None
+    behind: _Item | None = None
 
     def begin_next() -> tuple[_Item, Future[Picture | None]] | None:
         job = next(jobs, None)
@@ -86,10 +94,15 @@ def convey(jobs: Iterator[Job], steps: Steps, report: Callable[[Outcome], None])
 
     def finish_last() -> None:
         nonlocal behind
-        if behind is not None:
-            _result(behind[1])
-            report(behind[0].outcome())
-            behind = None  # last: if a signal comes before, this is done again at the end
+        if behind is None:
+            return
+        if behind.writing is None:  # a signal came while it was handed over
+            writer.shutdown()
+        else:
+            _result(behind.writing)
+        if behind.is_through:
+            report(behind.outcome())
+        behind = None  # last: if a signal comes before, this is done again at the end
 
     try:
         ahead = begin_next()
@@ -99,7 +112,8 @@ def convey(jobs: Iterator[Job], steps: Steps, report: Callable[[Outcome], None])
             larger = item.step(steps.compute, picture)
             item.size = (0, 0) if larger is None else larger.size
             finish_last()
-            behind = item, writer.submit(item.step, steps.write, larger)
+            behind = item
+            item.writing = writer.submit(item.write, steps.write, larger)
             del picture, larger  # or this one would be held while the next is computed
     finally:
         reader.shutdown(wait=False, cancel_futures=True)

@@ -20,7 +20,7 @@ from .conveyor import Outcome
 from .plan import Job
 from .progress import Bars
 from .reports import Reports
-from .stopping import TerminatedError, terminable
+from .stopping import TerminatedError, held_back, terminable
 from .work import Task, run_task
 
 if TYPE_CHECKING:
@@ -69,23 +69,30 @@ def _attend(
     workers: Sequence[_Worker], pending: Iterator[Job], bars: Bars, reports: Reports, *, stopped: bool = False
 ) -> None:
     """Answer the processes until all have ended."""
-    while running := {worker.connection: worker for worker in workers if worker.is_running}:
-        for connection in wait(list(running), timeout=0.5):
-            worker = running[connection]  # pyright: ignore[reportArgumentType]
-            message = worker.receive()
-            if isinstance(message, Ask):
-                worker.give(next(pending, None))
-            elif isinstance(message, Tiles):
-                bars.show(message.name, message.progress, worker.number)
-            elif isinstance(message, Outcome):
-                worker.held = [job for job in worker.held if job != message.job]
-                reports.add(message)
-            elif isinstance(message, DfosdError):
-                raise message
-            elif not worker.is_running:
-                bars.hide(worker.number)
-                if not stopped:
-                    _report_end(worker, reports)
+    with held_back() as stop_here:
+        while running := {worker.connection: worker for worker in workers if worker.is_running}:
+            for connection in wait(list(running), timeout=0.5):
+                worker = running[connection]  # pyright: ignore[reportArgumentType]
+                _answer(worker, pending, bars, reports, stopped=stopped)
+                stop_here()
+            stop_here()
+
+
+def _answer(worker: _Worker, pending: Iterator[Job], bars: Bars, reports: Reports, *, stopped: bool) -> None:
+    message = worker.receive()
+    if isinstance(message, Ask):
+        worker.give(next(pending, None))
+    elif isinstance(message, Tiles):
+        bars.show(message.name, message.progress, worker.number)
+    elif isinstance(message, Outcome):
+        worker.held = [job for job in worker.held if job != message.job]
+        reports.add(message)
+    elif isinstance(message, DfosdError):
+        raise message
+    elif not worker.is_running:
+        bars.hide(worker.number)
+        if not stopped:
+            _report_end(worker, reports)
 
 
 def _report_end(worker: _Worker, reports: Reports) -> None:

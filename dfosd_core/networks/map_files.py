@@ -52,10 +52,9 @@ class FileRows:
 
 
 def folder() -> Path:
-    """Where temporary files go: TMPDIR if it is set, else /var/tmp, since /tmp is often in memory itself."""
-    usual = Path("/var/tmp")
-    is_named = any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
-    return usual if not is_named and os.access(usual, os.W_OK) else Path(tempfile.gettempdir())
+    """Where temporary files go: /var/tmp in place of /tmp, which is often in memory itself, else where TMPDIR says."""
+    chosen, roomier = Path(tempfile.gettempdir()), Path("/var/tmp")
+    return roomier if chosen == Path("/tmp") and os.access(roomier, os.W_OK) else chosen
 
 
 def check_disk(size: int) -> None:

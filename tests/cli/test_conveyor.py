@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,24 @@ def test_stop_ends_after_what_is_being_written(error: BaseException) -> None:
         run(outcomes, compute=on_compute, write=on_write)
     assert [outcome.job for outcome in outcomes] == JOBS[:3]
     assert not any(outcome.problem for outcome in outcomes)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_signal_while_an_image_is_handed_to_the_writer_loses_no_result(
+    monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    outcomes: list[Outcome] = []
+    written: list[str] = []
+    submit = ThreadPoolExecutor.submit
+
+    def interrupted(pool: ThreadPoolExecutor, step: Any, *args: Any) -> Any:
+        is_third_write = step.__name__ == "write" and len(outcomes) == 2
+        future = None if is_third_write and before else submit(pool, step, *args)
+        if is_third_write:
+            raise KeyboardInterrupt
+        return future
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(outcomes, write=lambda job: written.append(job.source.stem))
+    assert [outcome.job.source.stem for outcome in outcomes] == written == ["0", "1", "2"][: 2 if before else 3]

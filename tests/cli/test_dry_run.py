@@ -23,10 +23,10 @@ def test_dry_run_says_everything_and_writes_nothing(run: Run, tmp_path: Path, mo
     assert re.fullmatch(
         re.escape(f"{tmp_path / 'a.png'}: 40x30 -> 160x120; encode whole, unet whole, decode whole; ") + memory, first
     )
-    tiles = "encode 2x1 of 664x800, unet 3x2 of 486x464, decode 2x1 of 664x800; "
+    tiles = "encode 2x1 of 728x800, unet 3x2 of 486x464, decode 2x1 of 728x800; "
     assert re.fullmatch(re.escape(f"{tmp_path / 'b.jpg'}: 300x200 -> 1200x800; {tiles}") + memory, second)
     assert last == "free memory: 12.3 GB"
-    assert err == f"dfosd: '{tmp_path / 'c.png'}' is damaged or not a PNG, JPEG, WebP, TIFF or BMP image.\n"
+    assert err == f"dfosd: '{tmp_path / 'c.png'}' is damaged or not a PNG, JPEG, WebP, AVIF, TIFF, GIF or BMP image.\n"
     assert code == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.jpg", "c.png"]
 

@@ -77,7 +77,7 @@ def expected(run: Run, folder: Path, tmp_path: Path) -> tuple[dict[str, bytes], 
     code, said, err = run(folder, "-o", out)
     assert code == 1
     assert [line.split("/")[-1].split(" ")[0] for line in said.splitlines()] == [f"{n}_x4.png" for n in range(IMAGES)]
-    assert err == f"dfosd: '{folder / '2b.png'}' is damaged or not a PNG, JPEG, WebP, TIFF or BMP image.\n"
+    assert err == f"dfosd: '{folder / '2b.png'}' is damaged or not a PNG, JPEG, WebP, AVIF, TIFF, GIF or BMP image.\n"
     return contents(out), without_seconds(said, out), err
 
 

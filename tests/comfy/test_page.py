@@ -35,7 +35,7 @@ def seen(host: ComfyProcess, request: pytest.FixtureRequest) -> dict[str, Any]:
     """What `slider_scenario.py` saw."""
     seen = work(CHROMIUM, host.url, nodes_2=request.param)
     if seen is None:
-        pytest.skip("this ComfyUI's front end has no Nodes 2.0")
+        pytest.skip("this ComfyUI's front end has no finished Nodes 2.0")
     return seen
 
 

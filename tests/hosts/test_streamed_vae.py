@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -261,8 +262,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]
     real = map_files.tempfile.TemporaryFile
     monkeypatch.setattr(maps, "IN_MEMORY", 0)
     monkeypatch.setattr(map_files.tempfile, "TemporaryFile", lambda **at: made.append(real(**at)) or made[-1])
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(map_files.tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     yield made
     assert made
     assert all(file.closed for file in made)
