@@ -62,7 +62,9 @@ def diffusers_run(base: Path, lora: DfosdLora, dtype: torch.dtype) -> Callable[[
     networks = read_training_base(base, torch.device("cpu"), dtype)
     # For good: the change is never taken back.
     merged({UNET_PREFIX: networks.unet, VAE_PREFIX: networks.vae}, lora, 1.0).__enter__()
-    unet, vae = (cast("Any", net).to(memory_format=torch.channels_last).eval() for net in (networks.unet, networks.vae))
+    unet, vae = (
+        cast("Any", net).to(dtype, memory_format=torch.channels_last).eval() for net in (networks.unet, networks.vae)
+    )
     scale, prompt, t = vae.config.scaling_factor, lora.prompt_embeds.to(dtype), lora.metadata.timestep
 
     @torch.inference_mode()
