@@ -20,7 +20,7 @@ def is_heif(data: bytes) -> bool:
 def open_heif(data: bytes) -> Opened:
     """Raises ImageFileError, without the file's name, where the package is missing; ValueError for a damaged file."""
     try:
-        import pillow_heif  # pyright: ignore[reportMissingImports]
+        import pillow_heif
     except ImportError as error:
         raise ImageFileError("is a HEIC file. Install pillow-heif to read it, or save it as PNG or JPEG.") from error
     file = pillow_heif.open_heif(data, convert_hdr_to_8bit=True)
