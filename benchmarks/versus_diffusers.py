@@ -20,15 +20,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from dfosd_core.attach import attached
 from dfosd_core.hosts.own import OwnHost, load_base
 from dfosd_core.image_files import is_image_name
-from dfosd_core.images import resize, to_bchw, to_bhwc, to_signed, to_unit
+from dfosd_core.image_files.read import read_image
+from dfosd_core.image_files.tensors import to_tensor
+from dfosd_core.images import enlarge, to_bchw, to_bhwc, to_signed, to_unit
 from dfosd_core.lora.file import DfosdLora, LoraPair
 from dfosd_core.lora.merge import merged
 from dfosd_core.lora.metadata import LoraMetadata
@@ -36,6 +36,7 @@ from dfosd_core.lora.names import UNET_PREFIX, VAE_PREFIX, kohya_name
 from dfosd_core.one_step import predict_z_sr
 from dfosd_core.pipeline import UpscaleSettings, upscale_attached
 from dfosd_core.training.base import read_training_base
+from train_tools.scoring.metrics import psnr
 
 from .random_base import write_random_sd21
 
@@ -69,7 +70,7 @@ def diffusers_run(base: Path, lora: DfosdLora, dtype: torch.dtype) -> Callable[[
 
     @torch.inference_mode()
     def run(image: Tensor) -> Tensor:
-        x = resize(to_bchw(image), (4 * image.shape[1], 4 * image.shape[2])).clamp(0.0, 1.0)
+        x = enlarge(to_bchw(image), (4 * image.shape[1], 4 * image.shape[2]))
         x = to_signed(x).to(dtype, memory_format=torch.channels_last)
         z = vae.encode(x).latent_dist.mode().float() * scale
         eps = unet(z.to(dtype), t, encoder_hidden_states=prompt).sample
@@ -85,18 +86,14 @@ def photos(folder: Path | None) -> list[Tensor]:
     if folder is None:
         return [torch.rand(1, EDGE, EDGE, 3, generator=torch.Generator().manual_seed(0))]
     files = sorted(path for path in folder.iterdir() if is_image_name(path))[:3]
-    pictures = [Image.open(file).convert("RGB").resize((EDGE, EDGE)) for file in files]
-    return [torch.from_numpy(np.asarray(picture)).float()[None] / 255 for picture in pictures]
+    pictures = [to_bchw(to_tensor(read_image(file))) for file in files]
+    return [to_bhwc(enlarge(picture, (EDGE, EDGE))) for picture in pictures]
 
 
 def seconds(run: Callable[[Tensor], Tensor], image: Tensor) -> float:
     began = time.perf_counter()
     run(image)
     return time.perf_counter() - began
-
-
-def psnr(a: Tensor, b: Tensor) -> float:
-    return float(-10 * (a - b).square().mean().log10())
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...dfosd_core.errors import ImageFileError
-from ...dfosd_core.images import resize, to_bchw, to_bhwc
+from ...dfosd_core.images import enlarge, to_bchw, to_bhwc
 
 
 def check_mask(mask: Tensor, images: int) -> None:
@@ -17,15 +17,13 @@ def check_mask(mask: Tensor, images: int) -> None:
 
 
 def kept_outside(output: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-    """`output` (B, h, w, C) where `mask` (1 or B, any size, 0 to 1) is 1, elsewhere `image` (B, H, W, C), bicubic.
+    """`output` (B, h, w, C), changed in place: where `mask` is 0 it becomes `image` (B, H, W, C), bicubic.
 
-    All in [0, 1]; the mask is resized as the image is, so that its edges stay where they are.
+    All in [0, 1]. The mask (1 or B, any size) is resized as the image is, so that its edges stay where they are.
     """
     size = (output.shape[1], output.shape[2])
-    weight = resize(mask[:, None].float().to(output.device), size).clamp(0.0, 1.0)
-    kept = output.clone()
-    for i in range(len(image)):  # one at a time: a film would need its enlarged frames twice
-        outside = resize(to_bchw(image[i : i + 1].float().to(output.device)), size).clamp(0.0, 1.0)
-        inside = to_bchw(output[i : i + 1])
-        kept[i : i + 1] = to_bhwc(outside.lerp(inside, weight[i % len(weight)][None]))
-    return kept
+    weight = enlarge(mask[:, None].float().to(output.device), size)
+    for i in range(len(image)):  # one at a time: a film would need its enlarged frames at once
+        outside = enlarge(to_bchw(image[i : i + 1].float().to(output.device)), size)
+        output[i : i + 1] = to_bhwc(outside.lerp_(to_bchw(output[i : i + 1]), weight[i % len(weight)][None]))
+    return output

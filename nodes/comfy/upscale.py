@@ -12,6 +12,7 @@ from ...dfosd_core.errors import BaseModelMismatchError, ConfigError, NumericErr
 from ...dfosd_core.host import Host
 from ...dfosd_core.hosts.comfy.clones import LoraClones
 from ...dfosd_core.hosts.comfy.host import ComfyHost, LoadedLoraHost
+from ...dfosd_core.images import is_finite
 from ...dfosd_core.lora.file import DfosdLora
 from ...dfosd_core.lora.metadata import describe_origin
 from ...dfosd_core.mosaic import PREVIEW_PX, Mosaic
@@ -150,7 +151,7 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
         host, chosen = self._source(lora, model, vae, conditioning, lora_settings)
         host = self._decoder.around(host, decoder, vae)
         output = upscale(image, host, chosen, settings, progress_bar(image, settings, unique_id))
-        if not bool(output.isfinite().all()):
+        if not is_finite(output):
             raise NumericError(
                 "The networks' output is not finite (NaN): half precision overflows here. Start ComfyUI with "
                 "--fp32-vae, with --force-fp32 if that is not enough."
