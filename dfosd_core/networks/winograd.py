@@ -59,17 +59,18 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, padding_mode: str = 
     """
     _, channels, height, width = x.shape
     down, across = -(-height // 4), -(-width // 4)  # pieces
-    x = F.pad(x, (1, 1, 1, 1), padding_mode)
-    if height % 4 or width % 4:
-        x = F.pad(x, (0, 4 * across - width, 0, 4 * down - height))
-    rows_first = x[0].permute(1, 2, 0)
     kernel = _transformed(weight)
     result = x.new_empty(4 * down, 4 * across, len(weight))
     step = max(1, _PIECES // (max(channels, len(weight)) * across))
-    room = _Room(x, step, across, channels, len(weight))
+    room = _Room(x, min(step, down), across, channels, len(weight))
     for i in range(0, down, step):
         n = min(step, down - i)
-        pieces = room.pieces(rows_first[4 * i : 4 * (i + n) + 2])
+        top, bottom = 4 * i - 1, 4 * (i + n) + 1
+        strip = x[:, :, max(top, 0) : min(bottom, height)]
+        # What lies beyond the border by more than 1 is only seen by results that are cut off.
+        sides = (1, 4 * across + 1 - width, max(-top, 0), max(bottom - height, 0))
+        strip = F.pad(strip, sides, padding_mode).contiguous(memory_format=torch.channels_last)
+        pieces = room.pieces(strip[0].permute(1, 2, 0))
         room.write(room.products(pieces, kernel), bias, result[4 * i : 4 * (i + n)])
     return result[:height, :width].permute(2, 0, 1)[None]
 

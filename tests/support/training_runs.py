@@ -54,7 +54,7 @@ def config(material: Path, out: Path, **changes: dict[str, Any]) -> TrainConfig:
         discriminator=DiscriminatorConfig(kind="nad", rank=RANK, lora_alpha=RANK, lr=1e-3),
         optim=OptimConfig(steps=8, lr=1e-3, ema=0.0),
         validation=ValidationConfig(best_by="PSNR-Y", every=4),
-        run=RunConfig(out=out, precision="no", log_every=1, checkpoint_every=4),
+        run=RunConfig(out=out, device="cpu", precision="no", log_every=1, checkpoint_every=4),
     )
     return replace(
         whole, **{section: replace(getattr(whole, section), **values) for section, values in changes.items()}
