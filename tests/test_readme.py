@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 import shlex
@@ -113,3 +114,27 @@ def test_settings_table_is_complete() -> None:
         default = "-" if setting.name.endswith("_edge") or setting.name == "pixel_strength" else default
         expected.append((setting.name.replace("_", "-"), default))
     assert [row[:2] for row in rows] == expected
+
+
+def _literals() -> str:
+    """All text in the programs' strings, f-strings without what they fill in."""
+    texts: list[str] = []
+    for folder in ("dfosd_core", "nodes", "train_tools"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    parts = [n.value if isinstance(n, ast.Constant) else "..." for n in node.values]
+                    texts.append("".join(map(str, parts)))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    texts.append(node.value)
+    return "\n".join(texts)
+
+
+def test_troubleshooting_quotes_messages_that_exist() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    quoted = [text for cell in re.findall(r"^\| (.*?) \|", page, re.MULTILINE) for text in re.findall(r"`(.*?)`", cell)]
+    pieces = [piece.strip(" '.,;") for text in quoted for piece in text.split("...")]
+    pieces = [piece for piece in pieces if len(piece) > 8 and not piece.startswith("--")]
+    assert len(pieces) > 15
+    literals = _literals()
+    assert [piece for piece in pieces if piece not in literals] == []
