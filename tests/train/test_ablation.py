@@ -195,7 +195,7 @@ def small_setting(place: Path) -> argparse.Namespace:
         "discriminator": {"kind": "none", "lr": 1e-3, "rank": 4, "lora_alpha": 4, "from_step": 1, "warmup_steps": 1},
         "optim": {"steps": 3, "lr": 1e-3, "ema": 0},
         "validation": {"count": 0},
-        "run": {"precision": "no", "log_every": 1},
+        "run": {"device": "cpu", "precision": "no", "log_every": 1},
     }
     (place / "config.yaml").write_text(json.dumps(settings))  # JSON is YAML
     return argparse.Namespace(
