@@ -16,7 +16,12 @@ class DfosdError(Exception):
 
     def __init__(self, message: str) -> None:
         # Not `one_line`, which takes blanks out of a name that a user has to recognise.
-        super().__init__("".join(c if c.isprintable() or c in _BLANKS else "?" for c in message))
+        super().__init__(escaped(message))
+
+
+def escaped(text: str) -> str:
+    """Fit for a terminal: what cannot be printed, such as control characters, stands there as Python writes it."""
+    return "".join(c if c.isprintable() or c in _BLANKS else c.encode("unicode_escape").decode() for c in text)
 
 
 _BLANKS = "\u00a0\u3000"

@@ -5,14 +5,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import DfosdError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @contextmanager
@@ -26,16 +32,60 @@ def write_whole(path: Path, before_rename: Callable[[], None] | None = None) -> 
     # Its beginning only: the file's own name may be as long as names can be.
     part = path.with_name(f".{path.name[:50]}.{secrets.randbits(40)}.part")
     try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if before_rename is not None:
-            before_rename()
-        part.replace(path)
+        with _held(part):
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if before_rename is not None:
+                before_rename()
+            part.replace(path)
         _sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_abandoned(paths: Iterable[Path]) -> None:
+    """Remove what processes that were killed while they wrote one of `paths` have left of it.
+
+    A process that still writes holds its file, so nothing is taken from it; where that cannot be told, all stays.
+    """
+    heads = {(path.parent, path.name[:50]) for path in paths}
+    for folder in {folder for folder, _ in heads}:
+        with suppress(OSError):
+            for part in folder.glob(".*.part"):
+                match = _PART.fullmatch(part.name)
+                if match and (folder, match[1]) in heads and _is_abandoned(part):
+                    part.unlink()
+
+
+_PART = re.compile(r"\.(.+)\.\d+\.part", re.DOTALL)
+
+
+@contextmanager
+def _held(part: Path) -> Iterator[None]:
+    """`part` is new and empty, and locked inside the block, or until this process has ended, however that comes."""
+    if fcntl is None:  # Windows lets nobody remove an open file
+        yield
+        return
+    while True:
+        with part.open("xb") as lock:
+            with suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if part.exists():  # or it was taken for an abandoned one before it was locked
+                yield
+                return
+
+
+def _is_abandoned(part: Path) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        with part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -69,6 +119,16 @@ def make_folder(folder: Path, error: type[DfosdError]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as reason:
         raise error(f"The folder '{folder}' cannot be made: {reason.strerror or reason}.") from reason
+
+
+def check_folder(folder: Path, error: type[DfosdError]) -> None:
+    """Raises `error`, one line, if no file can be made in it. Only trying tells: rights are not all that counts."""
+    part = folder / f".dfosd.{secrets.randbits(40)}.part"
+    try:
+        part.touch()
+        part.unlink()
+    except OSError as reason:
+        raise error(f"Nothing can be written into the folder '{folder}': {reason_of(reason)}.") from reason
 
 
 def free_path(folder: Path, stem: str, suffix: str) -> Path:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import DfosdError, NumericError
+from .errors import DfosdError, NumericError, escaped
 from .files import reason_of
 
 if TYPE_CHECKING:
@@ -61,11 +61,14 @@ def read_source(source: Path, target: Path, settings: UpscaleSettings) -> Pictur
     return picture
 
 
-def write_result(target: Path, larger: Picture, *, overwrite: bool = False) -> None:
-    """Write `target`, whole or not at all. Raises ImageFileError, one line, also if it exists by now."""
-    from .image_files.write import write_image
+def write_result(target: Path, larger: Picture, *, overwrite: bool = False, quality: int | None = None) -> None:
+    """Write `target`, whole or not at all. Raises ImageFileError, one line, also if it exists by now.
 
-    write_image(target, larger, overwrite=overwrite)
+    `quality`: of JPEG, WebP and AVIF, 1 to 100; None: `image_files.write.QUALITY`.
+    """
+    from .image_files.write import QUALITY, write_image
+
+    write_image(target, larger, overwrite=overwrite, quality=quality or QUALITY)
 
 
 def upscale_picture(
@@ -134,6 +137,6 @@ def explain(error: Exception, *files: Path) -> str:
         logger.error("An unexpected error.", exc_info=error)
         reason = " ".join(str(error).split()) or type(error).__name__
         line = f"Something unexpected went wrong: {reason}. The log says more."
-    if not files or any(file.name in line for file in files):
+    if not files or any(escaped(file.name) in line for file in files):
         return line
     return f"'{files[0]}': {line}"

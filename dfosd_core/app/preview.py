@@ -34,9 +34,11 @@ class Pair:
     after: Path
     preview_size: tuple[int, int]
     """(height, width) of both previews."""
+    notes: tuple[str, ...] = ()
+    """What was left out or converted, a sentence each."""
 
 
-def make_pair(source: Path, result: Path, folder: Path, seconds: float) -> Pair:
+def make_pair(source: Path, result: Path, folder: Path, seconds: float, notes: tuple[str, ...] = ()) -> Pair:
     """Write the previews of both into `folder`. Raises what `read_image` raises."""
     before, after = open_image(source), open_image(result)
     height, width = fit((after.height, after.width), LONG_EDGE)
@@ -52,6 +54,7 @@ def make_pair(source: Path, result: Path, folder: Path, seconds: float) -> Pair:
         before=paths[0],
         after=paths[1],
         preview_size=(height, width),
+        notes=notes,
     )
 
 

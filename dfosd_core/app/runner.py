@@ -16,6 +16,7 @@ from ..files import copy_whole, free_path, reason_of, write_whole
 from ..settings import FULL_DECODER, UpscaleSettings
 from ..upscale_file import explain
 from .limits import Limits, without_folder
+from .notes import notes_taken, short_notes
 from .preview import Pair, make_pair
 
 if TYPE_CHECKING:  # torch takes seconds to import; drawing a panel needs none of it
@@ -168,12 +169,14 @@ class Run:
             self._raise_if_stopped()
 
         self._update(state="running", name=path.name, progress=None)
-        target = free_path(self.workplace.results, f"{path.stem}_{self.request.settings.size_name}", ".png")
-        started = time.perf_counter()
+        target, started = path, time.perf_counter()
         try:
             self.workplace.limits.check(path, self.request.settings)
-            upscale_file(path, target, show)
-            pair = make_pair(path, target, self.workplace.previews, time.perf_counter() - started)
+            target = free_path(self.workplace.results, f"{path.stem}_{self.request.settings.size_name}", ".png")
+            with notes_taken() as lines:
+                upscale_file(path, target, show)
+            seconds, notes = time.perf_counter() - started, short_notes(lines, path, target)
+            pair = make_pair(path, target, self.workplace.previews, seconds, notes)
             if self.workplace.keep:
                 copy_whole(target, free_path(self.workplace.keep, target.stem, target.suffix))
         except (DfosdError, RuntimeError, MemoryError, OSError) as error:

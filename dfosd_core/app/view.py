@@ -50,6 +50,9 @@ _STYLE = """<style>
   cursor: pointer; font: inherit !important; border: 1px solid var(--border-color-primary, #8886) !important;
   background: none !important; color: inherit !important; }
 .dfosd-zoomed .dfosd-caption button { background: var(--border-color-primary, #8884) !important; }
+.dfosd-notes { margin: 6px 0 0; padding: 6px 10px; border-left: 3px solid #d97706; border-radius: 3px;
+  background: #d9770618; font: 14px/1.5 system-ui, sans-serif; color: var(--body-text-color, inherit); }
+.dfosd-notes p { margin: 0; overflow-wrap: anywhere; }
 .dfosd-empty { display: grid; place-items: center; min-height: 300px; padding: 24px; border-radius: 8px;
   border: 1px dashed var(--border-color-primary, #8886); text-align: center; font: 15px/1.6 system-ui, sans-serif;
   color: var(--body-text-color-subdued, #888); }
@@ -59,6 +62,9 @@ _STYLE = """<style>
 .dfosd-bar div { height: 100%; border-radius: 5px; background: var(--color-accent, #2563eb); }
 .dfosd-problem { padding: 6px 10px; border-left: 3px solid #dc2626; border-radius: 3px; background: #dc262618; }
 </style>"""
+
+_NAMED = 5
+"""So many files with notes are named, the others counted."""
 
 
 def welcome() -> str:
@@ -81,7 +87,8 @@ def compare(pair: Pair) -> str:
  oninput="this.parentNode.style.setProperty('--dfosd-at', this.value + '%')"></div></div>
 <div class="dfosd-caption"><b>{name}</b><span>{_sizes(pair.size_before, pair.size_after)}</span>
 <span>{_duration(pair.seconds)}</span>{reduced}
-<button type="button" onclick="this.closest('.dfosd-view').classList.toggle('dfosd-zoomed')">1:1</button></div></div>"""
+<button type="button" onclick="this.closest('.dfosd-view').classList.toggle('dfosd-zoomed')">1:1</button></div>
+{_notes(pair.notes)}</div>"""
 
 
 def before_only(name: str, url: str, size: tuple[int, int]) -> str:
@@ -109,7 +116,7 @@ def progress(now: Snapshot, seconds: float) -> str:
         f'aria-valuenow="{percent}"><div style="width:{percent}%"></div></div>'
     )
     line = f"<p>{escape(_line(now, seconds))}</p>"
-    return _status(("" if now.is_over else bar) + line + _problems(now.problems))
+    return _status(("" if now.is_over else bar) + line + _problems(now.problems) + _about_notes(now))
 
 
 def _line(now: Snapshot, seconds: float) -> str:
@@ -130,6 +137,20 @@ def _line(now: Snapshot, seconds: float) -> str:
     if done == now.files:
         return f"Done in {took}."
     return f"{done} of {now.files} are done, {took}." if now.files > 1 else "Nothing was made."
+
+
+def _notes(lines: Sequence[str]) -> str:
+    inside = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    return f'<div class="dfosd-notes" role="note">{inside}</div>' if inside else ""
+
+
+def _about_notes(now: Snapshot) -> str:
+    """Of several files, which have notes beside their result; of one, that is in sight."""
+    names = [pair.name for pair in now.pairs if pair.notes]
+    if now.files < 2 or not names:
+        return ""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return _notes([f"See the notes beside {', '.join(names[:_NAMED])}{more}."])
 
 
 def _problems(lines: Sequence[str]) -> str:

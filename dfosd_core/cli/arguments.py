@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..image_files import FORMATS
+from ..image_files import FORMAT_NAMES, FORMATS
 from ..settings import UpscaleSettings
 from .launched import Launch
 
@@ -53,6 +53,13 @@ def settings_of(given: argparse.Namespace) -> UpscaleSettings:
     return UpscaleSettings.from_values({name: value for name, value in vars(given).items() if name in names})
 
 
+def quality_of(given: argparse.Namespace) -> int | None:
+    """Raises ConfigError for a quality that is none."""
+    if given.quality is not None and not 1 <= given.quality <= 100:
+        raise ConfigError(f"--quality {given.quality}: expected 1 to 100.")
+    return given.quality
+
+
 def devices_of(given: argparse.Namespace, launch: Launch | None) -> list[str]:
     """Of --devices, numbers as torch calls those GPUs. Raises ConfigError where it contradicts something else."""
     if given.devices is None:
@@ -73,14 +80,25 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
         "130 interrupted, 143 terminated"
     )
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="images, folders of images, or quoted patterns like 'in/**/*.jpg'"
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="images, folders with all below them, or quoted patterns like 'in/**/*.jpg'",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="OUT",
-        help=f"a folder, or for one image a file name; its ending ({', '.join(FORMATS)}) picks the format. "
-        "Default: NAME_x4.png beside each input",
+        help=f"a folder, in which subfolders are kept, or for one image a file name; its ending ({', '.join(FORMATS)}) "
+        "picks the format. Default: NAME_x4.png beside each input",
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMAT_NAMES,
+        help="of all results; same: each as its input is, PNG where that cannot be written (default: png)",
+    )
+    parser.add_argument(
+        "--quality", type=int, metavar="N", help="of JPEG, WebP and AVIF (1 to 100, default 95)", default=None
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
     parser.add_argument("--quiet", action="store_true", help="report failures only")

@@ -13,6 +13,7 @@ from ..models import load_models, pick_device
 from ..upscale_file import explain
 from . import FAILED, OK
 from .plan import Job
+from .streams import say
 from .work import Task
 
 
@@ -32,12 +33,12 @@ def describe_jobs(jobs: Sequence[Job], task: Task) -> int:
             if settings is not task.settings:
                 need = need_of(size, host, settings)
         except DfosdError as error:
-            print(f"dfosd: {explain(error, job.source)}", file=sys.stderr)
+            say(f"dfosd: {explain(error, job.source)}", sys.stderr)
             code = FAILED
             continue
         about = f"about {gigabytes(held + need.bytes)}"
-        print(f"{job.source}: {width}x{height} -> {size[1]}x{size[0]}; {_tiles(need)}; {about}")
-    print(f"free memory: {'unknown' if free is None else gigabytes(free)}")
+        say(f"{job.source}: {width}x{height} -> {size[1]}x{size[0]}; {_tiles(need)}; {about}", sys.stdout)
+    say(f"free memory: {'unknown' if free is None else gigabytes(free)}", sys.stdout)
     return code
 
 

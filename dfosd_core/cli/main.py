@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,9 +12,10 @@ from ..files import what_failed
 from ..settings import ModelChoice
 from . import FAILED, INTERRUPTED, OK, USAGE
 from .app import run_app
-from .arguments import devices_of, make_parser, settings_of
+from .arguments import devices_of, make_parser, quality_of, settings_of
 from .launched import Launch, find_launch, worst_of_all
 from .plan import Job, make_plan
+from .streams import give_up, prepare_streams, say
 
 if TYPE_CHECKING:
     from .work import Task
@@ -24,26 +23,26 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    logging.basicConfig(format="dfosd: %(message)s", level=logging.WARNING)
+    prepare_streams()
     parser = make_parser()
     given = parser.parse_args(arguments)
     try:
         return _COMMANDS[given.command](given)
     except ConfigError as error:
         given.parser.print_usage(sys.stderr)
-        print(f"dfosd: {error}", file=sys.stderr)
+        say(f"dfosd: {error}", sys.stderr)
         return USAGE
     except DfosdError as error:
-        print(f"dfosd: {error}", file=sys.stderr)
+        say(f"dfosd: {error}", sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("dfosd: interrupted.", file=sys.stderr)
+        say("dfosd: interrupted.", sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader has gone, and Python would fail over it again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up(sys.stdout)
         return FAILED
     except OSError as error:
-        print(f"dfosd: {what_failed(error)}", file=sys.stderr)
+        say(f"dfosd: {what_failed(error)}", sys.stderr)
         return FAILED
 
 
@@ -55,15 +54,24 @@ def _upscale(given: argparse.Namespace) -> int:
     )
     settings = settings_of(given)
     share = (launch.rank, launch.world_size) if launch else (0, 1)
-    plan = make_plan(given.inputs, given.output, settings, overwrite=given.overwrite, share=share, dry=given.dry_run)
+    quality = quality_of(given)
+    plan = make_plan(
+        given.inputs,
+        given.output,
+        settings,
+        overwrite=given.overwrite,
+        form=given.format,
+        share=share,
+        dry=given.dry_run,
+    )
     problems, notes = ([], []) if launch and launch.rank else (plan.problems, plan.notes)  # one process says them
     for line in problems if given.quiet else notes + problems:
-        print(f"dfosd: {line}", file=sys.stderr)
+        say(f"dfosd: {line}", sys.stderr)
     done = OK
     if plan.jobs:
         from .work import Task
 
-        task = Task(settings=settings, choice=choice, overwrite=given.overwrite)
+        task = Task(settings=settings, choice=choice, overwrite=given.overwrite, quality=quality)
         done = _dry_run(plan.jobs, task) if given.dry_run else _run(plan.jobs, task, devices, launch, given)
     done = done or (FAILED if problems else OK)
     return worst_of_all(done, launch) if launch and done in (OK, FAILED) else done

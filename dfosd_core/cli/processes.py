@@ -21,6 +21,7 @@ from .plan import Job
 from .progress import Bars
 from .reports import Reports
 from .stopping import TerminatedError, held_back, terminable
+from .streams import prepare_streams
 from .work import Task, run_task
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ class _Worker:
 def _serve(connection: Connection, task: Task) -> None:
     """What a process does. Ctrl-C reaches all processes of a terminal, so it is left to the one that started this."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prepare_streams()
 
     def jobs() -> Iterator[Job]:
         while True:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
+from ..errors import escaped
 from ..upscale_file import PHASES
+from .streams import say
 
 if TYPE_CHECKING:
     from ..tiles.run import Progress
@@ -34,7 +36,7 @@ class Bars:
             self.hide(worker)
             bar = self._bar(total=1, bar_format=_TILES, position=worker + int(self._images is not None))
             self._tiles[worker] = name, bar
-        bar.set_description(f"{name}: {PHASES[progress.phase]}", refresh=False)
+        bar.set_description(f"{escaped(name)}: {PHASES[progress.phase]}", refresh=False)
         bar.total, bar.n = progress.total, progress.done  # the total grows when tiles have to become smaller
         bar.refresh()
 
@@ -51,8 +53,7 @@ class Bars:
 
     def say(self, line: str, file: TextIO) -> None:
         """A line that leaves the bars whole."""
-        tqdm.write(line, file=file)
-        file.flush()
+        say(line, file)
 
     def close(self) -> None:
         """Take the bars away."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..files import remove_abandoned
 from . import FAILED, INTERRUPTED, OK, TERMINATED
 from .launched import Launch, with_device
 from .plan import Job
@@ -36,6 +37,7 @@ def run_jobs(
     def progress_of(job: Job) -> Callable[[Progress], None]:
         return lambda progress: bars.show(job.source.name, progress)
 
+    remove_abandoned(job.target for job in jobs)
     try:
         with terminable():
             if len(devices) > 1 and len(jobs) > 1:

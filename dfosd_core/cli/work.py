@@ -26,6 +26,8 @@ class Task:
     settings: UpscaleSettings
     choice: ModelChoice
     overwrite: bool = False
+    quality: int | None = None
+    """Of lossy formats."""
     sharing: int = 1
     """How many processes share this machine's processor cores."""
 
@@ -58,7 +60,7 @@ def run_task(
         steps = Steps(
             read=lambda job: read_source(job.source, job.target, settings),
             compute=compute,
-            write=lambda job, larger: write_result(job.target, larger, overwrite=task.overwrite),
+            write=lambda job, larger: write_result(job.target, larger, overwrite=task.overwrite, quality=task.quality),
         )
         convey(jobs, steps, report)
 

@@ -24,6 +24,18 @@ FORMATS = {
 }
 """Ending of an output, in lower case -> Pillow's name of the format."""
 
+SAME = "same"
+FORMAT_NAMES = (SAME, "png", "jpg", "webp", "avif", "tiff")
+"""What a whole folder can be written as."""
+
+
+def format_suffix(name: str, source: Path) -> str:
+    """The ending of a result of `source`, for one of `FORMAT_NAMES`. What cannot be written becomes a PNG."""
+    if name != SAME:
+        return f".{name}"
+    suffix = source.suffix.lower()
+    return suffix if suffix in FORMATS else ".jpg" if suffix in (".jpe", ".jfif") else ".png"
+
 
 def is_image_name(path: Path) -> bool:
     """By its ending, and not hidden: macOS leaves shadow files `._photo.jpg` on other systems' disks."""

@@ -11,6 +11,9 @@ from PIL import Image
 from ..errors import ImageFileError
 from .picture import Samples, add_alpha
 
+_SILENT = 0
+"""OpenCV's LOG_LEVEL_SILENT, which 4 has no name for."""
+
 
 def is_beyond_pillow(data: bytes) -> bool:
     """Whether a PNG has 16 bits and more than grey. The header chunk, which says it, comes first."""
@@ -35,12 +38,13 @@ def _opencv(data: bytes) -> NDArray[np.uint16]:
     except ImportError as error:
         raise ImageFileError("has 16 bits a sample, which OpenCV reads. Install opencv-python-headless.") from error
 
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 5 has it there, 4 at the top
+    level = log.getLogLevel()
+    log.setLogLevel(_SILENT)
     try:
         decoded = cast("Any", cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        log.setLogLevel(level)
     if decoded is None or decoded.dtype != np.uint16:
         raise OSError("its 16-bit samples cannot be decoded")
     channels = decoded.shape[2] if decoded.ndim == 3 else 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,11 +87,17 @@ def decode_size(data: bytes, name: str | Path) -> tuple[int, int]:
 
 def _bytes_of(path: Path) -> bytes:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device has no end
+            raise ImageFileError(f"'{path}' is no file: a {_kind_of(path)}. Name an image file.")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise ImageFileError(f"There is no file '{path}'.") from error
     except OSError as error:
         raise ImageFileError(f"'{path}' cannot be read: {error.strerror or error}.") from error
+
+
+def _kind_of(path: Path) -> str:
+    return "folder" if path.is_dir() else "pipe" if path.is_fifo() else "device or socket"
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from .picture import Picture
 
 _ROWS = 64
 _DEFLATE, _HORIZONTAL = 8, 2
+_STRIPS, _ENTRY = 273, 12
+"""The tag of the strips' places; the bytes of a directory's entry."""
 
 
 def write_tiff(file: BinaryIO, picture: Picture, carried: Carried, pointer: int | None = None) -> int:
@@ -32,25 +34,35 @@ def write_tiff(file: BinaryIO, picture: Picture, carried: Carried, pointer: int 
         strip = picture.samples[start : start + _ROWS]
         differences = np.diff(strip, axis=1, prepend=np.zeros_like(strip[:, :1])).astype(kind)
         strips.append(zlib.compress(differences.tobytes()))
-    lengths = [len(strip) for strip in strips]
     tags = _tiff_tags(carried)
     tags[256], tags[257], tags[258] = width, height, (kind.itemsize * 8,) * channels
     tags[259], tags[317], tags[262] = _DEFLATE, _HORIZONTAL, 1 if channels < 3 else 2
-    tags[277], tags[278], tags[279] = channels, _ROWS, tuple(lengths)
+    tags[277], tags[278], tags[279] = channels, _ROWS, tuple(len(strip) for strip in strips)
     if channels in (2, 4):
         tags[338] = 2  # alpha, not multiplied in
-    # Pillow counts these from the end of the directory, and would choose too short a type for the sum.
-    tags[273] = (0, *itertools.accumulate(lengths[:-1]))
-    tags.tagtype[273] = TiffTags.LONG
-    file.write(b"\0" * (file.tell() % 2))
-    start = file.tell() or 8  # behind the file's head
-    tags.save(file)
+    file.write(b"II*\0" + struct.pack("<I", 8) if file.tell() == 0 else b"\0" * (file.tell() % 2))
+    start = file.tell()
+    file.write(_directory(tags, start, [len(strip) for strip in strips]))
     file.writelines(strips)
     if pointer is not None:
         file.seek(pointer)
         file.write(struct.pack("<I", start))
         file.seek(0, io.SEEK_END)
-    return start + 2 + 12 * len(tags)
+    return start + 2 + _ENTRY * (len(tags) + 1)
+
+
+def _directory(tags: ImageFileDirectory_v2, start: int, lengths: list[int]) -> bytes:
+    """`tags` and the places of the strips behind it, for a directory at `start`. Older Pillows take one strip alone."""
+    made = tags.tobytes(start + _ENTRY)  # its content lies behind one entry more
+    end = 2 + _ENTRY * len(tags)
+    entries = [made[i : i + _ENTRY] for i in range(2, end, _ENTRY)]
+    behind = start + _ENTRY + len(made)
+    table = behind + 4 * len(lengths) if len(lengths) > 1 else behind
+    places = struct.pack(f"<{len(lengths)}I", *itertools.accumulate(lengths[:-1], initial=table))
+    inside = struct.pack("<I", behind) if len(lengths) > 1 else places
+    entries.append(struct.pack("<HHI", _STRIPS, TiffTags.LONG, len(lengths)) + inside)
+    entries.sort(key=lambda entry: struct.unpack("<H", entry[:2]))
+    return struct.pack("<H", len(entries)) + b"".join(entries) + made[end:] + (places if len(lengths) > 1 else b"")
 
 
 def _tiff_tags(carried: Carried) -> ImageFileDirectory_v2:

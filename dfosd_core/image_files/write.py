@@ -78,7 +78,7 @@ def _check_sequence(path: Path, name: str, picture: Picture, sequence: Sequence,
         )
 
 
-def write_image(path: Path, picture: Picture, *, overwrite: bool = False) -> None:
+def write_image(path: Path, picture: Picture, *, overwrite: bool = False, quality: int = QUALITY) -> None:
     """Write `picture`, in 16 bits if it has them and the format can; what the format cannot hold is said in a line of
     the log. Raises ImageFileError, one line."""
 
@@ -89,14 +89,14 @@ def write_image(path: Path, picture: Picture, *, overwrite: bool = False) -> Non
     name = FORMATS[path.suffix.lower()]
     try:
         with write_whole(path, refuse_existing) as file:
-            lost = encode_image(file, name, picture)
+            lost = encode_image(file, name, picture, quality)
     except OSError as error:
         raise ImageFileError(f"'{path}' cannot be written: {reason_of(error)}.") from error
     if lost:
         logger.warning("'%s': %s has no place for: %s.", path, name, ", ".join(lost))
 
 
-def encode_image(file: BinaryIO, name: str, picture: Picture) -> list[str]:
+def encode_image(file: BinaryIO, name: str, picture: Picture, quality: int = QUALITY) -> list[str]:
     """Write `picture` into `file` as Pillow's format `name`, one of `FORMATS`; return what it cannot hold, in words."""
     fitted, carried, lost = _fit(picture, name)
     if name == "PNG" and fitted.sequence:
@@ -110,11 +110,11 @@ def encode_image(file: BinaryIO, name: str, picture: Picture) -> list[str]:
             lost += lost_of_page
             pointer = write_tiff(file, page, carried, pointer)
     elif fitted.sequence:
-        save_animation(file, name, fitted, _options(name, carried))
+        save_animation(file, name, fitted, _options(name, carried, quality))
     else:
         image = to_pil(fitted)
         image.info.clear()
-        image.save(file, name, **_options(name, carried))
+        image.save(file, name, **_options(name, carried, quality))
     return list(dict.fromkeys(lost))
 
 
@@ -139,13 +139,13 @@ def _fit(picture: Picture, name: str) -> tuple[Picture, Carried, list[str]]:
     return picture, carried, lost
 
 
-def _options(name: str, carried: Carried) -> dict[str, Any]:
+def _options(name: str, carried: Carried, quality: int) -> dict[str, Any]:
     """What Pillow's writer of the format takes."""
     if name == "BMP":  # Pillow would state 96 where nothing is known
         return {"dpi": carried.dpi or (0, 0)}
     if name == "GIF":
         return {"comment": (carried.comment or "").encode()}
-    own: dict[str, Any] = {"quality": QUALITY, "exact": True} if name == "WEBP" else {"quality": QUALITY}
+    own: dict[str, Any] = {"quality": quality, "exact": True} if name == "WEBP" else {"quality": quality}
     if name == "AVIF":
         own["subsampling"] = "4:4:4"
     if name == "JPEG":

@@ -36,8 +36,10 @@ def upscale_image(image: Image.Image, settings: UpscaleSettings, choice: Choice)
     reForge turn all images of Extras into 8-bit RGB before any script, and write PNG files without a profile.
     Raises as `upscale_chosen`.
     """
-    larger, info = upscale_chosen(from_pil(image), settings, choice)
-    return to_pil(larger), info
+    picture = from_pil(image)
+    larger, info = upscale_chosen(picture, settings, choice)
+    lost = picture.metadata.lost
+    return to_pil(larger), info | ({"DFOSD left out": ", ".join(lost)} if lost else {})
 
 
 def upscale_chosen(picture: Picture, settings: UpscaleSettings, choice: Choice) -> tuple[Picture, dict[str, Any]]:

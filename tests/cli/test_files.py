@@ -5,6 +5,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -150,6 +151,17 @@ def test_png16_keeps_all_bits(tmp_path: Path, color_type: int, channels: int) ->
     samples = RNG.integers(0, 65536, (6, 5, channels), np.uint16)
     png16(tmp_path / "a.png", samples, color_type)
     assert np.array_equal(read_image(tmp_path / "a.png").samples, samples)
+
+
+def test_png16_is_read_by_opencv_4_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = [3]
+    monkeypatch.delattr(cv2.utils, "logging", raising=False)
+    monkeypatch.setattr(cv2, "getLogLevel", lambda: levels[-1], raising=False)
+    monkeypatch.setattr(cv2, "setLogLevel", levels.append, raising=False)
+    samples = np.arange(36, dtype=np.uint16).reshape(3, 4, 3) * 1800
+    write_image(tmp_path / "a.png", Picture(samples=samples))
+    assert np.array_equal(read_image(tmp_path / "a.png").samples, samples)
+    assert levels == [3, 0, 3]
 
 
 @pytest.mark.parametrize(("color_type", "channels"), [(0, 1), (2, 3)])

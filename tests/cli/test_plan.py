@@ -8,6 +8,7 @@ import pytest
 
 from dfosd_core.cli.plan import Plan, make_plan
 from dfosd_core.errors import ConfigError, ImageFileError
+from dfosd_core.image_files import FORMAT_NAMES
 from dfosd_core.settings import UpscaleSettings
 
 
@@ -22,8 +23,10 @@ def touch(*names: str) -> None:
         Path(name).touch()
 
 
-def plan(*inputs: str, output: str | None = None, overwrite: bool = False, **settings: Any) -> Plan:
-    return make_plan(inputs, output, UpscaleSettings(**settings), overwrite=overwrite)
+def plan(
+    *inputs: str, output: str | None = None, overwrite: bool = False, form: str | None = None, **settings: Any
+) -> Plan:
+    return make_plan(inputs, output, UpscaleSettings(**settings), overwrite=overwrite, form=form)
 
 
 def pairs(made: Plan) -> list[tuple[str, str]]:
@@ -38,9 +41,44 @@ def test_result_lies_beside_the_input_and_tells_its_size() -> None:
     assert pairs(plan("in/a.jpg", short_edge=90)) == [("in/a.jpg", "in/a_short90.png")]
 
 
-def test_folder_gives_its_images_in_order_without_hidden_ones() -> None:
-    touch("in/b.PNG", "in/a.jpg", "in/notes.txt", "in/._a.jpg", "in/deeper/c.png")
-    assert pairs(plan("in")) == [("in/a.jpg", "in/a_x4.png"), ("in/b.PNG", "in/b_x4.png")]
+def test_folder_gives_all_images_below_it_in_order_without_hidden_ones() -> None:
+    touch("in/b.PNG", "in/a.jpg", "in/._a.jpg", "in/.git/x.png", "in/__MACOSX/y.png", "in/deeper/c.png", "in/a/d.png")
+    assert pairs(plan("in")) == [
+        ("in/a/d.png", "in/a/d_x4.png"),
+        ("in/a.jpg", "in/a_x4.png"),
+        ("in/b.PNG", "in/b_x4.png"),
+        ("in/deeper/c.png", "in/deeper/c_x4.png"),
+    ]
+
+
+def test_subfolders_are_kept_below_the_output() -> None:
+    touch("in/a.png", "in/deep/er/a.png", "in/out/old.png")
+    made = plan("in", output="in/out")
+    assert pairs(made) == [("in/a.png", "in/out/a_x4.png"), ("in/deep/er/a.png", "in/out/deep/er/a_x4.png")]
+    assert Path("in/out/deep/er").is_dir()
+    assert pairs(plan("in/**/*.png", output="new")) == [
+        ("in/a.png", "new/a_x4.png"),
+        ("in/deep/er/a.png", "new/deep/er/a_x4.png"),
+        ("in/out/old.png", "new/out/old_x4.png"),
+    ]
+
+
+def test_what_is_no_image_is_said_and_what_programs_leave_is_not() -> None:
+    touch("in/a.png", "in/b.jxl", "in/c.DNG", "in/notes.txt", "in/Thumbs.db", "in/desktop.ini", "in/.DS_Store")
+    assert plan("in").notes == [
+        "'in/b.jxl', 'in/c.DNG', 'in/notes.txt': left out, no kind of image that is read.",
+    ]
+    touch(*(f"in/{n}.txt" for n in range(9)))
+    assert plan("in").notes[0].endswith("'in/4.txt' and 7 more: left out, no kind of image that is read.")
+
+
+def test_formats_of_a_whole_folder() -> None:
+    touch("in/a.JPG", "in/b.heic", "in/c.png", "in/d.jfif", "in/e.tif")
+    made = {form: [target.split(".")[-1] for _, target in pairs(plan("in", form=form))] for form in FORMAT_NAMES}
+    assert made.pop("same") == ["jpg", "png", "png", "jpg", "tif"]
+    assert made == {form: [form] * 5 for form in ("png", "jpg", "webp", "avif", "tiff")}
+    with pytest.raises(ConfigError, match=r"^-o b\.webp says the format already\. Leave --format out"):
+        plan("in/a.JPG", output="b.webp", form="png")
 
 
 def test_patterns_are_expanded_also_into_folders() -> None:
@@ -99,7 +137,7 @@ def test_what_is_not_there_is_named_and_the_rest_goes_on() -> None:
         ".heif, .tif, .tiff, .gif, .bmp).",
         "No image matches '*.bmp'.",
     ]
-    assert made.problems[3].startswith("'xxx")
+    assert made.problems[3].startswith("There is no file or folder 'xxx")
 
 
 def test_existing_result_is_not_touched() -> None:
@@ -129,14 +167,25 @@ def test_shares_are_the_same_whatever_results_there_are_by_now() -> None:
     assert [[job.source.stem for job in each.jobs] for each in later] == [["2", "4"], ["1"]]
 
 
-def test_two_inputs_with_one_result_are_told_apart() -> None:
-    touch("a.jpg", "a.png", "other/a.png")
-    made = plan("a.jpg", "a.png")
-    assert pairs(made) == [("a.jpg", "a_x4.png")]
-    assert made.problems == [
-        "'a.png' would be written to 'a_x4.png', as 'a.jpg' is. Rename one, or upscale them into different folders."
+def test_equal_names_of_different_kinds_keep_their_ending() -> None:
+    touch("in/a.jpg", "in/a.png", "in/b.png")
+    both = [("in/a.jpg", "in/a_jpg_x4.png"), ("in/a.png", "in/a_png_x4.png"), ("in/b.png", "in/b_x4.png")]
+    assert pairs(plan("in")) == both
+    touch("in/a_jpg_x4.png")
+    assert pairs(plan("in")) == both[1:]
+    assert pairs(plan("in", form="same")) == [
+        ("in/a.jpg", "in/a_x4.jpg"),
+        ("in/a.png", "in/a_x4.png"),
+        ("in/b.png", "in/b_x4.png"),
     ]
-    assert len(plan("a.png", "other/a.png", output="out").jobs) == 1
+
+
+def test_two_inputs_with_one_result_are_told_apart() -> None:
+    touch("a.png", "other/a.png")
+    assert plan("a.png", "other/a.png", output="out").problems == [
+        "'other/a.png' would be written to 'out/a_png_x4.png', as 'a.png' is. "
+        "Rename one, or upscale them into different folders."
+    ]
     assert len(plan("a.png", "other/a.png").jobs) == 2
 
 
@@ -145,11 +194,14 @@ def test_input_named_twice_is_done_once() -> None:
     assert len(plan("in/a.jpg", "in", os.path.abspath("in/a.jpg")).jobs) == 1
 
 
-def test_result_of_an_earlier_run_is_no_input() -> None:
-    touch("in/a.jpg", "in/a_x4.png")
+def test_results_of_earlier_runs_are_no_inputs_whatever_their_size_and_format() -> None:
+    touch("in/a.jpg", "in/a_x4.png", "in/a_x1.5.webp", "in/a_long2048.jpg", "in/a_jpg_short90.tif", "in/b_x4.png")
     made = plan("in", overwrite=True)
-    assert pairs(made) == [("in/a.jpg", "in/a_x4.png")]
-    assert made.notes == ["'in/a_x4.png' is left out: it is the result of 'in/a.jpg'."]
+    assert pairs(made) == [("in/a.jpg", "in/a_x4.png"), ("in/b_x4.png", "in/b_x4_x4.png")]
+    assert made.notes == [
+        "'in/a_jpg_short90.tif', 'in/a_long2048.jpg', 'in/a_x1.5.webp', 'in/a_x4.png': "
+        "left out, results of earlier runs."
+    ]
     assert pairs(plan("in/a_x4.png")) == [("in/a_x4.png", "in/a_x4_x4.png")]
 
 

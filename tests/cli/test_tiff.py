@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from dfosd_core.errors import ImageFileError
+from dfosd_core.image_files.metadata import ImageMetadata
 from dfosd_core.image_files.picture import Picture, turn_upright
 from dfosd_core.image_files.read import decode_image, decode_size, read_image, read_size
 from dfosd_core.image_files.write import write_image
@@ -279,3 +281,20 @@ def test_picture_without_resolution_keeps_none(tmp_path: Path) -> None:
     Image.fromarray(COLORS).save(tmp_path / "a.tif")
     write_image(tmp_path / "b.tif", read_image(tmp_path / "a.tif"))
     assert not {282, 283, 296} & set(Image.open(tmp_path / "b.tif").tag_v2)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("rows", [64, 65, 200])
+def test_strips_need_no_pillow_that_knows_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """Pillow 10.1 cannot enter the places of more than one."""
+    tobytes = ImageFileDirectory_v2.tobytes
+
+    def without_strips(tags: ImageFileDirectory_v2, offset: int = 0) -> bytes:
+        assert 273 not in tags
+        return tobytes(tags, offset)
+
+    monkeypatch.setattr(ImageFileDirectory_v2, "tobytes", without_strips)
+    samples = np.random.default_rng(0).integers(0, 65536, (rows, 5, 3), np.uint16)
+    write_image(tmp_path / "a.tif", Picture(samples=samples, metadata=ImageMetadata(dpi=(300, 300))))
+    monkeypatch.undo()
+    assert np.array_equal(read_image(tmp_path / "a.tif").samples, samples)
+    assert np.array_equal(tifffile.imread(tmp_path / "a.tif"), samples)
