@@ -12,6 +12,7 @@ import pytest
 import torch
 from comfy_graph import EMBEDDED, picture
 from fake_place import LORA, Place, Prompt, fake_place
+from PIL import Image
 from support.decoders import taesd_tensors, vosr_decoder, write_vosr
 from support.fakes.comfyui import InterruptProcessingException
 from torch import Tensor
@@ -42,7 +43,7 @@ def test_ids_and_inputs_are_those_that_workflows_hold(place: Place) -> None:
     inputs = place.node("DFOSDUpscale").INPUT_TYPES()
     assert inputs["required"]["lora"][0] == [EMBEDDED, LORA]
     assert list(inputs["required"])[:4] == ["image", "lora", "scale", "long_edge"]
-    later = ["pixel_strength", "decoder", "mask"]
+    later = ["pixel_strength", "decoder", "mask", "megapixels", "width", "height", "fit"]
     assert list(inputs["optional"]) == ["model", "vae", "conditioning", "lora_settings", *later]
     inputs = place.node("DFOSDLoadLoRA").INPUT_TYPES()
     assert list(inputs["required"]) == ["model", "lora", "strength"]
@@ -197,6 +198,40 @@ def test_request_without_tile_inputs_and_one_with_links_are_checked(place: Place
     assert check() is True
     assert check(long_edge=None, unet_tile=512, unet_overlap=None) is True
     assert "Give only one of them" in check(long_edge=1024, short_edge=512)
+    assert check(megapixels=0, width=0, height=0) is True
+    assert "Give only one of them" in check(long_edge=0, megapixels=2.0, width=512, height=512)
+    assert "width 512 alone" in check(width=512, height=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ({"scale": 1.5}, (24, 36)),
+        ({"long_edge": 60}, (40, 60)),
+        ({"short_edge": 60}, (60, 90)),
+        ({"megapixels": 0.01}, (82, 122)),
+        ({"width": 60, "height": 60}, (60, 60)),
+        ({"width": 60, "height": 60, "fit": "pad"}, (60, 60)),
+    ],
+)
+def test_each_way_to_give_a_size(place: Place, image: Tensor, size: dict[str, Any], expected: tuple[int, int]) -> None:
+    """Of a 24x16 image; the widgets of the other ways are there, and say "not given"."""
+    widgets = {"long_edge": 0, "short_edge": 0, "megapixels": 0.0, "width": 0, "height": 0, "fit": "crop"}
+    node, mask = place.node("DFOSDUpscale"), torch.zeros(1, 16, 24)
+    result = node.run(image, EMBEDDED, mask=mask, **{**SETTINGS, **widgets, **size})
+    found, parts = output(result), place.part("images")
+    assert found.shape == (1, *expected, 3)
+    settings = place.part("settings").UpscaleSettings(**{"scale": 2.0, **size})
+    torch.testing.assert_close(found, parts.place(image, settings.placement(16, 24)), rtol=0, atol=1e-6)
+    for file in result["ui"]["dfosd_before_after"][0].values():
+        with Image.open(place.program.folder / "temp" / file["filename"]) as shown:
+            assert shown.size == (expected[1], expected[0])
+
+
+def test_size_out_of_reach_is_refused_before_anything_is_loaded(place: Place, image: Tensor) -> None:
+    with pytest.raises(ValueError, match="Expected megapixels from 0.000384 to 0.0246 for a 24x16 image") as caught:
+        place.node("DFOSDUpscale").run(image, "gone", megapixels=2.0)
+    assert "\n" not in str(caught.value)
 
 
 def test_result_that_is_not_finite_is_an_error(place: Place, image: Tensor) -> None:
