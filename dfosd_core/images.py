@@ -39,7 +39,7 @@ def put_clamped(target: Tensor, x: Tensor) -> None:
 
 def is_finite(image: Tensor) -> bool:
     """No infinity and no NaN in (B, H, W, C)."""
-    return all(bool(band.isfinite().all()) for band in image.split(BAND_ROWS, dim=1))
+    return all(bool(band.isfinite().all()) for one in image for band in one.split(BAND_ROWS))
 
 
 def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -82,6 +82,12 @@ def load(page: Browser, workflow: dict[str, Any], name: str) -> None:
     settle(page)
 
 
+def missing_nodes(page: Browser) -> list[str]:
+    """Kinds of nodes in the open workflow that this ComfyUI does not have."""
+    known = "window.LiteGraph.registered_node_types"
+    return page.js(f"[...new Set(app.graph.nodes.map(node => node.type))].filter(type => !(type in {known}))")
+
+
 def ends_at(page: Browser, wanted: object, expression: str) -> Any:
     """The expression's value when it is the wanted one, or what it is after a long time."""
     end = time.monotonic() + LONGEST / 2
@@ -180,6 +186,8 @@ def move(page: Browser) -> dict[str, Any]:
 
 def speak(page: Browser, language: str) -> None:
     """The server keeps the language for the next browser too."""
+    if page.js("app.extensionManager.setting.get('Comfy.Locale')") == language:
+        return
     page.js(f"app.extensionManager.setting.set('Comfy.Locale', '{language}')")
     settle(page)
     page.reload()  # today's front end speaks another language only then
@@ -223,12 +231,17 @@ def work(program: str, url: str, *, nodes_2: bool) -> dict[str, Any] | None:
         elif nodes_2:
             return None
         speak(page, "en")
+        settle(page)
         trouble = [line for line in page.console if "comfyui-dfosd" in line]
         heard = len(page.console)
         seen: dict[str, Any] = {"loaded": {}}
         for path in sorted(EXAMPLES.glob("*.json")):
             load(page, example(path.stem), path.stem)
-            seen["loaded"][path.stem] = page.js(WARNINGS)
+            missing = missing_nodes(page)
+            seen["loaded"][path.stem] = missing or page.js(WARNINGS)
+            if missing:
+                page.key("Escape")  # the page says so in a dialog
+                page.wait(f"{DIALOGS} === 0")
         load(page, first_release("Two LoRA strengths side by side"), "old")
         seen["old"] = page.js(
             "app.graph.nodes.filter((node) => node.type.startsWith('DFOSD')).map((node) => [node.type,"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
 import torch
-from comfy_graph import CHECKPOINT, LORA, VAE_LORA, Graph, fingerprint, picture
+from comfy_graph import CHECKPOINT, EMBEDDED, LORA, VAE_LORA, Graph, fingerprint, picture
 from support.diffusers_host import DiffusersHost
 from torch import Tensor
 
@@ -26,7 +27,7 @@ def limited(graph: Graph, image: Tensor, latents: int, **inputs: Any) -> dict[st
 
 
 @pytest.mark.parametrize("card", [False, True], ids=["hooks, as on a CPU", "patches, as on a card"])
-def test_base_is_bit_equal_after_success_interruption_and_error(graph: Graph, card: bool) -> None:
+def test_base_is_bit_equal_after_success_interruption_error_and_lack_of_memory(graph: Graph, card: bool) -> None:
     before = fingerprint(graph)
     run = graph.upscale(picture(1, 32, 32), lora=VAE_LORA, scale=2.0, card=card)
     assert graph.run(run).status == "success"
@@ -34,7 +35,12 @@ def test_base_is_bit_equal_after_success_interruption_and_error(graph: Graph, ca
     run = graph.upscale(picture(1, 48, 48), lora=VAE_LORA, unet_tile=64, unet_overlap=16, card=card)
     assert graph.run(run, interrupt_at=3).status == "interrupted"
     assert fingerprint(graph) == before
-    if not card:
+    assert graph.run(graph.upscale(picture(1, 16, 16, channels=2), lora=VAE_LORA, card=card)).status == "error"
+    assert fingerprint(graph) == before
+    if not card:  # the limit is on the MODEL that lies elsewhere
+        assert graph.run(limited(graph, picture(1, 16, 32), 16 * 16, lora=VAE_LORA, scale=8.0)).status == "success"
+        assert "Out of memory; trying again" in graph.process.log
+        assert fingerprint(graph) == before
         assert graph.run(limited(graph, picture(1, 16, 16), 1, lora=VAE_LORA)).status == "error"
         assert fingerprint(graph) == before
 
@@ -72,21 +78,57 @@ def test_too_little_memory_even_for_small_tiles_is_said_in_one_line(graph: Graph
     assert "Free some memory or use a smaller scale" in result.error
 
 
-def test_second_run_pays_no_patching(graph: Graph) -> None:
-    def run(seed: int) -> tuple[float, float, list[str]]:
+@pytest.mark.parametrize("card", [False, True], ids=["hooks, as on a CPU", "patches, as on a card"])
+def test_second_run_patches_nothing(graph: Graph, card: bool) -> None:
+    def run(seed: int) -> tuple[int, float, float, list[str]]:
         torch.manual_seed(seed)
-        workflow = graph.upscale(picture(1, 48, 48), scale=2.0, lora=VAE_LORA, card=True)
-        probe = {"class_type": "ProbePatchTime", "inputs": {"after": ["3", 0]}}
+        workflow = graph.upscale(picture(1, 48, 48), scale=2.0, lora=VAE_LORA, card=card)
+        probe = {"class_type": "ProbePatching", "inputs": {"after": ["3", 0]}}
         result = graph.run({**workflow, "9": probe})
         assert result.status == "success", result.error
-        return result.outputs["9"]["seconds"][0], result.seconds, result.executed
+        facts = result.outputs["9"]
+        return facts["weights"][0], facts["seconds"][0], result.seconds, result.executed
 
     fingerprint(graph)  # another user of the base, so that the LoRA is off
-    first, _, _ = run(1)
-    second, whole, executed = run(2)
+    graph.run({"9": {"class_type": "ProbePatching", "inputs": {}}})
+    weights, first, _, _ = run(1)
+    again, second, whole, executed = run(2)
     assert "3" in executed
+    assert (weights > 0, again) == (True, 0)
     assert second < 0.05 * whole
-    assert second < 0.1 * first
+    assert not card or second < 0.1 * first
+
+
+def test_film_of_96_frames_takes_the_memory_of_8_and_equal_frames_are_equal(graph: Graph) -> None:
+    """Of the process's peak, above what it had before, the film and its result are taken off: what is left is ours."""
+    edge = 256
+
+    def run(frames: int) -> tuple[int, list[str], list[tuple[int, int]]]:
+        before = graph.run({"9": {"class_type": "ProbeTrim", "inputs": {}}}).memory_kib["VmRSS"]
+        film = {"class_type": "ProbeFrames", "inputs": {"frames": frames, "edge": edge}}
+        workflow = graph.upscale(picture(1, 1, 1), lora=EMBEDDED, model=None, vae=None, scale=1.0)
+        workflow |= {"2": film, "4": {"class_type": "ProbeHashes", "inputs": {"image": ["3", 0]}}}
+        result = graph.run(workflow)
+        assert result.status == "success", result.error
+        ours = (result.memory_kib["VmHWM"] - before) * 1024 - 2 * frames * edge**2 * 3 * 4
+        return ours, result.outputs["4"]["sha256"], result.progress
+
+    run(2)
+    few, _, _ = run(8)
+    many, hashes, progress = run(96)
+    logging.getLogger(__name__).warning("8 frames: %.1f MB, 96 frames: %.1f MB", few / 1e6, many / 1e6)
+    assert many < 1.1 * few
+    assert len(set(hashes[::2])) == 1
+    assert len(set(hashes)) == 1 + 48
+    assert progress[-1][0] == progress[-1][1] == len(progress)
+    assert len(progress) % (96 * 3) == 0
+
+
+def test_stop_ends_a_film_within_a_frame(graph: Graph) -> None:
+    workflow = graph.upscale(picture(12, 16, 16), lora=EMBEDDED, model=None, vae=None, scale=2.0)
+    result = graph.run(workflow, interrupt_at=5)  # the second frame's
+    assert result.status == "interrupted"
+    assert len(result.progress) <= 9
 
 
 def test_twenty_runs_do_not_grow_the_process(graph: Graph) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from support.decoders import taesd_tensors, vosr_decoder, write_vosr
 from support.fakes.comfyui import InterruptProcessingException
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dfosd_core.lora.file import save_lora
 
@@ -142,6 +143,40 @@ def test_bar_moves_and_the_stop_button_ends_a_run(place: Place, image: Tensor) -
     place.program.interrupted = True
     with pytest.raises(InterruptProcessingException):
         node.run(image, LORA, place.model, place.vae, **SETTINGS)
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor in bytes that was made or touched, but for those of the `given` sizes."""
+
+    def __init__(self, given: set[int]) -> None:
+        super().__init__()
+        self.given, self.bytes = given, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for value in made if isinstance(made, (list, tuple)) else (made,):
+            if isinstance(value, Tensor):
+                size = value.untyped_storage().nbytes()
+                self.bytes = max(self.bytes, size if size not in self.given else 0)
+        return made
+
+
+def test_film_of_96_frames_is_worked_on_frame_by_frame(place: Place) -> None:
+    """Nothing is made that grows with the film but its result; equal frames are equal; the bar moves in each."""
+    node, film = place.node("DFOSDUpscale"), torch.rand(96, 8, 12, 3)
+    film[::2] = film[0].clone()
+    largest: dict[int, int] = {}
+    for frames in (2, 8, 96):  # the first one puts the LoRA on
+        place.program.bars.clear()
+        part = film[:frames].clone()
+        mask = torch.ones(frames, 8, 12)
+        with Largest({part.nbytes, 4 * part.nbytes, mask.nbytes}) as mode:
+            found = output(node.run(part, LORA, place.model, place.vae, mask=mask, **SETTINGS))
+        largest[frames] = mode.bytes
+        assert place.program.bars == [(i + 1, 3 * frames) for i in range(3 * frames)]
+    assert largest[96] == largest[8]
+    assert torch.equal(found[::2], found[:1].expand(48, -1, -1, -1))
+    assert len({one.numpy().tobytes() for one in found}) == 1 + 48
 
 
 def test_missing_inputs_are_named(place: Place, image: Tensor) -> None:
