@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
 import torch
-from comfy_graph import CHECKPOINT, EMBEDDED, LORA, VAE_LORA, Graph, fingerprint, picture
+from comfy_graph import CHECKPOINT, LORA, VAE_LORA, Graph, fingerprint, picture
 from support.diffusers_host import DiffusersHost
 from torch import Tensor
 
@@ -97,38 +96,6 @@ def test_second_run_patches_nothing(graph: Graph, card: bool) -> None:
     assert (weights > 0, again) == (True, 0)
     assert second < 0.05 * whole
     assert not card or second < 0.1 * first
-
-
-def test_film_of_96_frames_takes_the_memory_of_8_and_equal_frames_are_equal(graph: Graph) -> None:
-    """Of the process's peak, above what it had before, the film and its result are taken off: what is left is ours."""
-    edge = 256
-
-    def run(frames: int) -> tuple[int, list[str], list[tuple[int, int]]]:
-        before = graph.run({"9": {"class_type": "ProbeTrim", "inputs": {}}}).memory_kib["VmRSS"]
-        film = {"class_type": "ProbeFrames", "inputs": {"frames": frames, "edge": edge}}
-        workflow = graph.upscale(picture(1, 1, 1), lora=EMBEDDED, model=None, vae=None, scale=1.0)
-        workflow |= {"2": film, "4": {"class_type": "ProbeHashes", "inputs": {"image": ["3", 0]}}}
-        result = graph.run(workflow)
-        assert result.status == "success", result.error
-        ours = (result.memory_kib["VmHWM"] - before) * 1024 - 2 * frames * edge**2 * 3 * 4
-        return ours, result.outputs["4"]["sha256"], result.progress
-
-    run(2)
-    few, _, _ = run(8)
-    many, hashes, progress = run(96)
-    logging.getLogger(__name__).warning("8 frames: %.1f MB, 96 frames: %.1f MB", few / 1e6, many / 1e6)
-    assert many < 1.1 * few
-    assert len(set(hashes[::2])) == 1
-    assert len(set(hashes)) == 1 + 48
-    assert progress[-1][0] == progress[-1][1] == len(progress)
-    assert len(progress) % (96 * 3) == 0
-
-
-def test_stop_ends_a_film_within_a_frame(graph: Graph) -> None:
-    workflow = graph.upscale(picture(12, 16, 16), lora=EMBEDDED, model=None, vae=None, scale=2.0)
-    result = graph.run(workflow, interrupt_at=5)  # the second frame's
-    assert result.status == "interrupted"
-    assert len(result.progress) <= 9
 
 
 def test_twenty_runs_do_not_grow_the_process(graph: Graph) -> None:
