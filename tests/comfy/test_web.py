@@ -32,7 +32,11 @@ NODES = {
 }
 """Their inputs. `test_comfy_loading.py` holds the real nodes to these."""
 OUTPUTS = {"DFOSDUpscale": 1, "DFOSDLoadLoRA": 4, "DFOSDColorFix": 1}
-WIDGETS = {"DFOSDUpscale": ["lora", *FIRST, "pixel_strength", "decoder", *SIZES], "DFOSDLoadLoRA": ["lora", "strength"]}
+WIDGETS = {
+    "DFOSDUpscale": ["lora", *FIRST, "pixel_strength", "decoder", *SIZES],
+    "DFOSDLoadLoRA": ["lora", "strength"],
+    "DFOSDColorFix": ["color_fix"],
+}
 LANGUAGES = ("en", "zh")
 SCRIPTS = sorted((ROOT / "web" / "js").glob("*.js"))
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
