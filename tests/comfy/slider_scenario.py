@@ -1,6 +1,6 @@
 """Works the before/after slider on ComfyUI's running page, and says what it saw.
 
-The server's input folder must hold example.png and second.png.
+The server's input folder must hold example.png, second.png and `film`'s clip.mp4.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import cv2
+import numpy as np
 from support.chromium import Browser
 
 EXAMPLES = Path(__file__).parents[2] / "example_workflows"
@@ -27,8 +29,17 @@ FIRST_NODES_2 = (1, 33)
 """The front end's version; before, the setting is an unfinished experiment."""
 TAB = "[...document.querySelectorAll('.workflow-tabs .p-togglebutton')]"
 WORKFLOWS = "app.extensionManager.workflow"
+FRAMES = 6
 LONGEST = 300
 """Seconds for anything, on a busy machine."""
+
+
+def film(path: Path) -> None:
+    """A clip of `FRAMES` frames, 64x48."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 8, (64, 48))
+    for i in range(FRAMES):
+        writer.write(np.full((48, 64, 3), 30 * i, np.uint8))
+    writer.release()
 
 
 def widget(name: str) -> str:
@@ -240,8 +251,10 @@ def work(program: str, url: str, *, nodes_2: bool) -> dict[str, Any] | None:
             missing = missing_nodes(page)
             seen["loaded"][path.stem] = missing or page.js(WARNINGS)
             if missing:
-                page.key("Escape")  # the page says so in a dialog
+                page.key("Escape")  # the page says so in a dialog, and asks the registry for them in vain
                 page.wait(f"{DIALOGS} === 0")
+                settle(page)
+                heard = len(page.console)
         load(page, first_release("Two LoRA strengths side by side"), "old")
         seen["old"] = page.js(
             "app.graph.nodes.filter((node) => node.type.startsWith('DFOSD')).map((node) => [node.type,"

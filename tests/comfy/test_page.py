@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from comfy_process import ROOT, ComfyProcess
 from PIL import Image
-from slider_scenario import work
+from slider_scenario import film, work
 
 from dfosd_core.settings import UpscaleSettings
 
@@ -30,6 +30,7 @@ def host(comfyui: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Co
     photo = Image.open(ROOT / "examples" / "photo.png")
     photo.resize((36, 24)).save(process.base / "input" / "example.png")
     photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((36, 24)).save(process.base / "input" / "second.png")
+    film(process.base / "input" / "clip.mp4")
     yield process
     process.close()
 

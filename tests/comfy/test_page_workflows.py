@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pytest
 from comfy_graph import BASE, EMBEDDED, LORA, Graph
 from comfy_process import ROOT
 from PIL import Image
-from slider_scenario import load, missing_nodes, wait_for_page
+from slider_scenario import FRAMES, film, load, missing_nodes, wait_for_page
 from support.chromium import Browser
 
 CHROMIUM = os.environ.get("CHROMIUM", "")
 TEMPLATES = sorted((ROOT / "example_workflows").glob("*.json"))
 SAVED = sorted((Path(__file__).parent / "saved_workflows").glob("*.json"))
 """The templates of the first release, as it had them."""
-FRAMES = 6
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,13 +52,6 @@ RESULTS = {
     "Upscale a video": {"video/dfosd_00001_.mp4": (128, 96, FRAMES)},
 }
 """Files in the output folder. *Old photograph* compares, and saves nothing."""
-
-
-def film(path: Path) -> None:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 8, (64, 48))
-    for i in range(FRAMES):
-        writer.write(np.full((48, 64, 3), 30 * i, np.uint8))
-    writer.release()
 
 
 @pytest.fixture(scope="module")
