@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .sizes import Placement
+
 BAND_ROWS = 256
 """Rows of a large image that are worked on at once, where the work has copies of what it is done to."""
 
@@ -37,13 +39,39 @@ def put_clamped(target: Tensor, x: Tensor) -> None:
 
 def is_finite(image: Tensor) -> bool:
     """No infinity and no NaN in (B, H, W, C)."""
-    return all(bool(band.isfinite().all()) for band in image.split(BAND_ROWS, dim=1))
+    return all(bool(band.isfinite().all()) for one in image for band in one.split(BAND_ROWS))
 
 
 def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C, H, W) in [0, 1] -> (B, C, *size), `resize` without its overshoot: x_lr. Never `x` itself."""
     larger = resize(x, size)
     return larger.clamp(0.0, 1.0) if larger is x else larger.clamp_(0.0, 1.0)
+
+
+def enlarge_part(x: Tensor, placement: Placement) -> Tensor:
+    """(B, C, H, W) in [0, 1] -> (B, C, *placement.computed): of the whole, enlarged, what is in the output."""
+    return part_of(enlarge(x, placement.scaled), placement)
+
+
+def part_of(x: Tensor, placement: Placement) -> Tensor:
+    """(B, C, *placement.scaled) -> (B, C, *placement.computed); `x` itself where nothing is cut off."""
+    if tuple(x.shape[-2:]) == placement.computed:
+        return x
+    (top, left), (height, width) = placement.cut, placement.computed
+    return x[..., top : top + height, left : left + width].clone()  # a view would keep the whole
+
+
+def between_bars(output: Tensor, placement: Placement) -> Tensor:
+    """(..., *placement.output, C) -> (..., *placement.computed, C): a view without the bars."""
+    (top, left), (height, width) = placement.bars, placement.computed
+    return output[..., top : top + height, left : left + width, :]
+
+
+def place(image: Tensor, placement: Placement) -> Tensor:
+    """(B, H, W, C) in [0, 1] -> (B, *placement.output, C): enlarged bicubically, bars of zeros."""
+    output = image.new_zeros((image.shape[0], *placement.output, image.shape[3]), dtype=torch.float32)
+    between_bars(output, placement).copy_(to_bhwc(enlarge_part(to_bchw(image.float()), placement)))
+    return output
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:

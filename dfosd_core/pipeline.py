@@ -16,11 +16,13 @@ from .color_fix import fix_color
 from .errors import BaseModelMismatchError, ImageFileError
 from .host import Host
 from .images import (
+    between_bars,
     crop,
-    enlarge,
+    enlarge_part,
     fill_hidden,
     keep_grey,
     pad_to_multiple,
+    part_of,
     put_clamped,
     resize,
     split_alpha,
@@ -30,6 +32,7 @@ from .images import (
 )
 from .one_step import predict_z_sr
 from .settings import UpscaleSettings
+from .sizes import Placement
 from .tiles.run import MIN_TILE_PX, Progress, ProgressCallback, Stage, TiledRun
 
 if TYPE_CHECKING:
@@ -67,32 +70,39 @@ def upscale_attached(
     """As `upscale`, for a host that has the LoRA on already: many files under one `with attached(...)`."""
     _check(image, host, lora)
     batch, height, width, channels = image.shape
-    size = settings.output_size(height, width)
-    run = _plan(host, settings, size, batch, progress)
-    output = image.new_empty((batch, *size, channels), dtype=torch.float32)
+    placement = settings.placement(height, width)
+    run = _plan(host, settings, placement.computed, batch, progress)
+    output = image.new_zeros((batch, *placement.output, channels), dtype=torch.float32)
+    inner = between_bars(output, placement)
     for i in range(batch):
         rgb, alpha = split_alpha(to_bchw(image[i : i + 1].float()))
         rgb = rgb if alpha is None else fill_hidden(rgb, alpha)
-        x_sr = _upscale_one(rgb, host, lora, settings, size, run)
-        put_clamped(output[i : i + 1, ..., :3], x_sr)
+        x_sr = _upscale_one(rgb, host, lora, settings, placement, run)
+        put_clamped(inner[i : i + 1, ..., :3], x_sr)
         if alpha is not None:
-            put_clamped(output[i : i + 1, ..., 3:], resize(alpha, size))
+            put_clamped(inner[i : i + 1, ..., 3:], part_of(resize(alpha, placement.scaled), placement))
     return output
 
 
 def _upscale_one(
-    rgb: Tensor, host: Host, lora: DfosdLora, settings: UpscaleSettings, size: tuple[int, int], run: TiledRun
+    rgb: Tensor, host: Host, lora: DfosdLora, settings: UpscaleSettings, placement: Placement, run: TiledRun
 ) -> Tensor:
-    """The method. (1, 3, H, W) in [0, 1] -> (1, 3, *size), not clamped. A `run` is a pass over the whole image."""
+    """The method. (1, 3, H, W) in [0, 1] -> (1, 3, *placement.computed), not clamped.
+
+    A `run` is a pass over the whole image.
+    """
     t, rule, prompt_embeds = lora.metadata.timestep, lora.metadata.rule, lora.prompt_embeds
     # x_lr is made twice: at 8192x8192 it would hold 800 MB all the while.
     z_lr = run(
-        "encode", lambda x: host.encode(to_signed(x)), pad_to_multiple(enlarge(rgb, size), host.size_multiple_px)
+        "encode",
+        lambda x: host.encode(to_signed(x)),
+        pad_to_multiple(enlarge_part(rgb, placement), host.size_multiple_px),
     )
     eps = run("unet", lambda z: host.predict_eps(z, t, prompt_embeds), z_lr)
     z_sr = predict_z_sr(z_lr, eps, t, rule)  # affine in eps: blending tiles of eps is blending those of z_sr
     x_sr = run("decode", host.decode, z_sr, then=to_unit)
-    return keep_grey(fix_color(settings.color_fix, crop(x_sr, size), enlarge(rgb, size)), rgb)
+    x_lr = enlarge_part(rgb, placement)
+    return keep_grey(fix_color(settings.color_fix, crop(x_sr, placement.computed), x_lr), rgb)
 
 
 def _plan(

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
+from .sizes import MAX_SCALE, MIN_SCALE, Placement, Size, by_edge, by_megapixels, exactly, scaled
 from .tiles.size import TileSettings, TileSize
 
 COLOR_FIX_NAMES = ("wavelet", "adain", "lab", "none")
 """Each is a function of this name in `color_fix.py`."""
-MIN_SCALE = 1.0
-MAX_SCALE = 8.0
+FIT_NAMES = ("crop", "pad")
 
 _EDGE = {"min": 1, "max": 65536, "step": 8}
 _TILE = {"min": 0, "max": 8192, "step": 64}
@@ -34,6 +34,20 @@ class UpscaleSettings:
     scale: float = _setting(4.0, "How many times larger it becomes.", min=MIN_SCALE, max=MAX_SCALE, step=0.25)
     long_edge: int | None = _setting(None, "Longer edge of the output in pixels, instead of a scale.", **_EDGE)
     short_edge: int | None = _setting(None, "Shorter edge of the output in pixels, instead of a scale.", **_EDGE)
+    megapixels: float | None = _setting(
+        None,
+        "Million pixels of the output, in the image's shape, instead of a scale.",
+        min=0.01,
+        max=1000.0,
+        step=0.01,
+    )
+    width: int | None = _setting(None, "Exact width of the output in pixels, with a height.", **_EDGE)
+    height: int | None = _setting(None, "Exact height of the output in pixels, with a width.", **_EDGE)
+    fit: str = _setting(
+        "crop",
+        "Width and height in another shape than the image's: crop its edges, or pad with black or transparent bars.",
+        choices=FIT_NAMES,
+    )
     unet_tile: int | None = _setting(
         None, "Largest UNet tile in output pixels; 0: no tiles. Default: automatic.", **_TILE
     )
@@ -85,11 +99,7 @@ class UpscaleSettings:
             value = getattr(self, setting.name)
             if value is not None or setting.default is not None:
                 _check(setting.name, value, setting.metadata)
-        if self.long_edge is not None and self.short_edge is not None:
-            raise ConfigError(
-                f"Expected a target for one edge, found long_edge {self.long_edge} and short_edge "
-                f"{self.short_edge}. Give only one of them."
-            )
+        self._check_one_target()
         for stage in ("unet", "vae"):
             tile, overlap = getattr(self, f"{stage}_tile"), getattr(self, f"{stage}_overlap")
             if tile and overlap and overlap > tile // 2:
@@ -98,27 +108,48 @@ class UpscaleSettings:
                     f"found {overlap}. Enlarge {stage}_tile or reduce {stage}_overlap."
                 )
 
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the output: each edge times the scale, rounded, at least 1.
+    def _check_one_target(self) -> None:
+        if (self.width is None) != (self.height is None):
+            given, missing = ("width", "height") if self.height is None else ("height", "width")
+            raise ConfigError(
+                f"Expected a width and a height, found {given} {getattr(self, given)} alone. "
+                f"Give a {missing} too, or use long_edge or short_edge."
+            )
+        targets = [name for name in ("long_edge", "short_edge", "megapixels", "width") if getattr(self, name)]
+        if len(targets) > 1:
+            found = " and ".join(f"{name} {getattr(self, name):g}" for name in targets[:2])
+            raise ConfigError(f"Expected one target for the size, found {found}. Give only one of them.")
 
-        A target edge is met exactly and overrides the scale. Raises ConfigError if it asks for less than the
+    def output_size(self, height: int, width: int) -> Size:
+        """(height, width) of the output of an image of that size. Raises what `placement` raises."""
+        return self.placement(height, width).output
+
+    def placement(self, height: int, width: int) -> Placement:
+        """How an image of that size lies in the output: each edge times the scale, or as the target says.
+
+        A target is met exactly and overrides the scale. Raises ConfigError if it asks for less than the
         smallest or more than the largest scale: no image is silently shrunk or left short of its target.
         """
-        if not self.long_edge and not self.short_edge:
-            return max(round(height * self.scale), 1), max(round(width * self.scale), 1)
-        name = "short_edge" if self.short_edge else "long_edge"
-        edge = min(height, width) if self.short_edge else max(height, width)
-        target: int = getattr(self, name)
-        if not MIN_SCALE * edge <= target <= MAX_SCALE * edge:
-            raise ConfigError(
-                f"Expected a {name} from {edge} to {round(MAX_SCALE * edge)} for a {width}x{height} image "
-                f"({MIN_SCALE:g} to {MAX_SCALE:g} times its own), found {target}. Change {name} or use scale."
-            )
-        return max(round(height * target / edge), 1), max(round(width * target / edge), 1)
+        size = height, width
+        if self.width and self.height:
+            return exactly(size, (self.height, self.width), self.fit)
+        if self.megapixels:
+            larger = by_megapixels(size, self.megapixels)
+        elif self.long_edge:
+            larger = by_edge(size, "long_edge", self.long_edge)
+        elif self.short_edge:
+            larger = by_edge(size, "short_edge", self.short_edge)
+        else:
+            larger = scaled(size, self.scale)
+        return Placement(larger, larger)
 
     @property
     def size_name(self) -> str:
-        """The size asked for, as a part of a file's name: `x4`, `long2048`, `short1080`."""
+        """The size asked for, as a part of a file's name: `x4`, `long2048`, `short1080`, `8mp`, `1920x1080crop`."""
+        if self.width and self.height:
+            return f"{self.width}x{self.height}{self.fit}"
+        if self.megapixels:
+            return f"{self.megapixels:g}mp"
         if self.long_edge:
             return f"long{self.long_edge}"
         if self.short_edge:

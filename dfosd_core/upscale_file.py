@@ -117,7 +117,8 @@ def _upscale_one(
             "The networks' output is not finite (NaN): half precision overflows here. "
             "Use --dtype float32; start a WebUI with --no-half-vae, or with --no-half."
         )
-    return to_picture(output, like=picture)
+    metadata = picture.metadata.placed(settings.placement(*picture.size))
+    return to_picture(output, like=replace(picture, metadata=metadata))
 
 
 def explain(error: Exception, *files: Path) -> str:

@@ -21,6 +21,7 @@ ROOMS = (
     "errors.py",
     "schedule.py",
     "one_step.py",
+    "sizes.py",
     "images.py",
     "tiles",
     "settings.py",

@@ -111,7 +111,7 @@ def test_settings_table_is_complete() -> None:
     expected = []
     for setting in fields(UpscaleSettings):
         default = "automatic" if setting.default is None else f"{setting.default}".removesuffix(".0")
-        default = "-" if setting.name.endswith("_edge") or setting.name == "pixel_strength" else default
+        default = "-" if setting.default is None and not setting.name.endswith(("_tile", "_overlap")) else default
         expected.append((setting.name.replace("_", "-"), default))
     assert [row[:2] for row in rows] == expected
 

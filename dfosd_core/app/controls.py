@@ -18,7 +18,8 @@ ORDER = tuple(_FIELDS)
 FIRST = ("scale", "color_fix")
 """What is always in sight."""
 ROWS = (
-    ("long_edge", "short_edge"),
+    ("long_edge", "short_edge", "megapixels"),
+    ("width", "height", "fit"),
     ("unet_tile", "unet_overlap"),
     ("vae_tile", "vae_overlap"),
     ("strength", "pixel_strength"),

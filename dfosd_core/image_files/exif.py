@@ -84,6 +84,19 @@ def scaled_exif(exif: bytes, old: tuple[int, int], new: tuple[int, int]) -> byte
     return _changed(exif, {}, change)
 
 
+def exif_of_part(exif: bytes, size: tuple[int, int]) -> bytes:
+    """Of an image that was cut, or given bars, to (height, width) `size`: without points in it."""
+
+    def change(camera: dict[int, Any]) -> None:
+        for tag, length in zip(_SIZES, reversed(size), strict=True):
+            if tag in camera:
+                camera[tag] = length
+        for tag in _SUBJECT:
+            camera.pop(tag, None)
+
+    return _changed(exif, {}, change)
+
+
 def with_entries(exif: bytes | None, entries: Mapping[int, Any], camera_entries: Mapping[int, Any]) -> bytes:
     """EXIF with more entries in its first and in its camera's directory."""
     return _changed(exif or b"", entries, lambda camera: camera.update(camera_entries))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ..sizes import Placement
 from .color_space import adobe_rgb, is_adobe_rgb, profile_of
-from .exif import kept_exif, scaled_exif
+from .exif import exif_of_part, kept_exif, scaled_exif
 from .geo import GeoTags, scaled_geo
 from .icc import color_from_grey, grey_from_color, space_of
 from .side_data import SideData, usable_dpi
-from .xmp import kept_xmp, scaled_xmp
+from .xmp import kept_xmp, scaled_xmp, xmp_of_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,16 @@ class ImageMetadata:
             geo=scaled_geo(self.geo, self.size, size),
             size=size,
         )
+
+    def placed(self, placement: Placement) -> ImageMetadata:
+        """For the same image upscaled and, where the placement says so, cut or padded: places in it are lost then."""
+        if placement.is_whole or self.size is None:
+            return self
+        larger = self.of_size(placement.scaled)
+        exif = exif_of_part(larger.exif, placement.output) if larger.exif else None
+        xmp = xmp_of_part(larger.xmp, placement.output) if larger.xmp else None
+        lost = ["the place on earth (the picture was cut or padded)"] if self.geo else []
+        return replace(larger, exif=exif, xmp=xmp, geo=(), size=placement.output, lost=(*self.lost, *lost))
 
     def any_profile(self, *, is_grey: bool) -> bytes | None:
         """For formats that know of profiles alone: the input's, or one that says what its other marks said."""

@@ -86,6 +86,15 @@ def scaled_xmp(xmp: bytes, old: tuple[int, int], new: tuple[int, int]) -> bytes:
     return _with_region_sizes(text, old, new).encode()
 
 
+def xmp_of_part(xmp: bytes, size: tuple[int, int]) -> bytes:
+    """Of an image that was cut, or given bars, to (height, width) `size`: without places in it."""
+    text = _remove(_remove(_decode(xmp), "mwg-rs", "Regions"), "GPano", _ANY)
+    for axis in (0, 1):
+        for prefix, name in _SIZES[axis]:
+            text = _change(text, prefix, name, lambda _, length=size[axis]: str(length))
+    return text.encode()
+
+
 def _with_region_sizes(text: str, old: tuple[int, int], new: tuple[int, int]) -> str:
     """Face regions are fractions of a size that they state."""
 

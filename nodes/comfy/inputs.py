@@ -11,22 +11,24 @@ Inputs = dict[str, tuple[Any, dict[str, Any]]]
 """As in INPUT_TYPES: name -> (type or choices, options)."""
 
 _TILES = dict.fromkeys(("unet_tile", "unet_overlap", "vae_tile", "vae_overlap"), -1)
-NOT_GIVEN: dict[str, float] = {"long_edge": 0, "short_edge": 0, **_TILES, "pixel_strength": -1}
+_TARGETS = dict.fromkeys(("long_edge", "short_edge", "megapixels", "width", "height"), 0)
+NOT_GIVEN: dict[str, float] = {**_TARGETS, **_TILES, "pixel_strength": -1}
 """A widget always has a number; this one stands for None. 0 means "no tiles" for a tile, so there it is -1."""
-LATER = ("pixel_strength",)
+SIZES = ("megapixels", "width", "height", "fit")
+LATER = ("pixel_strength", *SIZES)
 """Added after the first release: optional, because workflows and API calls were saved without them."""
 ADVANCED = (*_TILES, "pixel_strength")
 """Rarely changed: the host's page shows them when asked to."""
 
 
-def settings_inputs(*, later: bool = False) -> Inputs:
-    """A widget for each field, in the fields' order, with their defaults, limits and help.
+def settings_inputs(*names: str) -> Inputs:
+    """A widget for each of these fields, in the fields' order, with their defaults, limits and help.
 
-    later: those of `LATER` instead, which come behind all others.
+    No names: all but `LATER`, which come behind all others.
     """
     inputs: Inputs = {}
     for field in fields(UpscaleSettings):
-        if (field.name in LATER) != later:
+        if field.name not in names if names else field.name in LATER:
             continue
         facts = field.metadata
         tooltip: dict[str, Any] = {"tooltip": _help(field.name, facts["help"])}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...dfosd_core.errors import ImageFileError
-from ...dfosd_core.images import enlarge, to_bchw, to_bhwc
+from ...dfosd_core.images import place
+from ...dfosd_core.sizes import Placement
 
 
 def check_mask(mask: Tensor, images: int) -> None:
@@ -16,14 +17,13 @@ def check_mask(mask: Tensor, images: int) -> None:
         )
 
 
-def kept_outside(output: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+def kept_outside(output: Tensor, image: Tensor, mask: Tensor, placement: Placement) -> Tensor:
     """`output` (B, h, w, C), changed in place: where `mask` is 0 it becomes `image` (B, H, W, C), bicubic.
 
-    All in [0, 1]. The mask (1 or B, any size) is resized as the image is, so that its edges stay where they are.
+    All in [0, 1]. The mask (1 or B, any size) is placed as the image is, so that its edges stay where they are.
     """
-    size = (output.shape[1], output.shape[2])
-    weight = enlarge(mask[:, None].float().to(output.device), size)
     for i in range(len(image)):  # one at a time: a film would need its enlarged frames at once
-        outside = enlarge(to_bchw(image[i : i + 1].float().to(output.device)), size)
-        output[i : i + 1] = to_bhwc(outside.lerp_(to_bchw(output[i : i + 1]), weight[i % len(weight)][None]))
+        outside = place(image[i : i + 1].to(output.device), placement)
+        weight = place(mask[i % len(mask)][None, ..., None].to(output.device), placement)
+        output[i : i + 1] = outside.lerp_(output[i : i + 1], weight)
     return output

@@ -18,11 +18,12 @@ from ...dfosd_core.lora.metadata import describe_origin
 from ...dfosd_core.mosaic import PREVIEW_PX, Mosaic
 from ...dfosd_core.pipeline import Progress, upscale
 from ...dfosd_core.settings import FULL_DECODER, UpscaleSettings
+from ...dfosd_core.sizes import Placement
 from .before_after import save_before_after
 from .decoder_files import DECODER_HELP, DecoderFile, decoder_fingerprint, decoder_names
 from .embedded import EMBEDDED, EmbeddedModel, load_embedded
 from .errors import with_short_errors
-from .inputs import Inputs, settings_from, settings_inputs
+from .inputs import SIZES, Inputs, settings_from, settings_inputs
 from .load_lora import LoraSettings
 from .lora_files import LORA_HELP, LoraFile, lora_fingerprint, lora_names
 from .mask import check_mask, kept_outside
@@ -74,12 +75,13 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
                     "DFOSD_LORA",
                     {"tooltip": "From DFOSD Load LoRA, with its MODEL: `lora` and `strength` above are not used then."},
                 ),
-                **settings_inputs(later=True),
+                **settings_inputs("pixel_strength"),
                 "decoder": (decoder_names(), {"default": FULL_DECODER, "tooltip": DECODER_HELP}),
                 "mask": (
                     "MASK",
                     {"tooltip": "Where the result is wanted. Outside it the image is enlarged bicubically."},
                 ),
+                **settings_inputs(*SIZES),
             },
             "hidden": {"unique_id": "UNIQUE_ID", "dynprompt": "DYNPROMPT"},  # pyright: ignore[reportReturnType]
         }
@@ -94,6 +96,9 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
         cls,
         long_edge: int | None = None,
         short_edge: int | None = None,
+        megapixels: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
         unet_tile: int | None = None,
         unet_overlap: int | None = None,
         vae_tile: int | None = None,
@@ -148,19 +153,22 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
             check_mask(mask, len(image))
         if lora_settings is not None:
             settings = _as_loaded(settings, lora_settings)
+        placement = settings.placement(image.shape[1], image.shape[2])
         host, chosen = self._source(lora, model, vae, conditioning, lora_settings)
         host = self._decoder.around(host, decoder, vae)
-        output = upscale(image, host, chosen, settings, progress_bar(image, settings, unique_id))
+        output = upscale(image, host, chosen, settings, progress_bar(image, placement, unique_id))
         if not is_finite(output):
             raise NumericError(
                 "The networks' output is not finite (NaN): half precision overflows here. Start ComfyUI with "
                 "--fp32-vae, with --force-fp32 if that is not enough."
             )
         if mask is not None:
-            output = kept_outside(output, image, mask)
-        origin = describe_origin(chosen.metadata)
-        shown = {"dfosd_before_after": save_before_after(image, output), "dfosd_origin": [origin]}
-        return {"ui": shown, "result": (output,)}
+            output = kept_outside(output, image, mask, placement)
+        shown = save_before_after(image, output, placement)
+        return {
+            "ui": {"dfosd_before_after": shown, "dfosd_origin": [describe_origin(chosen.metadata)]},
+            "result": (output,),
+        }
 
     def _source(
         self, lora: str, model: Any, vae: Any, conditioning: Any, lora_settings: LoraSettings | None
@@ -197,7 +205,7 @@ def _as_loaded(settings: UpscaleSettings, lora: LoraSettings) -> UpscaleSettings
     return dataclasses.replace(settings, strength=lora.strength)
 
 
-def progress_bar(image: Tensor, settings: UpscaleSettings, unique_id: str | None) -> Any:
+def progress_bar(image: Tensor, placement: Placement, unique_id: str | None) -> Any:
     """A progress callback that moves the node's bar and shows the tiles. It raises when the user presses stop."""
     mosaic: Mosaic | None = None
     bar: Any = None
@@ -205,7 +213,7 @@ def progress_bar(image: Tensor, settings: UpscaleSettings, unique_id: str | None
     def show(progress: Progress) -> None:
         nonlocal mosaic, bar
         if mosaic is None:
-            mosaic = Mosaic(image, settings.output_size(image.shape[1], image.shape[2]))
+            mosaic = Mosaic(image, placement)
             bar = comfy.utils.ProgressBar(progress.total, node_id=unique_id)
         tile = progress.tile
         if tile is None:

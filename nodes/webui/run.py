@@ -105,7 +105,7 @@ def shown_progress(picture: Picture, settings: UpscaleSettings) -> Iterator[Prog
         if tile is None or progress.phase != "decode" or not getattr(shared.opts, "live_previews_enable", False):
             return
         if mosaic is None:
-            mosaic = Mosaic(to_tensor(picture), settings.output_size(*picture.size))
+            mosaic = Mosaic(to_tensor(picture), settings.placement(*picture.size))
         state.assign_current_image(mosaic.paste(tile))
 
     if is_interrupted():

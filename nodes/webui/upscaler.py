@@ -10,7 +10,7 @@ from PIL import Image
 
 from ...dfosd_core.errors import DfosdError
 from ...dfosd_core.image_files.pil import from_pil, to_pil
-from ...dfosd_core.settings import MAX_SCALE
+from ...dfosd_core.sizes import MAX_SCALE
 from .models import Choice
 from .options import SETTINGS, option, upscaler_settings
 from .run import RunInterruptedError, upscale_image

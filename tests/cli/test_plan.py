@@ -39,6 +39,8 @@ def test_result_lies_beside_the_input_and_tells_its_size() -> None:
     assert pairs(plan("in/a.jpg", scale=1.5)) == [("in/a.jpg", "in/a_x1.5.png")]
     assert pairs(plan("in/a.jpg", long_edge=100)) == [("in/a.jpg", "in/a_long100.png")]
     assert pairs(plan("in/a.jpg", short_edge=90)) == [("in/a.jpg", "in/a_short90.png")]
+    assert pairs(plan("in/a.jpg", megapixels=1.5)) == [("in/a.jpg", "in/a_1.5mp.png")]
+    assert pairs(plan("in/a.jpg", width=90, height=60)) == [("in/a.jpg", "in/a_90x60crop.png")]
 
 
 def test_folder_gives_all_images_below_it_in_order_without_hidden_ones() -> None:

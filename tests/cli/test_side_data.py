@@ -17,11 +17,13 @@ from support.pngs import chunk, chunks_of, png
 
 from dfosd_core.errors import ImageFileError
 from dfosd_core.image_files import png_read
+from dfosd_core.image_files.exif import load_exif
 from dfosd_core.image_files.icc import SRGB_CURVE, SRGB_PRIMARIES, curve, make_profile
 from dfosd_core.image_files.metadata import ImageMetadata
 from dfosd_core.image_files.picture import Picture
 from dfosd_core.image_files.read import decode_image, read_image
 from dfosd_core.image_files.write import write_image
+from dfosd_core.settings import UpscaleSettings
 
 RNG = np.random.default_rng(5)
 COLORS = RNG.integers(0, 256, (48, 72, 3), np.uint8)
@@ -239,6 +241,22 @@ def test_face_regions_state_the_larger_size(tmp_path: Path) -> None:
     found = (upscaled(tmp_path / "a.jpg", tmp_path / "b.jpg").metadata.xmp or b"").decode()
     assert '<mwg-rs:AppliedToDimensions stDim:w="288" stDim:h="192" stDim:unit="pixel"/>' in found
     assert '<mwg-rs:Area stArea:x="0.5" stArea:w="0.1"/>' in found
+
+
+def test_places_in_a_picture_that_is_cut_are_left_out_and_its_size_is_said(tmp_path: Path) -> None:
+    namespaces = f'xmlns:GPano="{GOOGLE}/panorama/" {EXIF.format("exif")}'
+    panorama = xmp(namespaces, ' GPano:FullPanoWidthPixels="96" exif:PixelXDimension="72"')
+    IMAGE.save(tmp_path / "a.jpg", exif=subject_exif(1), xmp=panorama)
+    picture = read_image(tmp_path / "a.jpg")
+    metadata = picture.metadata.placed(UpscaleSettings(width=200, height=100).placement(*picture.size))
+    assert metadata.size == (100, 200)
+    assert b"GPano:Full" not in (metadata.xmp or b"")
+    assert b'exif:PixelXDimension="200"' in (metadata.xmp or b"")
+    camera = load_exif(metadata.exif or b"").get_ifd(0x8769)
+    assert (camera[0xA002], camera[0xA003]) == (200, 100)
+    assert 0x9214 not in camera
+    whole = UpscaleSettings(scale=2.0).placement(*picture.size)
+    assert picture.metadata.placed(whole) is picture.metadata
 
 
 def test_regions_of_a_turned_picture_are_left_out(tmp_path: Path) -> None:

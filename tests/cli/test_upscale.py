@@ -89,6 +89,21 @@ def test_second_run_touches_nothing_and_says_so(run: Run, photo: Path) -> None:
     assert target.stat().st_mtime_ns > before
 
 
+def test_exact_size_and_megapixels(run: Run, photo: Path) -> None:
+    """A 9x7 image."""
+    assert run(photo, "--width", "32", "--height", "32")[0] == 0
+    assert run(photo, "--width", "64", "--height", "32", "--fit", "pad")[0] == 0
+    with Image.open(photo.with_name("photo_32x32crop.png")) as image:
+        assert image.size == (32, 32)
+    with Image.open(photo.with_name("photo_64x32pad.png")) as image:
+        assert image.size == (64, 32)
+        assert image.convert("RGB").getpixel((0, 16)) == (0, 0, 0)
+    code, _, err = run(photo, "--megapixels", "0.5")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "Expected megapixels from 6.3e-05 to 0.00403 for a 9x7 image" in err
+
+
 def test_size_out_of_reach_names_the_file(run: Run, photo: Path) -> None:
     code, _, err = run(photo, "--long-edge", "1000")
     assert code == 1

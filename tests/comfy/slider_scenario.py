@@ -1,6 +1,6 @@
 """Works the before/after slider on ComfyUI's running page, and says what it saw.
 
-The server's input folder must hold example.png and second.png.
+The server's input folder must hold example.png, second.png and `film`'s clip.mp4.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import cv2
+import numpy as np
 from support.chromium import Browser
 
 EXAMPLES = Path(__file__).parents[2] / "example_workflows"
@@ -27,8 +29,22 @@ FIRST_NODES_2 = (1, 33)
 """The front end's version; before, the setting is an unfinished experiment."""
 TAB = "[...document.querySelectorAll('.workflow-tabs .p-togglebutton')]"
 WORKFLOWS = "app.extensionManager.workflow"
+FRAMES = 6
 LONGEST = 300
 """Seconds for anything, on a busy machine."""
+
+
+def film(path: Path) -> None:
+    """A clip of `FRAMES` frames, 64x48."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 8, (64, 48))
+    for i in range(FRAMES):
+        writer.write(np.full((48, 64, 3), 30 * i, np.uint8))
+    writer.release()
+
+
+def widget(name: str) -> str:
+    """A widget of the node."""
+    return f"{NODE}.widgets.find(widget => widget.name === '{name}')"
 
 
 def example(name: str) -> dict[str, Any]:
@@ -39,10 +55,13 @@ def first_release(name: str) -> dict[str, Any]:
     """The template as the first release saved it: without the inputs that came later."""
     workflow = example(name)
     for node in workflow["nodes"]:
-        later = {"DFOSDUpscale": ["pixel_strength", "decoder", "mask"], "DFOSDLoadLoRA": ["conditioning"]}
+        later = {
+            "DFOSDUpscale": ["pixel_strength", "decoder", "mask", "megapixels", "width", "height", "fit"],
+            "DFOSDLoadLoRA": ["conditioning"],
+        }
         node["inputs"] = [slot for slot in node["inputs"] if slot["name"] not in later.get(node["type"], [])]
         if node["type"] == "DFOSDUpscale":
-            assert [node["widgets_values"].pop() for _ in range(2)] == ["full", -1]
+            assert [node["widgets_values"].pop() for _ in range(6)] == ["crop", 0, 0, 0, "full", -1]
     return workflow
 
 
@@ -72,6 +91,12 @@ def load(page: Browser, workflow: dict[str, Any], name: str) -> None:
     page.js(f"app.loadGraphData({json.dumps(workflow)}, true, true, {json.dumps(name)})")
     page.js("app.canvas.ds.scale = 0.8; app.canvas.ds.offset = [60, 20]; app.canvas.setDirty(true, true)")
     settle(page)
+
+
+def missing_nodes(page: Browser) -> list[str]:
+    """Kinds of nodes in the open workflow that this ComfyUI does not have."""
+    known = "window.LiteGraph.registered_node_types"
+    return page.js(f"[...new Set(app.graph.nodes.map(node => node.type))].filter(type => !(type in {known}))")
 
 
 def ends_at(page: Browser, wanted: object, expression: str) -> Any:
@@ -109,6 +134,37 @@ def run(page: Browser) -> int:
     return previews
 
 
+def size_by(page: Browser) -> dict[str, Any]:
+    """The widget that chooses what the size is given by: what it shows, sets, saves, and sends."""
+    ways = page.js(f"{widget('size_by')}.options.values")
+    seen: dict[str, Any] = {"ways": ways}
+    for way in [*ways, ways[0]]:
+        page.js(f"(w => {{ w.value = '{way}'; w.callback('{way}') }})({widget('size_by')})")
+        page.js("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        seen.setdefault("shown", []).append(shown_sizes(page))
+        seen.setdefault("saved", []).append(page.js(f"{NODE}.serialize().widgets_values"))
+    old = example("Upscale a photo")
+    upscale = next(node for node in old["nodes"] if node["type"] == "DFOSDUpscale")
+    upscale["widgets_values"][2] = 96  # the long edge, as in a workflow from before
+    load(page, old, "edge")
+    seen["old"] = [page.js(f"{widget('size_by')}.value"), shown_sizes(page)]
+    prompt = "app.graphToPrompt().then(({output}) => Object.values(output).find(n => n.class_type === 'DFOSDUpscale'))"
+    inputs = page.js(f"{prompt}.then(node => node.inputs)")
+    seen["sent"] = {name: value for name, value in inputs.items() if not isinstance(value, list)}
+    return seen
+
+
+def shown_sizes(page: Browser) -> list[str]:
+    """Names of the widgets for the size that a user sees; in Nodes 2.0, the page's own elements."""
+    names = ["size_by", "scale", "long_edge", "short_edge", "megapixels", "width", "height", "fit"]
+    labels = page.js(
+        "[...document.querySelectorAll('.lg-node-widget')].filter(e => e.checkVisibility()).map(e => e.textContent)"
+    )
+    if not labels:
+        return [name for name in names if page.js(f"{NODE}.isWidgetVisible({widget(name)})")]
+    return [name for name in names if any(label.startswith(name.replace("_", " ")) for label in labels)]
+
+
 def move(page: Browser) -> dict[str, Any]:
     """Mouse, finger and keys on the slider of the open workflow."""
     left, top, width, height = box(page)
@@ -139,6 +195,16 @@ def move(page: Browser) -> dict[str, Any]:
     return seen
 
 
+def speak(page: Browser, language: str) -> None:
+    """The server keeps the language for the next browser too."""
+    if page.js("app.extensionManager.setting.get('Comfy.Locale')") == language:
+        return
+    page.js(f"app.extensionManager.setting.set('Comfy.Locale', '{language}')")
+    settle(page)
+    page.reload()  # today's front end speaks another language only then
+    wait_for_page(page)
+
+
 def survive(page: Browser) -> dict[str, Any]:
     """Resizing, undo, another workflow, loading the page anew, removal."""
     seen: dict[str, Any] = {}
@@ -149,17 +215,14 @@ def survive(page: Browser) -> dict[str, Any]:
     seen["resized"] = after[2] / before[2], after[2] / after[3], before[2] / before[3]
     seen["values"] = page.js(f"{NODE}.serialize().widgets_values")
     tracker = f"{WORKFLOWS}.activeWorkflow.changeTracker"
-    page.js(f"{tracker}.checkState(), {NODE}.widgets[1].value = 2.5, {tracker}.checkState(), {tracker}.undo()")
-    page.wait(f"{NODE}.widgets[1].value === 4")
+    page.js(f"{tracker}.checkState(), {widget('scale')}.value = 2.5, {tracker}.checkState(), {tracker}.undo()")
+    page.wait(f"{widget('scale')}.value === 4")
     seen["undone"] = ends_at(page, 2, IMAGES)
     page.js("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
     seen["blank"] = ends_at(page, 0, SLIDERS)
     page.js(f"{TAB}.find(tab => /two/.test(tab.textContent)).click()")
     seen["back"] = ends_at(page, 2, IMAGES)
-    page.js("app.extensionManager.setting.set('Comfy.Locale', 'zh')")
-    settle(page)
-    page.reload()  # today's front end speaks another language only then
-    wait_for_page(page)
+    speak(page, "zh")
     seen["reloaded"] = ends_at(page, 2, IMAGES)
     seen["chinese"] = page.js("document.querySelector('.dfosd-compare .before .tag').textContent")
     seen["chinese_title"] = page.js(f"{NODE}.constructor.title")
@@ -178,12 +241,20 @@ def work(program: str, url: str, *, nodes_2: bool) -> dict[str, Any] | None:
             page.js(f"app.extensionManager.setting.set('{NODES_2}', {json.dumps(nodes_2)})")
         elif nodes_2:
             return None
+        speak(page, "en")
+        settle(page)
         trouble = [line for line in page.console if "comfyui-dfosd" in line]
         heard = len(page.console)
         seen: dict[str, Any] = {"loaded": {}}
         for path in sorted(EXAMPLES.glob("*.json")):
             load(page, example(path.stem), path.stem)
-            seen["loaded"][path.stem] = page.js(WARNINGS)
+            missing = missing_nodes(page)
+            seen["loaded"][path.stem] = missing or page.js(WARNINGS)
+            if missing:
+                page.key("Escape")  # the page says so in a dialog, and asks the registry for them in vain
+                page.wait(f"{DIALOGS} === 0")
+                settle(page)
+                heard = len(page.console)
         load(page, first_release("Two LoRA strengths side by side"), "old")
         seen["old"] = page.js(
             "app.graph.nodes.filter((node) => node.type.startsWith('DFOSD')).map((node) => [node.type,"
@@ -202,6 +273,10 @@ def work(program: str, url: str, *, nodes_2: bool) -> dict[str, Any] | None:
         seen["pages"] = [ends_at(page, "1 / 2", pages)]
         page.js("document.querySelectorAll('.dfosd-compare .pages button')[1].click()")
         seen["pages"].append(ends_at(page, "2 / 2", pages))
+        load(page, example("Upscale a photo"), "sizes")
+        seen["size_by"] = size_by(page)
+        page.js(f"{TAB}.find(tab => /two/.test(tab.textContent)).click()")
+        ends_at(page, 2, IMAGES)
         seen["console"] = trouble + page.console[heard:]
         seen["survive"] = survive(page)
         asked = [address for address in page.requests if not address.startswith(("data:", "blob:"))]

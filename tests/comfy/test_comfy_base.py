@@ -26,7 +26,7 @@ def limited(graph: Graph, image: Tensor, latents: int, **inputs: Any) -> dict[st
 
 
 @pytest.mark.parametrize("card", [False, True], ids=["hooks, as on a CPU", "patches, as on a card"])
-def test_base_is_bit_equal_after_success_interruption_and_error(graph: Graph, card: bool) -> None:
+def test_base_is_bit_equal_after_success_interruption_error_and_lack_of_memory(graph: Graph, card: bool) -> None:
     before = fingerprint(graph)
     run = graph.upscale(picture(1, 32, 32), lora=VAE_LORA, scale=2.0, card=card)
     assert graph.run(run).status == "success"
@@ -34,7 +34,12 @@ def test_base_is_bit_equal_after_success_interruption_and_error(graph: Graph, ca
     run = graph.upscale(picture(1, 48, 48), lora=VAE_LORA, unet_tile=64, unet_overlap=16, card=card)
     assert graph.run(run, interrupt_at=3).status == "interrupted"
     assert fingerprint(graph) == before
-    if not card:
+    assert graph.run(graph.upscale(picture(1, 16, 16, channels=2), lora=VAE_LORA, card=card)).status == "error"
+    assert fingerprint(graph) == before
+    if not card:  # the limit is on the MODEL that lies elsewhere
+        assert graph.run(limited(graph, picture(1, 16, 32), 16 * 16, lora=VAE_LORA, scale=8.0)).status == "success"
+        assert "Out of memory; trying again" in graph.process.log
+        assert fingerprint(graph) == before
         assert graph.run(limited(graph, picture(1, 16, 16), 1, lora=VAE_LORA)).status == "error"
         assert fingerprint(graph) == before
 
@@ -72,21 +77,25 @@ def test_too_little_memory_even_for_small_tiles_is_said_in_one_line(graph: Graph
     assert "Free some memory or use a smaller scale" in result.error
 
 
-def test_second_run_pays_no_patching(graph: Graph) -> None:
-    def run(seed: int) -> tuple[float, float, list[str]]:
+@pytest.mark.parametrize("card", [False, True], ids=["hooks, as on a CPU", "patches, as on a card"])
+def test_second_run_patches_nothing(graph: Graph, card: bool) -> None:
+    def run(seed: int) -> tuple[int, float, float, list[str]]:
         torch.manual_seed(seed)
-        workflow = graph.upscale(picture(1, 48, 48), scale=2.0, lora=VAE_LORA, card=True)
-        probe = {"class_type": "ProbePatchTime", "inputs": {"after": ["3", 0]}}
+        workflow = graph.upscale(picture(1, 48, 48), scale=2.0, lora=VAE_LORA, card=card)
+        probe = {"class_type": "ProbePatching", "inputs": {"after": ["3", 0]}}
         result = graph.run({**workflow, "9": probe})
         assert result.status == "success", result.error
-        return result.outputs["9"]["seconds"][0], result.seconds, result.executed
+        facts = result.outputs["9"]
+        return facts["weights"][0], facts["seconds"][0], result.seconds, result.executed
 
     fingerprint(graph)  # another user of the base, so that the LoRA is off
-    first, _, _ = run(1)
-    second, whole, executed = run(2)
+    graph.run({"9": {"class_type": "ProbePatching", "inputs": {}}})
+    weights, first, _, _ = run(1)
+    again, second, whole, executed = run(2)
     assert "3" in executed
+    assert (weights > 0, again) == (True, 0)
     assert second < 0.05 * whole
-    assert second < 0.1 * first
+    assert not card or second < 0.1 * first
 
 
 def test_twenty_runs_do_not_grow_the_process(graph: Graph) -> None:

@@ -70,8 +70,11 @@ def test_ids_inputs_and_their_order_are_the_frozen_ones(crowded: ComfyProcess) -
     assert order == {
         "DFOSDUpscale": {
             "required": ["image", "lora", *widgets, "color_fix", "strength"],
-            "optional": ["model", "vae", "conditioning", "lora_settings", "pixel_strength", "decoder"],
-            "hidden": ["unique_id"],
+            "optional": [
+                *("model", "vae", "conditioning", "lora_settings"),
+                *("pixel_strength", "decoder", "mask", "megapixels", "width", "height", "fit"),
+            ],
+            "hidden": ["unique_id", "dynprompt"],
         },
         "DFOSDLoadLoRA": {"required": ["model", "lora", "strength"], "optional": ["conditioning"]},
         "DFOSDColorFix": {"required": ["image", "reference", "method"]},

@@ -12,9 +12,11 @@ import pytest
 import torch
 from comfy_graph import EMBEDDED, picture
 from fake_place import LORA, Place, Prompt, fake_place
+from PIL import Image
 from support.decoders import taesd_tensors, vosr_decoder, write_vosr
 from support.fakes.comfyui import InterruptProcessingException
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dfosd_core.lora.file import save_lora
 
@@ -42,7 +44,7 @@ def test_ids_and_inputs_are_those_that_workflows_hold(place: Place) -> None:
     inputs = place.node("DFOSDUpscale").INPUT_TYPES()
     assert inputs["required"]["lora"][0] == [EMBEDDED, LORA]
     assert list(inputs["required"])[:4] == ["image", "lora", "scale", "long_edge"]
-    later = ["pixel_strength", "decoder", "mask"]
+    later = ["pixel_strength", "decoder", "mask", "megapixels", "width", "height", "fit"]
     assert list(inputs["optional"]) == ["model", "vae", "conditioning", "lora_settings", *later]
     inputs = place.node("DFOSDLoadLoRA").INPUT_TYPES()
     assert list(inputs["required"]) == ["model", "lora", "strength"]
@@ -143,6 +145,40 @@ def test_bar_moves_and_the_stop_button_ends_a_run(place: Place, image: Tensor) -
         node.run(image, LORA, place.model, place.vae, **SETTINGS)
 
 
+class Largest(TorchDispatchMode):
+    """The largest tensor in bytes that was made or touched, but for those of the `given` sizes."""
+
+    def __init__(self, given: set[int]) -> None:
+        super().__init__()
+        self.given, self.bytes = given, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for value in made if isinstance(made, (list, tuple)) else (made,):
+            if isinstance(value, Tensor):
+                size = value.untyped_storage().nbytes()
+                self.bytes = max(self.bytes, size if size not in self.given else 0)
+        return made
+
+
+def test_film_of_96_frames_is_worked_on_frame_by_frame(place: Place) -> None:
+    """Nothing is made that grows with the film but its result; equal frames are equal; the bar moves in each."""
+    node, film = place.node("DFOSDUpscale"), torch.rand(96, 8, 12, 3)
+    film[::2] = film[0].clone()
+    largest: dict[int, int] = {}
+    for frames in (2, 8, 96):  # the first one puts the LoRA on
+        place.program.bars.clear()
+        part = film[:frames].clone()
+        mask = torch.ones(frames, 8, 12)
+        with Largest({part.nbytes, 4 * part.nbytes, mask.nbytes}) as mode:
+            found = output(node.run(part, LORA, place.model, place.vae, mask=mask, **SETTINGS))
+        largest[frames] = mode.bytes
+        assert place.program.bars == [(i + 1, 3 * frames) for i in range(3 * frames)]
+    assert largest[96] == largest[8]
+    assert torch.equal(found[::2], found[:1].expand(48, -1, -1, -1))
+    assert len({one.numpy().tobytes() for one in found}) == 1 + 48
+
+
 def test_missing_inputs_are_named(place: Place, image: Tensor) -> None:
     with pytest.raises(ValueError, match="needs a base model") as caught:
         place.node("DFOSDUpscale").run(image, LORA, vae=place.vae, **SETTINGS)
@@ -197,6 +233,40 @@ def test_request_without_tile_inputs_and_one_with_links_are_checked(place: Place
     assert check() is True
     assert check(long_edge=None, unet_tile=512, unet_overlap=None) is True
     assert "Give only one of them" in check(long_edge=1024, short_edge=512)
+    assert check(megapixels=0, width=0, height=0) is True
+    assert "Give only one of them" in check(long_edge=0, megapixels=2.0, width=512, height=512)
+    assert "width 512 alone" in check(width=512, height=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ({"scale": 1.5}, (24, 36)),
+        ({"long_edge": 60}, (40, 60)),
+        ({"short_edge": 60}, (60, 90)),
+        ({"megapixels": 0.01}, (82, 122)),
+        ({"width": 60, "height": 60}, (60, 60)),
+        ({"width": 60, "height": 60, "fit": "pad"}, (60, 60)),
+    ],
+)
+def test_each_way_to_give_a_size(place: Place, image: Tensor, size: dict[str, Any], expected: tuple[int, int]) -> None:
+    """Of a 24x16 image; the widgets of the other ways are there, and say "not given"."""
+    widgets = {"long_edge": 0, "short_edge": 0, "megapixels": 0.0, "width": 0, "height": 0, "fit": "crop"}
+    node, mask = place.node("DFOSDUpscale"), torch.zeros(1, 16, 24)
+    result = node.run(image, EMBEDDED, mask=mask, **{**SETTINGS, **widgets, **size})
+    found, parts = output(result), place.part("images")
+    assert found.shape == (1, *expected, 3)
+    settings = place.part("settings").UpscaleSettings(**{"scale": 2.0, **size})
+    torch.testing.assert_close(found, parts.place(image, settings.placement(16, 24)), rtol=0, atol=1e-6)
+    for file in result["ui"]["dfosd_before_after"][0].values():
+        with Image.open(place.program.folder / "temp" / file["filename"]) as shown:
+            assert shown.size == (expected[1], expected[0])
+
+
+def test_size_out_of_reach_is_refused_before_anything_is_loaded(place: Place, image: Tensor) -> None:
+    with pytest.raises(ValueError, match="Expected megapixels from 0.000384 to 0.0246 for a 24x16 image") as caught:
+        place.node("DFOSDUpscale").run(image, "gone", megapixels=2.0)
+    assert "\n" not in str(caught.value)
 
 
 def test_result_that_is_not_finite_is_an_error(place: Place, image: Tensor) -> None:

@@ -14,6 +14,7 @@ from comfy_process import ROOT
 from torch import Tensor
 
 from dfosd_core.settings import UpscaleSettings
+from dfosd_core.sizes import Placement
 from dfosd_core.tiles.run import FinishedTile
 
 PACK = "dfosd_pack_for_tests"
@@ -41,8 +42,8 @@ def preview(pack: ModuleType) -> ModuleType:
 
 
 def test_widgets_are_the_settings_in_their_order_with_their_help(inputs: ModuleType) -> None:
-    widgets = inputs.settings_inputs() | inputs.settings_inputs(later=True)
-    assert list(widgets) == [field.name for field in fields(UpscaleSettings)]
+    widgets = inputs.settings_inputs() | inputs.settings_inputs(*inputs.LATER)
+    assert sorted(widgets) == sorted(field.name for field in fields(UpscaleSettings))
     for field in fields(UpscaleSettings):
         assert widgets[field.name][1]["tooltip"].startswith(field.metadata["help"].removesuffix("Default: automatic."))
     assert widgets["vae_tile"][1]["tooltip"].endswith("0: no tiles. -1: automatic.")
@@ -50,7 +51,7 @@ def test_widgets_are_the_settings_in_their_order_with_their_help(inputs: ModuleT
 
 
 def test_untouched_widgets_mean_the_default_settings(inputs: ModuleType) -> None:
-    widgets = inputs.settings_inputs() | inputs.settings_inputs(later=True)
+    widgets = inputs.settings_inputs() | inputs.settings_inputs(*inputs.LATER)
     values = {name: options["default"] for name, (_, options) in widgets.items()}
     assert vars(inputs.settings_from(values)) == vars(UpscaleSettings())
 
@@ -71,7 +72,7 @@ def test_every_value_in_a_widgets_limits_can_be_reached_on_the_page(inputs: Modu
 
 def test_mosaic_shows_the_input_and_then_the_finished_tiles(preview: ModuleType) -> None:
     images = torch.zeros(2, 100, 200, 4)
-    mosaic = preview.Mosaic(images, (1000, 2000))
+    mosaic = preview.Mosaic(images, Placement((1000, 2000), (1000, 2000)))
     picture = mosaic.start(0)
     assert picture.size == (512, 256)
     assert picture.mode == "RGB"
@@ -88,9 +89,18 @@ def test_mosaic_shows_the_input_and_then_the_finished_tiles(preview: ModuleType)
     assert mosaic.start(1).getextrema() == ((0, 0),) * 3
 
 
+def test_mosaic_of_a_padded_image_has_tiles_between_its_bars(preview: ModuleType) -> None:
+    mosaic = preview.Mosaic(torch.full((1, 50, 50, 3), 0.2), Placement((200, 200), (200, 400)))
+    values = torch.ones(1, 3, 100, 200)
+    picture = mosaic.paste(FinishedTile(image=0, top=100, left=0, size=(200, 200), values=values))
+    assert picture.size == (400, 200)
+    assert [picture.getpixel((x, 150))[0] for x in (99, 100, 299, 300)] == [0, 255, 255, 0]
+    assert [picture.getpixel((x, 50))[0] for x in (99, 100, 299, 300)] == [0, 51, 51, 0]
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 5000), (700, 500)])
 def test_mosaic_of_any_size_takes_tiles_of_any_size(preview: ModuleType, size: tuple[int, int]) -> None:
-    mosaic = preview.Mosaic(torch.rand(1, 1, 2, 3), size)
+    mosaic = preview.Mosaic(torch.rand(1, 1, 2, 3), Placement(size, size))
     for left in range(0, size[1], 173):
         width = min(173, size[1] - left)
         values: Tensor = torch.rand(1, 3, size[0], width)

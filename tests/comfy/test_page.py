@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import pytest
 from comfy_process import ROOT, ComfyProcess
 from PIL import Image
-from slider_scenario import work
+from slider_scenario import film, work
 
+from dfosd_core.settings import UpscaleSettings
+
+SETTINGS = [field.name for field in fields(UpscaleSettings)]
 CHROMIUM = os.environ.get("CHROMIUM", "")
 PACK = "comfyui-dfosd"
 
@@ -26,6 +30,7 @@ def host(comfyui: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Co
     photo = Image.open(ROOT / "examples" / "photo.png")
     photo.resize((36, 24)).save(process.base / "input" / "example.png")
     photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((36, 24)).save(process.base / "input" / "second.png")
+    film(process.base / "input" / "clip.mp4")
     yield process
     process.close()
 
@@ -41,17 +46,34 @@ def seen(host: ComfyProcess, request: pytest.FixtureRequest) -> dict[str, Any]:
 
 def test_example_workflows_load_without_a_warning(seen: dict[str, Any]) -> None:
     names = {path.stem for path in (ROOT / "example_workflows").glob("*.json")}
-    assert seen["loaded"] == dict.fromkeys({*names, "old"}, 0)
+    loaded = dict(seen["loaded"])
+    if loaded["Upscale a folder"]:  # ComfyUI has a node for that since the end of 2025
+        assert loaded["Upscale a folder"] == ["LoadImageDataSetFromFolder"]
+        loaded["Upscale a folder"] = 0
+    assert loaded == dict.fromkeys({*names, "old"}, 0)
 
 
 def test_workflow_of_the_first_release_opens_as_it_was(seen: dict[str, Any]) -> None:
-    upscale = [4, 0, 0, -1, -1, -1, -1, "wavelet", 1, -1, "full"]
+    upscale = ["scale", 4, 0, 0, -1, -1, -1, -1, "wavelet", 1, -1, "full", 0, 0, 0, "crop"]
     for kind, values, links in seen["old"]:
         if kind == "DFOSDUpscale":
             assert (values[1:], links) == (upscale, 4)
         else:
             assert (values[1:], links) == ([values[1]], 1)
     assert len(seen["old"]) == 4
+
+
+def test_size_by_shows_its_inputs_sets_the_others_to_0_and_is_not_saved(seen: dict[str, Any]) -> None:
+    found = seen["size_by"]
+    assert found["ways"] == ["scale", "long edge", "short edge", "megapixels", "width and height"]
+    inputs = [["scale"], ["long_edge"], ["short_edge"], ["megapixels"], ["width", "height", "fit"]]
+    assert found["shown"] == [["size_by", *names] for names in [*inputs, inputs[0]]]
+    targets = [[0, 0, 0, 0, 0], [2048, 0, 0, 0, 0], [0, 1080, 0, 0, 0], [0, 0, 4, 0, 0], [0, 0, 0, 1920, 1080]]
+    for values, wanted in zip(found["saved"], [*targets, targets[0]], strict=True):
+        assert values[1:] == [4, *wanted[:2], -1, -1, -1, -1, "wavelet", 1, -1, "full", *wanted[2:], "crop"]
+    assert found["old"] == ["long edge", ["size_by", "long_edge"]]
+    assert found["sent"].keys() == {"lora", *SETTINGS, "decoder"}
+    assert (found["sent"]["long_edge"], found["sent"]["scale"]) == (96, 4)
 
 
 def test_hosts_preview_is_shown_during_a_run_and_gives_way_to_the_slider(seen: dict[str, Any]) -> None:
@@ -98,7 +120,7 @@ def test_slider_goes_with_its_node(seen: dict[str, Any]) -> None:
 
 
 def test_slider_adds_nothing_to_the_workflow(seen: dict[str, Any]) -> None:
-    assert seen["survive"]["values"][1:] == [4, 0, 0, -1, -1, -1, -1, "wavelet", 1, -1, "full"]
+    assert seen["survive"]["values"][1:] == [4, 0, 0, -1, -1, -1, -1, "wavelet", 1, -1, "full", 0, 0, 0, "crop"]
 
 
 def test_page_speaks_chinese(seen: dict[str, Any]) -> None:

@@ -17,20 +17,26 @@ from PIL import Image
 from dfosd_core.settings import UpscaleSettings
 
 SETTINGS = {field.name: field for field in fields(UpscaleSettings)}
-LATER = ["pixel_strength"]
+SIZES = ["megapixels", "width", "height", "fit"]
+LATER = ["pixel_strength", *SIZES]
 """Came after the first release, so they stand behind all others."""
+TARGETS = ["long_edge", "short_edge", "megapixels", "width", "height"]
 FIRST = [name for name in SETTINGS if name not in LATER]
 NODES = {
     "DFOSDUpscale": [
         *("image", "lora", *FIRST, "model", "vae", "conditioning", "lora_settings"),
-        *(*LATER, "decoder", "mask"),
+        *("pixel_strength", "decoder", "mask", *SIZES),
     ],
     "DFOSDLoadLoRA": ["model", "lora", "strength", "conditioning"],
     "DFOSDColorFix": ["image", "reference", "method"],
 }
 """Their inputs. `test_comfy_loading.py` holds the real nodes to these."""
 OUTPUTS = {"DFOSDUpscale": 1, "DFOSDLoadLoRA": 4, "DFOSDColorFix": 1}
-WIDGETS = {"DFOSDUpscale": ["lora", *FIRST, *LATER, "decoder"], "DFOSDLoadLoRA": ["lora", "strength"]}
+WIDGETS = {
+    "DFOSDUpscale": ["lora", *FIRST, "pixel_strength", "decoder", *SIZES],
+    "DFOSDLoadLoRA": ["lora", "strength"],
+    "DFOSDColorFix": ["color_fix"],
+}
 LANGUAGES = ("en", "zh")
 SCRIPTS = sorted((ROOT / "web" / "js").glob("*.js"))
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
@@ -93,7 +99,7 @@ def test_tables_give_the_settings_defaults(path: str) -> None:
     for name, setting in SETTINGS.items():
         default = setting.default
         if default is None:
-            default = 0 if name.endswith("edge") else -1
+            default = 0 if name in TARGETS else -1
         assert stated[names[name]["name"]] == f"{default}".removesuffix(".0")
 
 
@@ -114,19 +120,20 @@ def test_example_workflow_fits_the_nodes(path: Path) -> None:
         assert {slot["name"] for slot in node["inputs"]} == set(NODES[node["type"]])
         assert len(node["outputs"]) == OUTPUTS[node["type"]]
         values = dict(zip(WIDGETS[node["type"]], node["widgets_values"], strict=True))
-        edges = {"long_edge": 0, "short_edge": 0}
+        targets = dict.fromkeys(TARGETS, 0)
         assert values.pop("decoder", "full") == "full"
-        given = {k: v for k, v in values.items() if k != "lora" and v != edges.get(k, -1)}
-        assert UpscaleSettings(**given).scale == 4
+        given = {k: v for k, v in values.items() if k != "lora" and v != targets.get(k, -1)}
+        assert UpscaleSettings(**given).scale == (2 if "video" in path.stem else 4)
     for number, start, start_slot, end, end_slot, kind in workflow["links"]:
         assert number in nodes[start]["outputs"][start_slot]["links"]
         assert nodes[end]["inputs"][end_slot]["link"] == number
         assert nodes[start]["outputs"][start_slot]["type"] == nodes[end]["inputs"][end_slot]["type"] == kind
 
 
-def test_there_are_three_example_workflows_with_pictures() -> None:
-    assert len(WORKFLOWS) == 3
+def test_example_workflows_have_small_pictures() -> None:
+    assert len(WORKFLOWS) == 7
     for path in WORKFLOWS:
+        assert path.with_suffix(".jpg").stat().st_size < 60_000
         with Image.open(path.with_suffix(".jpg")) as picture:
             assert (picture.format, picture.size) == ("JPEG", (480, 480))
 
@@ -164,6 +171,35 @@ def test_keys_and_pages_stay_in_range(tmp_path: Path) -> None:
     )
     found = json.loads(run_node_js(str(check)))
     assert found == [0, 0.25, 1, 0.48, 0.52, 0.6, 0, 0, 1, None, 2, 0, 0]
+
+
+@needs_node_js
+def test_size_is_by_what_is_given_and_nothing_given_is_hidden(tmp_path: Path) -> None:
+    text = (ROOT / "web" / "js" / "size_by.js").read_text("utf-8")
+    app = 'import { app } from "../../../scripts/app.js"'
+    assert app in text
+    (tmp_path / "size_by.mjs").write_text(text.replace(app, "const app = { registerExtension() {} }"), "utf-8")
+    check = tmp_path / "check.mjs"
+    check.write_text(
+        "import { WAYS, hiddenFor, wayOf } from './size_by.mjs'\n"
+        "const seen = (...given) => {\n"
+        "  const way = wayOf((name) => given.includes(name)), hidden = hiddenFor(way, (name) => given.includes(name))\n"
+        "  return [way, Object.values(WAYS).flat().filter((name) => !hidden.includes(name)).sort()]\n"
+        "}\n"
+        "console.log(JSON.stringify([seen(), seen('scale'), seen('long_edge'), seen('megapixels'),"
+        " seen('width', 'height'), seen('width'), seen('long_edge', 'width')]))\n",
+        "utf-8",
+    )
+    exact = ["fit", "height", "width"]
+    assert json.loads(run_node_js(str(check))) == [
+        ["scale", ["scale"]],
+        ["scale", ["scale"]],
+        ["long_edge", ["long_edge"]],
+        ["megapixels", ["megapixels"]],
+        ["exact", exact],
+        ["exact", exact],
+        ["exact", sorted([*exact, "long_edge"])],
+    ]
 
 
 def run_node_js(*arguments: str) -> str:

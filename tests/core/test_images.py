@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from dfosd_core import images
+from dfosd_core.settings import UpscaleSettings
 
 
 def test_layouts_are_inverse() -> None:
@@ -72,6 +73,19 @@ def test_enlarging_never_overshoots_and_never_changes_its_input() -> None:
         larger = images.enlarge(x, size)
         assert torch.equal(larger, images.resize(x, size).clamp(0, 1))
     assert x.min() < 0
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_placed_image_is_the_enlarged_one_cut_or_between_bars(fit: str) -> None:
+    image = torch.rand(2, 20, 10, 3)
+    placed = images.place(image, UpscaleSettings(width=40, height=40, fit=fit).placement(20, 10))
+    scale = 4 if fit == "crop" else 2
+    larger = images.to_bhwc(images.enlarge(images.to_bchw(image), (20 * scale, 10 * scale)))
+    if fit == "crop":
+        assert torch.equal(placed, larger[:, 20:60])
+    else:
+        assert torch.equal(placed[:, :, 10:30], larger)
+        assert placed[:, :, :10].max() == placed[:, :, 30:].max() == 0
 
 
 def test_hidden_colours_come_from_what_is_visible_near() -> None:

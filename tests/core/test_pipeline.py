@@ -52,6 +52,27 @@ def test_tiled_equals_untiled(make_host: MakeHost, tiny_lora: DfosdLora, latent_
     assert (tiled - untiled).abs().mean() < 1e-5
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_cut_image_is_the_middle_of_the_whole(make_host: MakeHost, tiny_lora: DfosdLora, channels: int) -> None:
+    """The networks see the part alone, so near its edges they may say something else."""
+    image = torch.rand(1, 60, 12, channels)
+    whole = upscale(image, make_host(8), tiny_lora, UpscaleSettings(scale=4.0, color_fix="none"))
+    cut = upscale(image, make_host(8), tiny_lora, UpscaleSettings(width=48, height=176, color_fix="none"))
+    assert cut.shape == (1, 176, 48, channels)
+    torch.testing.assert_close(cut[:, 80:96], whole[:, 112:128], rtol=0, atol=1e-5)
+    assert torch.equal(cut[..., 3:], whole[:, 32:208, :, 3:])
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_padded_image_is_the_whole_between_bars(make_host: MakeHost, tiny_lora: DfosdLora, channels: int) -> None:
+    image = torch.rand(2, 20, 12, channels)
+    whole = upscale(image, make_host(8), tiny_lora)
+    padded = upscale(image, make_host(8), tiny_lora, UpscaleSettings(width=101, height=80, fit="pad"))
+    assert padded.shape == (2, 80, 101, channels)
+    assert torch.equal(padded[:, :, 26:74], whole)
+    assert padded[:, :, :26].abs().max() == padded[:, :, 74:].abs().max() == 0
+
+
 def test_images_of_a_batch_are_independent_and_repeatable(make_host: MakeHost, tiny_lora: DfosdLora) -> None:
     batch, host = torch.rand(3, 9, 14, 4), make_host(8, TileSize(32, 16))
     together = upscale(batch, host, tiny_lora)

@@ -31,6 +31,18 @@ def overlaps(tile: int | None) -> st.SearchStrategy[int | None]:
     return st.one_of(st.none(), st.integers(0, (tile or 200) // 2))
 
 
+def exact_size(draw: st.DrawFn, height: int, width: int, scale: float) -> dict[str, Any]:
+    """Not larger than the image by `scale` in one direction, and in the other not for "crop", or not smaller."""
+    down, across = -(-height * scale // 1), -(-width * scale // 1)
+    if down / height > 8 or across / width > 8:
+        return {"scale": scale}
+    fit = draw(st.sampled_from(["crop", "pad"]))
+    other = st.integers(1, 160)
+    if draw(st.booleans()):
+        return {"fit": fit, "height": int(down), "width": draw(other.filter(lambda x: (x < across) == (fit == "crop")))}
+    return {"fit": fit, "width": int(across), "height": draw(other.filter(lambda x: (x < down) == (fit == "crop")))}
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     edges = st.one_of(st.integers(1, 8), st.integers(1, 70))
@@ -44,6 +56,7 @@ def cases(draw: st.DrawFn) -> Case:
                 {"scale": scale},
                 {"long_edge": int(max(height, width) * scale)},
                 {"short_edge": int(min(height, width) * scale)},
+                exact_size(draw, height, width, scale),
             ]
         )
     )
@@ -84,6 +97,8 @@ def test_any_image_and_settings_give_the_exact_size(
     batch = torch.rand(2, height, width, channels, generator=generator)
     result = upscale(batch, host, tiny_lora, choice)
     size = [expected_edge(edge, height, width, choice) for edge in (height, width)]
+    if choice.width and choice.height:
+        size = [choice.height, choice.width]
     assert list(result.shape) == [2, *size, channels]
     assert torch.isfinite(result).all()
     assert result.min() >= 0.0

@@ -35,6 +35,13 @@ def test_every_setting_has_help_and_limits_that_hold_its_default() -> None:
         ({"unet_tile": -1}, "Expected unet_tile a whole number from 0 to 8192, found -1."),
         ({"vae_tile": 96.5}, "Expected vae_tile a whole number from 0 to 8192, found 96.5."),
         ({"long_edge": 9, "short_edge": 8}, "found long_edge 9 and short_edge 8. Give only one of them."),
+        ({"megapixels": 2.0, "short_edge": 8}, "found short_edge 8 and megapixels 2. Give only one of them."),
+        ({"megapixels": 2.0, "width": 9, "height": 9}, "found megapixels 2 and width 9. Give only one of them."),
+        ({"width": 9}, "found width 9 alone. Give a height too, or use long_edge or short_edge."),
+        ({"height": 9, "long_edge": 9}, "found height 9 alone. Give a width too"),
+        ({"megapixels": 0.0}, "Expected megapixels from 0.01 to 1000, found 0.0."),
+        ({"width": 9, "height": 0}, "Expected height a whole number from 1 to 65536, found 0."),
+        ({"fit": "fill"}, "Expected fit to be one of crop, pad, found 'fill'."),
         (
             {"unet_tile": 64, "unet_overlap": 33},
             "Expected a unet_overlap of at most half the unet_tile (32), found 33.",
@@ -59,6 +66,13 @@ def test_values_outside_their_limits_are_refused_by_name(settings: dict[str, Any
         ({"short_edge": 1080}, (1000, 333), (3243, 1080)),
         ({"long_edge": 8}, (1, 1), (8, 8)),
         ({"long_edge": 400, "scale": 2.0}, (1, 400), (1, 400)),
+        ({"megapixels": 2.0736}, (540, 960), (1080, 1920)),
+        ({"megapixels": 8.0, "scale": 2.0}, (1000, 1000), (2828, 2828)),
+        ({"megapixels": 1.0}, (1000, 1000), (1000, 1000)),
+        ({"megapixels": 64.0}, (1000, 1000), (8000, 8000)),
+        ({"megapixels": 0.1}, (3, 10000), (5, 18257)),
+        ({"width": 1920, "height": 1080}, (1000, 1000), (1080, 1920)),
+        ({"width": 8, "height": 8, "fit": "pad"}, (1, 1), (8, 8)),
     ],
 )
 def test_output_size_is_rounded_and_exact(
@@ -78,6 +92,48 @@ def test_target_out_of_reach_is_refused(edge: str, target: int) -> None:
         caught.value
     )
     assert f"found {target}. Change {edge} or use scale." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fit", "own", "scaled", "cut", "bars"),
+    [
+        ("crop", (100, 100), (192, 192), (42, 0), (0, 0)),
+        ("pad", (100, 100), (108, 108), (0, 0), (0, 42)),
+        ("crop", (54, 96), (108, 192), (0, 0), (0, 0)),
+        ("pad", (54, 96), (108, 192), (0, 0), (0, 0)),
+        ("crop", (100, 90), (213, 192), (52, 0), (0, 0)),
+        ("pad", (25, 99), (48, 192), (0, 0), (30, 0)),
+    ],
+)
+def test_exact_size_is_filled_or_has_bars_on_two_sides(
+    fit: str, own: tuple[int, int], scaled: tuple[int, int], cut: tuple[int, int], bars: tuple[int, int]
+) -> None:
+    placed = UpscaleSettings(width=192, height=108, fit=fit).placement(*own)
+    assert (placed.scaled, placed.output) == (scaled, (108, 192))
+    assert (placed.cut, placed.bars) == (cut, bars)
+    assert placed.is_whole == (scaled == (108, 192))
+    assert placed.reduced_to((54, 96)).output == (54, 96)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"megapixels": 0.019}, "Expected megapixels from 0.02 to 1.28 for a 200x100 image (1 to 8 times its edges)"),
+        ({"megapixels": 1.29}, "found 1.29. Change megapixels or use scale."),
+        (
+            {"width": 200, "height": 99, "fit": "pad"},
+            "Expected a width and height that take 1 to 8 times a 200x100 image (fit pad), found 200x99, "
+            "which take 0.99 times. Change them or use scale.",
+        ),
+        ({"width": 1601, "height": 100}, "(fit crop), found 1601x100, which take 8.005 times."),
+        ({"width": 199, "height": 99}, "(fit crop), found 199x99, which take 0.995 times."),
+    ],
+)
+def test_size_out_of_reach_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        UpscaleSettings(**settings).placement(100, 200)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_given_tiles_replace_the_hosts() -> None:

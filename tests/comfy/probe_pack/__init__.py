@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -199,18 +200,48 @@ class Limit(Probe):
         return model, limited_vae
 
 
-class PatchTime(Probe):
-    """Seconds that the host has spent on patching and restoring weights since it was last asked."""
+class Patching(Probe):
+    """Seconds that the host has spent on patching and restoring weights since it was last asked, and how many weights
+    were given patches or patched.
+    """
 
     spent = 0.0
+    weights = 0
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         return {"required": {}, "optional": {"after": ("IMAGE",)}}
 
     def run(self, after: Any = None) -> dict[str, Any]:
-        seconds, PatchTime.spent = PatchTime.spent, 0.0
-        return {"ui": {"seconds": [seconds]}}
+        facts = {"seconds": [Patching.spent], "weights": [Patching.weights]}
+        Patching.spent, Patching.weights = 0.0, 0
+        return {"ui": facts}
+
+
+class Frames(Probe):
+    """A film: every second frame is the same, the others differ."""
+
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"frames": ("INT", {"max": 1000}), "edge": ("INT", {"max": 1000})}}
+
+    def run(self, frames: int, edge: int) -> tuple[torch.Tensor]:
+        film = torch.rand(frames, edge, edge, 3, generator=torch.Generator().manual_seed(frames))
+        film[::2] = torch.rand(edge, edge, 3, generator=torch.Generator().manual_seed(0))
+        return (film,)
+
+
+class Hashes(Probe):
+    """Of each image's bytes."""
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"image": ("IMAGE",)}}
+
+    def run(self, image: torch.Tensor) -> dict[str, Any]:
+        return {"ui": {"sha256": [hashlib.sha256(one.numpy().tobytes()).hexdigest() for one in image]}}
 
 
 class Import(Probe):
@@ -253,13 +284,25 @@ def timed(name: str) -> None:
         try:
             return original(self, *arguments, **options)
         finally:
-            PatchTime.spent += time.perf_counter() - began
+            Patching.spent += time.perf_counter() - began
+
+    setattr(comfy.model_patcher.ModelPatcher, name, measured)
+
+
+def counted(name: str, weights: Callable[..., int]) -> None:
+    original = getattr(comfy.model_patcher.ModelPatcher, name)
+
+    def measured(self: Any, *arguments: Any, **options: Any) -> Any:
+        Patching.weights += weights(*arguments)
+        return original(self, *arguments, **options)
 
     setattr(comfy.model_patcher.ModelPatcher, name, measured)
 
 
 for method in ("add_patches", "partially_load"):
     timed(method)
+counted("add_patches", lambda patches, *_: len(patches))
+counted("patch_weight_to_device", lambda *_: 1)
 
 KINDS = (
     LoadTensor,
@@ -272,6 +315,8 @@ KINDS = (
     LikeOnACard,
     Limit,
     Import,
-    PatchTime,
+    Patching,
+    Frames,
+    Hashes,
 )
 NODE_CLASS_MAPPINGS = {f"Probe{kind.__name__}": kind for kind in KINDS}
