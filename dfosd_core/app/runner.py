@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DfosdError
-from ..files import copy_whole, free_path, reason_of, write_whole
+from ..files import copy_as_new, free_path, reason_of, write_whole
 from ..settings import FULL_DECODER, UpscaleSettings
 from ..upscale_file import explain
 from .limits import Limits, without_folder
@@ -175,7 +175,7 @@ class Run:
             upscale_file(path, target, show)
             pair = make_pair(path, target, self.workplace.previews, time.perf_counter() - started)
             if self.workplace.keep:
-                copy_whole(target, free_path(self.workplace.keep, target.stem, target.suffix))
+                copy_as_new(target, self.workplace.keep)
         except (DfosdError, RuntimeError, MemoryError, OSError) as error:
             self._add_problem(without_folder(explain(error, path, target), path, target))
         else:
