@@ -123,6 +123,8 @@ def safely(path: Path, read: Callable[[], ReadT]) -> ReadT:
 
 def read_header(path: Path) -> dict[str, Any]:
     """A safetensors file's header: name -> {dtype, shape, data_offsets}; empty for any other file."""
+    if not path.is_file():  # a pipe would be waited for
+        return {}
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from ..attach import attached
-from ..errors import DfosdError
+from ..errors import DfosdError, printable
 from ..image_files.read import read_size
 from ..memory import STAGES, Need, fitted, free_memory, gigabytes, held_memory, need_of
 from ..models import load_models, pick_device
 from ..upscale_file import explain
 from . import FAILED, OK
 from .plan import Job
+from .terminal import complain
 from .work import Task
 
 
@@ -32,11 +32,11 @@ def describe_jobs(jobs: Sequence[Job], task: Task) -> int:
             if settings is not task.settings:
                 need = need_of(size, host, settings)
         except DfosdError as error:
-            print(f"dfosd: {explain(error, job.source)}", file=sys.stderr)
+            complain(explain(error, job.source))
             code = FAILED
             continue
         about = f"about {gigabytes(held + need.bytes)}"
-        print(f"{job.source}: {width}x{height} -> {size[1]}x{size[0]}; {_tiles(need)}; {about}")
+        print(f"{printable(str(job.source))}: {width}x{height} -> {size[1]}x{size[0]}; {_tiles(need)}; {about}")
     print(f"free memory: {'unknown' if free is None else gigabytes(free)}")
     return code
 

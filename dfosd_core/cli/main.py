@@ -17,6 +17,7 @@ from .app import run_app
 from .arguments import devices_of, make_parser, settings_of
 from .launched import Launch, find_launch, worst_of_all
 from .plan import Job, make_plan
+from .terminal import OneLine, complain, prepare_streams
 
 if TYPE_CHECKING:
     from .work import Task
@@ -24,26 +25,29 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    logging.basicConfig(format="dfosd: %(message)s", level=logging.WARNING)
+    prepare_streams()
+    log = logging.StreamHandler()
+    log.setFormatter(OneLine())
+    logging.basicConfig(handlers=[log], level=logging.WARNING)
     parser = make_parser()
     given = parser.parse_args(arguments)
     try:
         return _COMMANDS[given.command](given)
     except ConfigError as error:
         given.parser.print_usage(sys.stderr)
-        print(f"dfosd: {error}", file=sys.stderr)
+        complain(str(error))
         return USAGE
     except DfosdError as error:
-        print(f"dfosd: {error}", file=sys.stderr)
+        complain(str(error))
         return FAILED
     except KeyboardInterrupt:
-        print("dfosd: interrupted.", file=sys.stderr)
+        complain("interrupted.")
         return INTERRUPTED
     except BrokenPipeError:  # the reader has gone, and Python would fail over it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        print(f"dfosd: {what_failed(error)}", file=sys.stderr)
+        complain(what_failed(error))
         return FAILED
 
 
@@ -58,7 +62,7 @@ def _upscale(given: argparse.Namespace) -> int:
     plan = make_plan(given.inputs, given.output, settings, overwrite=given.overwrite, share=share, dry=given.dry_run)
     problems, notes = ([], []) if launch and launch.rank else (plan.problems, plan.notes)  # one process says them
     for line in problems if given.quiet else notes + problems:
-        print(f"dfosd: {line}", file=sys.stderr)
+        complain(line)
     done = OK
     if plan.jobs:
         from .work import Task

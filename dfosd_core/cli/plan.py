@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ConfigError, ImageFileError
-from ..files import make_folder
+from ..files import make_folder, reason_of
 from ..image_files import FORMATS, READABLE_SUFFIXES, is_image_name
 from ..settings import UpscaleSettings
 
@@ -55,7 +55,7 @@ def make_plan(
         make_folder(wanted[0].target.parent, ImageFileError)
     results = {_identity(job.target): job.source for job in wanted}
     taken: dict[Path, Path] = {}
-    for job in wanted:
+    for job in _possible(wanted, plan.problems):
         source, target = _identity(job.source), _identity(job.target)
         if source == target:
             plan.problems.append(f"'{job.source}' would be replaced by its own result. Choose another -o.")
@@ -71,7 +71,7 @@ def make_plan(
             place += 1
             if job.target.is_dir() and (overwrite or not alone):
                 plan.problems.append(f"'{job.target}' is a folder. Choose another -o.")
-            elif not job.target.exists() or overwrite:
+            elif not os.path.lexists(job.target) or overwrite:
                 plan.jobs += [job] if (place - 1) % share[1] == share[0] else []
             elif alone:
                 plan.problems.append(f"'{job.target}' exists and was not touched. Use --overwrite to replace it.")
@@ -99,8 +99,10 @@ def _files_of(text: str) -> list[Path]:
     if path.is_dir():
         found = sorted(path.iterdir())
         problem = f"There is no image in the folder '{path}' ({', '.join(READABLE_SUFFIXES)})."
-    elif path.exists():
+    elif path.is_file():
         return [path]
+    elif os.path.lexists(path):
+        raise ImageFileError(f"'{path}' is no file that can be read to its end, but a pipe, a device or a broken link.")
     elif glob.has_magic(text):
         found, problem = map(Path, sorted(glob.glob(text, recursive=True))), f"No image matches '{text}'."
     else:
@@ -112,7 +114,18 @@ def _files_of(text: str) -> list[Path]:
 
 
 def _identity(path: Path) -> Path:
-    return Path(os.path.normcase(path.resolve()))
+    return Path(os.path.normcase(os.path.realpath(path)))  # Path.resolve raises over links in a circle
+
+
+def _possible(jobs: Iterable[Job], problems: list[str]) -> Iterator[Job]:
+    """Those whose results can be called so, on this file system; the others are added to `problems`."""
+    for job in jobs:
+        try:
+            job.target.is_dir()
+        except OSError as error:
+            problems.append(f"'{job.source}' cannot be written to '{job.target}': {reason_of(error)}.")
+        else:
+            yield job
 
 
 def _target(source: Path, output: str | None, settings: UpscaleSettings, sources: int) -> Path:

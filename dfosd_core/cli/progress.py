@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
+from ..errors import printable
 from ..upscale_file import PHASES
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Bars:
             self.hide(worker)
             bar = self._bar(total=1, bar_format=_TILES, position=worker + int(self._images is not None))
             self._tiles[worker] = name, bar
-        bar.set_description(f"{name}: {PHASES[progress.phase]}", refresh=False)
+        bar.set_description(f"{printable(name)}: {PHASES[progress.phase]}", refresh=False)
         bar.total, bar.n = progress.total, progress.done  # the total grows when tiles have to become smaller
         bar.refresh()
 
@@ -50,8 +51,8 @@ class Bars:
             self._images.refresh()
 
     def say(self, line: str, file: TextIO) -> None:
-        """A line that leaves the bars whole."""
-        tqdm.write(line, file=file)
+        """A line that leaves the bars whole. Raises OSError where it cannot be written."""
+        tqdm.write(printable(line), file=file)
         file.flush()
 
     def close(self) -> None:

@@ -14,7 +14,6 @@ import pytest
 from dfosd_core import files
 from dfosd_core.files import copy_whole, free_path, reason_of, write_text, write_whole
 
-
 ROOT = Path(__file__).parents[2]
 
 
