@@ -14,6 +14,11 @@ from typing import BinaryIO
 
 from .errors import DfosdError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 
 @contextmanager
 def write_whole(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
@@ -116,6 +121,28 @@ def reason_of(error: OSError) -> str:
 def what_failed(error: OSError) -> str:
     """A message for an error of the file system that nobody expected: the file, as far as it says, and the reason."""
     return str(DfosdError(f"'{error.filename}': {reason_of(error)}." if error.filename else f"{reason_of(error)}."))
+
+
+@contextmanager
+def folder_locked(folder: Path, busy: DfosdError) -> Iterator[None]:
+    """Inside the `with` block no other process can do the same with this folder. Raises `busy` if one is.
+
+    The system takes the lock away when the process ends, however it does. Where there are no such locks (Windows, some
+    network file systems) nothing happens.
+    """
+    handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl and handle is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise busy from None
+            except OSError:
+                pass
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _part_of(path: Path) -> Path:
