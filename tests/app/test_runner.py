@@ -14,8 +14,10 @@ from PIL import Image
 from support.held_engine import TILES, HeldEngine, end_of
 
 from dfosd_core.app.limits import Limits
-from dfosd_core.app.runner import Engine, Run
+from dfosd_core.app.preview import Pair
+from dfosd_core.app.runner import Engine, Run, Snapshot
 from dfosd_core.errors import ImageFileError, LoraMismatchError
+from dfosd_core.tiles.run import Progress
 from dfosd_core.upscale_file import explain
 
 MakeRun = Callable[..., Run]
@@ -41,6 +43,24 @@ def test_several_files_become_images_and_one_zip(make_run: MakeRun, photo: Photo
         assert archive.namelist() == ["a_x4.png", "b_x4.png"]
         assert archive.read("b_x4.png") == result(run, "b_x4.png").read_bytes()
     assert [pair.size_after for pair in end.pairs] == [(24, 36), (20, 28)]
+
+
+def test_fraction_counts_tiles_and_files_that_are_done_or_have_failed(photo: Photo) -> None:
+    pair = Pair(
+        name="a",
+        result=photo(),
+        size_before=(1, 1),
+        size_after=(4, 4),
+        seconds=1.0,
+        before=photo(),
+        after=photo(),
+        preview_size=(4, 4),
+    )
+    half = Progress(phase="unet", done=2, total=4)
+    assert Snapshot(files=4).fraction == 0.0
+    assert Snapshot(files=4, progress=half).fraction == 0.125
+    assert Snapshot(files=4, progress=half, pairs=(pair,), problems=("b",)).fraction == 0.625
+    assert Snapshot(files=2, pairs=(pair,), problems=("b", "and the zip")).fraction == 1.0
 
 
 def test_one_file_needs_no_zip(make_run: MakeRun, photo: Photo) -> None:
