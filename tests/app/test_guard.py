@@ -123,7 +123,8 @@ def test_upload_without_room_is_refused_before_it_is_read(
 def put(path: Path, size: int, age: float) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(bytes(size))
-    os.utime(path, (time.time() - age,) * 2)
+    then = time.time() - age
+    os.utime(path, (then, then))
     return path
 
 
