@@ -11,17 +11,17 @@ def one_line(text: str, length: int = 300) -> str:
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:length]
 
 
+def printable(text: str) -> str:
+    """Text with names from elsewhere, fit for a terminal: what would move its cursor is shown as `\\x1b` is here."""
+    return "".join(c if c.isprintable() or c in _BLANKS else c.encode("unicode_escape").decode() for c in text)
+
+
 class DfosdError(Exception):
     """Parent of every error DFOSD raises on purpose. A name in it may hold any character, and still it is one line."""
 
     def __init__(self, message: str) -> None:
         # Not `one_line`, which takes blanks out of a name that a user has to recognise.
-        super().__init__(escaped(message))
-
-
-def escaped(text: str) -> str:
-    """Fit for a terminal: what cannot be printed, such as control characters, stands there as Python writes it."""
-    return "".join(c if c.isprintable() or c in _BLANKS else c.encode("unicode_escape").decode() for c in text)
+        super().__init__(printable(message))
 
 
 _BLANKS = "\u00a0\u3000"

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -22,27 +22,24 @@ except ImportError:  # Windows
 
 
 @contextmanager
-def write_whole(path: Path, before_rename: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
+def write_whole(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     """A binary file that takes `path`'s place when the `with` block ends, having reached the disk.
 
-    After an error or an interruption in the block nothing is left of it, and `path` is as it was. `before_rename` may
-    raise to keep it so. Two that write the same `path` at once do not meet: the last to end wins, whole.
-    Raises OSError as the file system does.
+    After an error or an interruption in the block nothing is left of it, and `path` is as it was. Two that write the
+    same `path` at once do not meet, on whatever machines they run: the last to end wins, whole; without `overwrite`
+    the first. Raises OSError as the file system does, and FileExistsError for a `path` that is there by then.
     """
-    # Its beginning only: the file's own name may be as long as names can be.
-    part = path.with_name(f".{path.name[:50]}.{secrets.randbits(40)}.part")
-    try:
-        with _held(part):
-            with part.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if before_rename is not None:
-                before_rename()
+    with _part_of(path) as (part, file):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        if fcntl is None:
+            file.close()  # Windows renames no open file
+        if overwrite:
             part.replace(path)
+        else:
+            _rename_to_new(part, path)
         _sync_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def remove_abandoned(paths: Iterable[Path]) -> None:
@@ -63,18 +60,22 @@ _PART = re.compile(r"\.(.+)\.\d+\.part", re.DOTALL)
 
 
 @contextmanager
-def _held(part: Path) -> Iterator[None]:
-    """`part` is new and empty, and locked inside the block, or until this process has ended, however that comes."""
-    if fcntl is None:  # Windows lets nobody remove an open file
-        yield
-        return
+def _part_of(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file beside it, open and locked until the block or this process ends; removed then if it is still there."""
     while True:
-        with part.open("xb") as lock:
-            with suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if part.exists():  # or it was taken for an abandoned one before it was locked
-                yield
-                return
+        part = path.with_name(_part_name(path))
+        with part.open("xb") as file:  # never one that is there: that may be another's, or a link to one
+            try:
+                if fcntl is not None:  # Windows lets nobody remove an open file
+                    with suppress(OSError):  # some network file systems have no locks
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if part.exists():  # or it was taken for an abandoned one before it was locked
+                    yield part, file
+                    return
+            finally:
+                if fcntl is None:
+                    file.close()
+                part.unlink(missing_ok=True)
 
 
 def _is_abandoned(part: Path) -> bool:
@@ -91,7 +92,7 @@ def _is_abandoned(part: Path) -> bool:
 @contextmanager
 def folder_whole(path: Path) -> Iterator[Path]:
     """As `write_whole`, for a folder that is not there yet: yields an empty one, which is called `path` at the end."""
-    part = path.with_name(f".{path.name[:50]}.{secrets.randbits(40)}.part")
+    part = path.with_name(_part_name(path))
     part.mkdir(parents=True)
     try:
         yield part
@@ -107,10 +108,19 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode("utf-8", "surrogateescape"))  # names of files that are no UTF-8 come back as they were
 
 
-def copy_whole(source: Path, target: Path) -> None:
-    """Copy the content of `source`, not its times and rights."""
-    with source.open("rb") as original, write_whole(target) as copy:
+def copy_whole(source: Path, target: Path, *, overwrite: bool = True) -> None:
+    """Copy the content of `source`, not its times and rights. As `write_whole`."""
+    with source.open("rb") as original, write_whole(target, overwrite=overwrite) as copy:
         shutil.copyfileobj(original, copy)
+
+
+def copy_as_new(source: Path, folder: Path) -> Path:
+    """Copy `source` into `folder`, under its own name or with a number behind it; nothing there is replaced."""
+    while True:
+        target = free_path(folder, source.stem, source.suffix)
+        with suppress(FileExistsError):  # another program has found the same name free
+            copy_whole(source, target, overwrite=False)
+            return target
 
 
 def make_folder(folder: Path, error: type[DfosdError]) -> None:
@@ -134,7 +144,7 @@ def check_folder(folder: Path, error: type[DfosdError]) -> None:
 def free_path(folder: Path, stem: str, suffix: str) -> Path:
     """`stem` in `folder`, with a number behind it if that exists."""
     path, number = folder / f"{stem}{suffix}", 1
-    while path.exists():
+    while os.path.lexists(path):
         number += 1
         path = folder / f"{stem}_{number}{suffix}"
     return path
@@ -166,6 +176,46 @@ def reason_of(error: OSError) -> str:
 def what_failed(error: OSError) -> str:
     """A message for an error of the file system that nobody expected: the file, as far as it says, and the reason."""
     return str(DfosdError(f"'{error.filename}': {reason_of(error)}." if error.filename else f"{reason_of(error)}."))
+
+
+@contextmanager
+def folder_locked(folder: Path, busy: DfosdError) -> Iterator[None]:
+    """Inside the `with` block no other process can do the same with this folder. Raises `busy` if one is.
+
+    The system takes the lock away when the process ends, however it does. Where there are no such locks (Windows, some
+    network file systems) nothing happens.
+    """
+    handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl and handle is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise busy from None
+            except OSError:
+                pass
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _part_name(path: Path) -> str:
+    """A name that nobody can foresee: processes in different containers may have the same number."""
+    # Its beginning only: the file's own name may be as long as names can be.
+    return f".{path.name[:50]}.{secrets.randbits(64)}.part"
+
+
+def _rename_to_new(part: Path, path: Path) -> None:
+    """Raises FileExistsError. A second name and not a rename: that would replace what came since it was looked for."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        part.rename(path)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ConfigError, one_line
 from .sizes import MAX_SCALE, MIN_SCALE, Placement, Size, by_edge, by_megapixels, exactly, scaled
 from .tiles.size import TileSettings, TileSize
 
@@ -90,7 +90,7 @@ class UpscaleSettings:
         known = {setting.name: setting for setting in fields(cls)}
         unknown = sorted(set(values) - set(known))
         if unknown:
-            raise ConfigError(f"There is no setting '{unknown[0]}'. Settings are {', '.join(known)}.")
+            raise ConfigError(f"There is no setting '{one_line(unknown[0], 80)}'. Settings are {', '.join(known)}.")
         given = {name: _parsed(value, known[name].metadata) for name, value in values.items()}
         return cls(**{name: value for name, value in given.items() if value is not None})
 
@@ -212,11 +212,19 @@ def _parsed(value: Any, limits: Mapping[str, Any]) -> Any:
 
 def _check(name: str, value: float | str | None, limits: Mapping[str, Any]) -> None:
     if "choices" in limits and value not in limits["choices"]:
-        raise ConfigError(f"Expected {name} to be one of {', '.join(limits['choices'])}, found '{value}'.")
+        raise ConfigError(f"Expected {name} to be one of {', '.join(limits['choices'])}, found '{_shown(value)}'.")
     if "min" not in limits:
         return
     whole = isinstance(limits["step"], int)
     is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if not is_number or not limits["min"] <= value <= limits["max"]:
         kind = "a whole number " if whole else ""
-        raise ConfigError(f"Expected {name} {kind}from {limits['min']:g} to {limits['max']:g}, found {value}.")
+        raise ConfigError(f"Expected {name} {kind}from {limits['min']:g} to {limits['max']:g}, found {_shown(value)}.")
+
+
+def _shown(value: object) -> str:
+    """For a message: Python refuses to write numbers of more than 4,300 digits, and nobody would read them."""
+    try:
+        return one_line(str(value), 80)
+    except ValueError:
+        return "a number of thousands of digits"

@@ -31,6 +31,8 @@ _COMPARED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """The number formats whose values torch can compare; eight-bit ones are none."""
 _CONTEXT_KEY = f"{LDM_UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
+SAFE_TORCH = (2, 10)
+"""Before it torch's own reader of pickles could be got round (CVE-2025-32434 below 2.6, CVE-2026-24747 below 2.10)."""
 # AUTOMATIC1111 puts a reader of its own in the place of `torch.load`, which knows no `weights_only` and gives None for
 # what it does not like.
 _torch_load = torch.serialization.load
@@ -57,15 +59,36 @@ class TensorFile(NamedTuple):
 
 
 def read_tensors(path: Path) -> TensorFile:
-    """The tensors of a `.safetensors` file, mapped into memory, or of a pickle, read without running its code.
+    """The tensors of a `.safetensors` file or of a pickle, mapped into memory; no code of a pickle is run.
 
     A pickle may hold them in a dictionary under `state_dict`. Raises TensorFileError, one line, for all else.
     """
     if path.suffix == ".safetensors":
         return read_safetensors(path)
-    loaded = safely(path, lambda: _torch_load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path)))
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    return TensorFile({key: value for key, value in cast("Any", state).items() if isinstance(value, Tensor)}, {})
+    entries = read_entries(path, mapped=True) if _is_zip(path) else _read_old_pickle(path)
+    state: object = entries.get("state_dict", entries)
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in cast("Mapping[Any, Any]", state)):
+        found = type(state).__name__ if not isinstance(state, Mapping) else "keys that are no text"
+        raise _damaged(path, f"expected a dictionary of tensors with names, found {found}")
+    named = cast("Mapping[str, Any]", state)
+    return TensorFile({key: value for key, value in named.items() if isinstance(value, Tensor)}, {})
+
+
+def _read_old_pickle(path: Path) -> dict[str, Any]:
+    """Of torch before 1.6, which wrote no archive; torch itself reads those, where it is safe."""
+    installed = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
+    if is_pickle(path) and installed < SAFE_TORCH:
+        raise TensorFileError(
+            f"'{path.name}' is a pickle as torch before 1.6 wrote it, which torch {torch.__version__} cannot read "
+            f"safely. Install torch {'.'.join(map(str, SAFE_TORCH))} or newer, or give the .safetensors file of the "
+            "same model.",
+            "an old pickle",
+        )
+    loaded = safely(path, lambda: _torch_load(path, map_location="cpu", weights_only=True))
+    if not isinstance(loaded, dict):
+        raise _damaged(path, f"expected a dictionary, found a {type(loaded).__name__}")
+    _check_claims(path, loaded)
+    return cast("dict[str, Any]", loaded)
 
 
 def read_safetensors(path: Path) -> TensorFile:
@@ -84,16 +107,24 @@ def read_entries(path: Path, *, mapped: bool = False) -> dict[str, Any]:
         loaded = read_torch_file(path, mapped=mapped)
         if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in cast("dict[Any, Any]", loaded)):
             raise ValueError(f"expected a dictionary with names, found a {type(loaded).__name__}")
-        entries = cast("dict[str, Any]", loaded)
-        nested = [cast("Mapping[Any, Any]", value).values() for value in entries.values() if isinstance(value, Mapping)]
-        tensors = [value for group in (entries.values(), *nested) for value in group if isinstance(value, Tensor)]
-        size = path.stat().st_size
-        if (claimed := sum(tensor.numel() * tensor.element_size() for tensor in tensors)) > size:  # by sharing values
-            raise ValueError(f"expected no more tensors than its {size} bytes hold, found {claimed} bytes of them")
     except (ValueError, OSError) as error:
-        reason = one_line(str(error))
-        raise TensorFileError(f"'{path.name}' is damaged or no model file: {reason}. Get it again.", reason) from error
-    return entries
+        raise _damaged(path, str(error)) from error
+    _check_claims(path, loaded)
+    return cast("dict[str, Any]", loaded)
+
+
+def _check_claims(path: Path, entries: Mapping[Any, Any]) -> None:
+    """A few values, shared or repeated by a stride of 0, can claim to be tensors of any size."""
+    nested = [cast("Mapping[Any, Any]", value).values() for value in entries.values() if isinstance(value, Mapping)]
+    tensors = [value for group in (entries.values(), *nested) for value in group if isinstance(value, Tensor)]
+    size = path.stat().st_size
+    if (claimed := sum(tensor.numel() * tensor.element_size() for tensor in tensors)) > size:
+        raise _damaged(path, f"expected no more tensors than its {size} bytes hold, found {claimed} bytes of them")
+
+
+def _damaged(path: Path, reason: str) -> TensorFileError:
+    reason = one_line(reason)
+    return TensorFileError(f"'{path.name}' is damaged or no model file: {reason}. Get it again.", reason)
 
 
 def is_pickle(path: Path) -> bool:
@@ -123,6 +154,8 @@ def safely(path: Path, read: Callable[[], ReadT]) -> ReadT:
 
 def read_header(path: Path) -> dict[str, Any]:
     """A safetensors file's header: name -> {dtype, shape, data_offsets}; empty for any other file."""
+    if not path.is_file():  # a pipe would be waited for
+        return {}
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -153,9 +186,9 @@ def context_dim(path: Path) -> int | None:
     """Width of the text condition of a single-file checkpoint, by its header; None where that does not tell."""
     if path.suffix != ".safetensors":
         return None
-    entry: Mapping[str, Any] = read_header(path).get(_CONTEXT_KEY, {})
-    shape: list[int] = entry.get("shape", [])
-    return int(shape[1]) if len(shape) == 2 else None
+    entry: Any = read_header(path).get(_CONTEXT_KEY)
+    shape: Any = entry.get("shape") if isinstance(entry, dict) else None
+    return shape[1] if isinstance(shape, list) and len(shape) == 2 and type(shape[1]) is int else None
 
 
 def is_finite(value: Tensor) -> bool:
@@ -166,9 +199,15 @@ def is_finite(value: Tensor) -> bool:
 
 
 def _metadata(header: Mapping[str, Any]) -> dict[str, str]:
-    return cast("dict[str, str]", header.get("__metadata__") or {})
+    """What of it is text: nothing else may stand there, and safetensors itself lets it pass."""
+    stated: object = header.get("__metadata__")
+    entries = cast("dict[str, object]", stated) if isinstance(stated, dict) else {}
+    return {key: value for key, value in entries.items() if isinstance(value, str)}
 
 
 def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"PK"
+    except OSError:
+        return True  # who reads it says what is wrong

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import DfosdError, NumericError, escaped
+from .errors import DfosdError, NumericError, printable
 from .files import reason_of
 
 if TYPE_CHECKING:
@@ -138,6 +138,6 @@ def explain(error: Exception, *files: Path) -> str:
         logger.error("An unexpected error.", exc_info=error)
         reason = " ".join(str(error).split()) or type(error).__name__
         line = f"Something unexpected went wrong: {reason}. The log says more."
-    if not files or any(escaped(file.name) in line for file in files):
+    if not files or any(printable(file.name) in line for file in files):
         return line
     return f"'{files[0]}': {line}"

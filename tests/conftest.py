@@ -14,6 +14,7 @@ import torch
 from hypothesis import settings
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+LOOPBACK = ("127.0.0.1", "::1")
 settings.register_profile("dfosd", deadline=None, derandomize=True, database=None)
 settings.load_profile("dfosd")
 
@@ -31,12 +32,17 @@ def _no_network() -> Iterator[None]:
         raise AssertionError("a test reached for the network")
 
     def guarded(connect: Callable[..., Any]) -> Callable[..., Any]:
-        # Between processes of this machine torch's data workers hand over tensors through local sockets.
-        return lambda own, *to: connect(own, *to) if own.family == socket.AF_UNIX else refuse()
+        # Between processes of this machine torch's data workers hand over tensors through local sockets, and a test
+        # may ask a server that it has started.
+        return lambda own, to: connect(own, to) if own.family == socket.AF_UNIX or to[0] in LOOPBACK else refuse()
+
+    found = socket.getaddrinfo
 
     patch = pytest.MonkeyPatch()
     for name in ("connect", "connect_ex"):
         patch.setattr(socket.socket, name, guarded(getattr(socket.socket, name)))
-    patch.setattr(socket, "getaddrinfo", refuse)
+    patch.setattr(
+        socket, "getaddrinfo", lambda name, *more, **n: (found if name in LOOPBACK else refuse)(name, *more, **n)
+    )
     yield
     patch.undo()

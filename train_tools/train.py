@@ -24,7 +24,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 
 from dfosd_core.cli import FAILED, INTERRUPTED, OK
 from dfosd_core.errors import ConfigError, DfosdError
-from dfosd_core.files import what_failed, write_text
+from dfosd_core.files import folder_locked, what_failed, write_text
 
 from .loop.checkpoint import CHECKPOINT, read_checkpoint, remove_leftovers
 from .loop.device import choose_device, describe_device
@@ -57,7 +57,20 @@ def make_accelerator(run: RunConfig) -> Accelerator:
 
 
 def run(config: TrainConfig, accelerator: Accelerator) -> int:
-    """Train, from OUT's checkpoint where there is one; return the exit code."""
+    """Train, from OUT's checkpoint where there is one; return the exit code.
+
+    Raises ConfigError if another run is training into the same folder.
+    """
+    if not accelerator.is_main_process:
+        return _run(config, accelerator)
+    out = config.run.out
+    out.mkdir(parents=True, exist_ok=True)
+    busy = ConfigError(f"Another run is training into '{out}'. Wait for its end, or set another run.out.")
+    with folder_locked(out, busy):
+        return _run(config, accelerator)
+
+
+def _run(config: TrainConfig, accelerator: Accelerator) -> int:
     out = config.run.out
 
     def say(text: str) -> None:
@@ -65,7 +78,6 @@ def run(config: TrainConfig, accelerator: Accelerator) -> int:
             print(text, flush=True)
 
     if accelerator.is_main_process:
-        out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
     accelerator.wait_for_everyone()
     state = read_checkpoint(out)

@@ -24,6 +24,8 @@ class Limits:
 
         Raises ImageFileError for what is no image or too large, ConfigError for a size out of reach.
         """
+        if not path.is_file():
+            raise ImageFileError(f"'{path.name}' is no longer here. Upload it again.")
         self.check_file_size(path.name, path.stat().st_size)
         size = read_size(path)
         self.check_result(path.name, settings.output_size(*size))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import escaped
+from ..errors import printable
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def short_notes(lines: Sequence[str], *files: Path) -> tuple[str, ...]:
     for line in lines:
         for file in files:
             line = line.removeprefix(f"'{file}': ").replace(str(file), file.name)
-        notes.append(escaped(line[:1].upper() + line[1:]))
+        notes.append(printable(line[:1].upper() + line[1:]))
     return tuple(dict.fromkeys(notes))
 
 

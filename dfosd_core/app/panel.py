@@ -52,12 +52,14 @@ class Panel:
     _runs: dict[str, Run] = field(init=False, default_factory=lambda: {})
 
     def look(self, files: Any, *values: Any) -> tuple[str, str]:
-        """After an upload: the first picture, and what will become of the files."""
+        """After an upload: the first picture, unless it is too large, and what will become of the files."""
         paths = _paths(files)
         if not paths:
             return view.welcome(), ""
         try:
-            url, size = thumbnail_url(paths[0])
+            self.workplace.limits.check(paths[0], controls.settings_of(values))
+            with self.workplace.decoding:
+                url, size = thumbnail_url(paths[0])
             shown = view.before_only(paths[0].name, url, size)
         except DfosdError:
             shown = view.welcome()  # the reason is in the summary
@@ -117,6 +119,10 @@ class Panel:
         if run := self._runs.get(ticket or ""):
             run.stop()
 
+    def in_use(self) -> list[Path]:
+        """The files and folders of runs that are not over."""
+        return [path for run in list(self._runs.values()) for path in (*run.files, *run.folders)]
+
     def close(self) -> None:
         """Stop what is running, and wait until it has."""
         for run in list(self._runs.values()):
@@ -137,15 +143,24 @@ def build_panel(
     previews: Path,
     keep: Path | None = None,
     limits: Limits | None = None,
+    make_room: Callable[[int], None] = lambda _: None,
     prefix: str = "dfosd",
 ) -> Panel:
     """Draw the panel into the current `gr.Blocks` and connect it.
 
     `models`: None where there is nothing to choose. `results` and `previews`: existing folders, the first among those
     whose files Gradio may serve, as any in the system's temporary folder is. `keep`: gets a copy of each result.
+    `make_room`: see `Workplace`.
     `prefix`: of the elements' ids, for a page that has the panel twice.
     """
-    workplace = Workplace(engine=engine, results=results, previews=previews, keep=keep, limits=limits or Limits())
+    workplace = Workplace(
+        engine=engine,
+        results=results,
+        previews=previews,
+        keep=keep,
+        limits=limits or Limits(),
+        make_room=make_room,
+    )
     panel = Panel(workplace)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
@@ -167,7 +182,8 @@ def build_panel(
             )
     ticket, pairs = gr.State(""), gr.State([])
     values = [drawn[name] for name in controls.ORDER]
-    files.change(panel.look, [files, *values], [shown, status], **_QUIET)
+    # In the queue: it decodes a picture, and who waits for that keeps nobody else from being answered.
+    files.change(panel.look, [files, *values], [shown, status], show_progress="hidden")
     for control in values:
         control.change(panel.summary, [files, *values], [status], **_QUIET)
     outputs = [ticket, pairs, shown, status, offered, picker, start, stop]

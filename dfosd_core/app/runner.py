@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DfosdError
-from ..files import copy_whole, free_path, reason_of, write_whole
+from ..files import copy_as_new, free_path, reason_of, write_whole
 from ..settings import FULL_DECODER, UpscaleSettings
 from ..upscale_file import explain
 from .limits import Limits, without_folder
 from .notes import notes_taken, short_notes
 from .preview import Pair, make_pair
+from .scratch import make_private
 
 if TYPE_CHECKING:  # torch takes seconds to import; drawing a panel needs none of it
     from ..tiles.run import Progress, ProgressCallback
+
+_BYTES_PER_PIXEL = 8
+"""Of a result and its second copy in the zip, more than most take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +88,17 @@ class Workplace:
 
     engine: Engine
     results: Path
-    """Folder of the results, from where they are offered. Nothing in it is overwritten."""
+    """Each run has a folder of its own in it, which nobody can guess, and its results are offered from there."""
     previews: Path
+    """As `results`; these are never offered."""
     keep: Path | None = None
     """Folder that gets a copy of each result, under a name that is free there."""
     limits: Limits = field(default_factory=Limits)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    decoding: threading.Lock = field(default_factory=threading.Lock)
+    """Held while an upload is decoded to be shown: one at a time, or many large ones at once would fill the memory."""
+    make_room: Callable[[int], None] = field(default=lambda _: None)
+    """Called with the bytes that a result may take. Raises DfosdError if there is no room for them."""
 
 
 @dataclass
@@ -105,6 +114,8 @@ class Run:
 
     def __post_init__(self) -> None:
         self.now = Snapshot(files=len(self.files))
+        self.folders: list[Path] = []
+        """Where its results and previews are."""
         self._thread = threading.Thread(target=self._work, name="dfosd-run", daemon=True)
 
     def start(self) -> None:
@@ -141,6 +152,7 @@ class Run:
                 self._raise_if_stopped()
             try:
                 self._update(state="loading")
+                self.folders = [make_private(place) for place in (self.workplace.results, self.workplace.previews)]
                 with self.workplace.engine(self.request) as upscale_file:
                     for path in self.files:
                         self._raise_if_stopped()
@@ -169,16 +181,18 @@ class Run:
             self._raise_if_stopped()
 
         self._update(state="running", name=path.name, progress=None)
-        target, started = path, time.perf_counter()
+        results, previews = self.folders
+        target = free_path(results, f"{path.stem}_{self.request.settings.size_name}", ".png")
+        started = time.perf_counter()
         try:
-            self.workplace.limits.check(path, self.request.settings)
-            target = free_path(self.workplace.results, f"{path.stem}_{self.request.settings.size_name}", ".png")
+            height, width = self.request.settings.output_size(*self.workplace.limits.check(path, self.request.settings))
+            self.workplace.make_room(height * width * _BYTES_PER_PIXEL)
             with notes_taken() as lines:
                 upscale_file(path, target, show)
             seconds, notes = time.perf_counter() - started, short_notes(lines, path, target)
-            pair = make_pair(path, target, self.workplace.previews, seconds, notes)
+            pair = make_pair(path, target, previews, seconds, notes)
             if self.workplace.keep:
-                copy_whole(target, free_path(self.workplace.keep, target.stem, target.suffix))
+                copy_as_new(target, self.workplace.keep)
         except (DfosdError, RuntimeError, MemoryError, OSError) as error:
             self._add_problem(without_folder(explain(error, path, target), path, target))
         else:
@@ -188,11 +202,12 @@ class Run:
         archive = None
         if len(self.now.pairs) > 1:
             try:
-                archive = free_path(self.workplace.results, "dfosd", ".zip")
+                self.workplace.make_room(0)
+                archive = free_path(self.folders[0], "dfosd", ".zip")
                 with write_whole(archive) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as flat:
                     for pair in self.now.pairs:  # stored as they are: a PNG is compressed already
                         flat.write(pair.result, pair.result.name)
-            except OSError as error:
-                archive = None
-                self._add_problem(f"The zip file cannot be written: {reason_of(error)}. Take the images one by one.")
+            except (OSError, DfosdError) as error:
+                archive, reason = None, reason_of(error) if isinstance(error, OSError) else "there is no room"
+                self._add_problem(f"The zip file cannot be written: {reason}. Take the images one by one.")
         self._update(state=state, progress=None, archive=archive)

@@ -13,7 +13,7 @@ from ..models import load_models, pick_device
 from ..upscale_file import explain
 from . import FAILED, OK
 from .plan import Job
-from .streams import say
+from .streams import complain, say
 from .work import Task
 
 
@@ -33,7 +33,7 @@ def describe_jobs(jobs: Sequence[Job], task: Task) -> int:
             if settings is not task.settings:
                 need = need_of(size, host, settings)
         except DfosdError as error:
-            say(f"dfosd: {explain(error, job.source)}", sys.stderr)
+            complain(explain(error, job.source))
             code = FAILED
             continue
         about = f"about {gigabytes(held + need.bytes)}"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
-from ..errors import LoraFormatError
+from ..errors import LoraFormatError, printable
 from ..exchange.merge import MERGED_FILE, MERGED_KEY
 from ..lora.file import DfosdLora, ImportedLora
 from ..lora.importers.peft_settings import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -131,4 +131,4 @@ def _layout_lines(layout: BaseLayout) -> list[tuple[str, str]]:
 
 
 def _table(title: str, lines: Iterable[tuple[str, str]]) -> str:
-    return "\n".join([title, *(f"  {name:<20}{value}" for name, value in lines)])
+    return "\n".join(printable(line) for line in (title, *(f"  {name:<20}{value}" for name, value in lines)))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import ConfigError, DfosdError, LoraFormatError
+from ..errors import ConfigError, DfosdError, LoraFormatError, printable
 from ..exchange.base_files import open_base
 from ..exchange.convert import convert, usage_of
 from ..exchange.export import export, needs_base
@@ -19,6 +18,7 @@ from ..lora.open import open_lora
 from ..networks.embedded import DEFAULT_BASE, DEFAULT_LORA, DEFAULT_WEIGHTS
 from ..settings import UpscaleSettings
 from . import OK
+from .streams import complain
 
 
 def run_convert(given: argparse.Namespace) -> int:
@@ -33,7 +33,7 @@ def run_convert(given: argparse.Namespace) -> int:
     _note(found.notes)
     _writing(out, lambda: save_lora(out, found.lora))
     prompt = "the prompt is the empty text" if isinstance(found.lora, ImportedLora) else "with its prompt embedding"
-    print(f"{out}: {_usage(found.lora)}, {prompt}.")
+    print(f"{printable(str(out))}: {_usage(found.lora)}, {prompt}.")
     return OK
 
 
@@ -46,8 +46,8 @@ def run_merge(given: argparse.Namespace) -> int:
     strength = UpscaleSettings.from_values({"strength": given.strength}).strength
     _writing(out, lambda: merge(base, lora, strength, out))
     print(
-        f"{out}: the base with the LoRA in it. It is an upscaler, {_usage(lora)}; an ordinary sampler makes nothing "
-        "useful of it."
+        f"{printable(str(out))}: the base with the LoRA in it. It is an upscaler, {_usage(lora)}; an ordinary sampler "
+        "makes nothing useful of it."
     )
     return OK
 
@@ -61,7 +61,7 @@ def run_export(given: argparse.Namespace) -> int:
     found = export(lora, open_base(given.base) if given.base else None)
     _note(found.losses)
     _writing(out, lambda: write_tensors(out, found.tensors, found.header))
-    print(f"{out}: an ordinary LoRA of {len(found.tensors)} tensors.")
+    print(f"{printable(str(out))}: an ordinary LoRA of {len(found.tensors)} tensors.")
     return OK
 
 
@@ -92,4 +92,4 @@ def _writing(out: Path, write: Callable[[], object]) -> None:
 
 def _note(lines: list[str]) -> None:
     for line in lines:
-        print(f"dfosd: {line}.", file=sys.stderr)
+        complain(f"{line}.")

@@ -15,7 +15,7 @@ from .app import run_app
 from .arguments import devices_of, make_parser, quality_of, settings_of
 from .launched import Launch, find_launch, worst_of_all
 from .plan import Job, make_plan
-from .streams import give_up, prepare_streams, say
+from .streams import complain, give_up, prepare_streams
 
 if TYPE_CHECKING:
     from .work import Task
@@ -30,19 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _COMMANDS[given.command](given)
     except ConfigError as error:
         given.parser.print_usage(sys.stderr)
-        say(f"dfosd: {error}", sys.stderr)
+        complain(str(error))
         return USAGE
     except DfosdError as error:
-        say(f"dfosd: {error}", sys.stderr)
+        complain(str(error))
         return FAILED
     except KeyboardInterrupt:
-        say("dfosd: interrupted.", sys.stderr)
+        complain("interrupted.")
         return INTERRUPTED
     except BrokenPipeError:  # the reader has gone, and Python would fail over it again at exit
         give_up(sys.stdout)
         return FAILED
     except OSError as error:
-        say(f"dfosd: {what_failed(error)}", sys.stderr)
+        complain(what_failed(error))
         return FAILED
 
 
@@ -66,7 +66,7 @@ def _upscale(given: argparse.Namespace) -> int:
     )
     problems, notes = ([], []) if launch and launch.rank else (plan.problems, plan.notes)  # one process says them
     for line in problems if given.quiet else notes + problems:
-        say(f"dfosd: {line}", sys.stderr)
+        complain(line)
     done = OK
     if plan.jobs:
         from .work import Task

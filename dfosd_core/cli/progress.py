@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
-from ..errors import escaped
+from ..errors import printable
 from ..upscale_file import PHASES
 from .streams import say
 
@@ -36,7 +36,7 @@ class Bars:
             self.hide(worker)
             bar = self._bar(total=1, bar_format=_TILES, position=worker + int(self._images is not None))
             self._tiles[worker] = name, bar
-        bar.set_description(f"{escaped(name)}: {PHASES[progress.phase]}", refresh=False)
+        bar.set_description(f"{printable(name)}: {PHASES[progress.phase]}", refresh=False)
         bar.total, bar.n = progress.total, progress.done  # the total grows when tiles have to become smaller
         bar.refresh()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from ..files import reason_of
 from .conveyor import Outcome
 from .plan import Job
 from .progress import Bars
@@ -63,4 +64,14 @@ class Reports:
         elif not self._quiet:
             height, width = outcome.size
             what = f"{width}x{height}, {outcome.seconds:.1f} s"
-            self._bars.say(f"{outcome.job.source} -> {outcome.job.target} ({what})", sys.stdout)
+            self._say_done(f"{outcome.job.source} -> {outcome.job.target} ({what})")
+
+    def _say_done(self, line: str) -> None:
+        """Where that cannot be written, the images are made all the same, and the exit code tells."""
+        try:
+            self._bars.say(line, sys.stdout)
+        except BrokenPipeError:
+            raise  # nobody waits for more
+        except OSError as error:
+            self._quiet = True
+            self.note(f"standard output: {reason_of(error)}. The images are made without a word.")

@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from ..errors import escaped
+from ..errors import printable
 
 
 class _OneLine(logging.Formatter):
     """The message with control characters escaped; below it a traceback as it is."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
-        return escaped(super().formatMessage(record))
+        return printable(super().formatMessage(record))
 
 
 def prepare_streams() -> None:
@@ -37,10 +37,15 @@ def say(line: str, file: TextIO) -> None:
     from tqdm import tqdm  # not for a line of help
 
     try:
-        tqdm.write(escaped(line), file=file)
+        tqdm.write(printable(line), file=file)
         file.flush()
     except OSError:
         give_up(file)
+
+
+def complain(line: str) -> None:
+    """A line on standard error, with the program's name before it."""
+    say(f"dfosd: {line}", sys.stderr)
 
 
 def give_up(file: TextIO) -> None:

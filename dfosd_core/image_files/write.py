@@ -81,15 +81,12 @@ def _check_sequence(path: Path, name: str, picture: Picture, sequence: Sequence,
 def write_image(path: Path, picture: Picture, *, overwrite: bool = False, quality: int = QUALITY) -> None:
     """Write `picture`, in 16 bits if it has them and the format can; what the format cannot hold is said in a line of
     the log. Raises ImageFileError, one line."""
-
-    def refuse_existing() -> None:
-        if path.exists() and not overwrite:
-            raise ImageFileError(f"'{path}' exists by now and was not touched. Use --overwrite to replace it.")
-
     name = FORMATS[path.suffix.lower()]
     try:
-        with write_whole(path, refuse_existing) as file:
+        with write_whole(path, overwrite=overwrite) as file:
             lost = encode_image(file, name, picture, quality)
+    except FileExistsError as error:
+        raise ImageFileError(f"'{path}' exists by now and was not touched. Use --overwrite to replace it.") from error
     except OSError as error:
         raise ImageFileError(f"'{path}' cannot be written: {reason_of(error)}.") from error
     if lost:

@@ -25,7 +25,8 @@ class LoraPair:
     """Kept as float32, as the file stores it."""
 
     def __post_init__(self) -> None:
-        if self.down.ndim < 2 or self.up.numel() != self.up.shape[0] * self.down.shape[0]:
+        is_pair = self.down.ndim >= 2 and self.up.ndim >= 2 and self.down.shape[0] > 0
+        if not is_pair or self.up.numel() != self.up.shape[0] * self.down.shape[0]:
             raise ValueError(f"up {tuple(self.up.shape)} and down {tuple(self.down.shape)} are not a low-rank pair")
         object.__setattr__(self, "alpha", torch.tensor(self.alpha, dtype=torch.float32).item())
 

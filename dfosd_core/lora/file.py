@@ -120,8 +120,8 @@ def read_lora(path: Path | str) -> DfosdLora | ImportedLora:
             set_biases={layer: parts["set_bias"] for layer, parts in layers.items() if "set_bias" in parts},
         )
         return lora if prompt_embeds is None else lora.with_prompt(prompt_embeds)
-    except (KeyError, ValueError) as error:
-        raise LoraFormatError(f"'{path.name}' is incomplete: {error}. Get the file again.") from error
+    except (KeyError, ValueError, RuntimeError) as error:  # RuntimeError: of an alpha that is no number
+        raise LoraFormatError(f"'{path.name}' is incomplete: {one_line(str(error))}. Get the file again.") from error
 
 
 def check_finite(tensors: Mapping[str, Tensor], name: str) -> None:

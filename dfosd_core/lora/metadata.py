@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from ..errors import BaseModelMismatchError, LoraFormatError
+from ..errors import BaseModelMismatchError, LoraFormatError, one_line
 from ..one_step import EPS_X0, PREDICTION_RULES
 
 FORMAT_VERSION = "1"
@@ -166,8 +166,9 @@ class LoraMetadata:
             )
         except KeyError as error:
             raise LoraFormatError(f"'{name}' lacks the metadata entry {error}. Get the file again.") from error
-        except (TypeError, ValueError) as error:
-            raise LoraFormatError(f"'{name}' has unreadable metadata: {error}. Get the file again.") from error
+        except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            reason = one_line(str(error), 150)
+            raise LoraFormatError(f"'{name}' has unreadable metadata: {reason}. Get the file again.") from error
 
 
 def describe_layout(base: BaseLayout) -> str:

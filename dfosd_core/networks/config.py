@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from ..errors import BaseModelMismatchError
+from ..errors import BaseModelMismatchError, one_line
 from ..lora.metadata import BaseLayout
 from .sd_configs import NORM_KEY, PADDING_KEY, SD_SCALING_FACTOR, SELF_ATTENTION_KEY, Config
 
+_MOST_WIDTH, _MOST_LEVELS, _MOST_LAYERS = 16384, 8, 16
+"""Far beyond any such model: a damaged number is told, and not built."""
 # diffusers' defaults for what we build one way only. A configuration may leave them out.
 _UNET_FIXED: Mapping[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
@@ -87,19 +89,19 @@ class UnetConfig:
             raise _other(name, "up_block_types", up, "attention at the same levels as on the way down")
         if any(attention):
             _refuse_other_settings(name, config, {"only_cross_attention": (False,)})
-        heads = config.get("attention_head_dim", 8)
+        widths = _widths(name, config)
+        heads = _heads(name, config, widths)
         return UnetConfig(
             in_channels=_whole(name, config, "in_channels"),
             out_channels=_whole(name, config, "out_channels"),
-            block_out_channels=tuple(config["block_out_channels"]),
-            layers_per_block=_whole(name, config, "layers_per_block"),
+            block_out_channels=widths,
+            layers_per_block=_whole(name, config, "layers_per_block", _MOST_LAYERS),
             attention_levels=attention,
-            # Named "dim" by an old mistake of diffusers: it is the number of heads.
-            heads=(heads,) * len(down) if isinstance(heads, int) else tuple(heads),
+            heads=heads,
             context_dim=_whole(name, config, "cross_attention_dim"),
-            linear_projection=config.get("use_linear_projection", False),
-            norm_groups=config.get("norm_num_groups", 32),
-            norm_eps=config.get("norm_eps", 1e-5),
+            linear_projection=_flag(name, config, "use_linear_projection", default=False),
+            norm_groups=_groups(name, config, widths),
+            norm_eps=_positive(name, config, "norm_eps", 1e-5),
             local_norm=config.get(NORM_KEY) == "affine",
             self_attention=config.get(SELF_ATTENTION_KEY) != "none",
             repeated_borders=config.get(PADDING_KEY) == "replicate",
@@ -131,16 +133,20 @@ class VaeConfig:
         _refuse_other_settings(name, config, _VAE_FIXED)
         _kinds(name, config, "down_block_types", ("DownEncoderBlock2D",))
         _kinds(name, config, "up_block_types", ("UpDecoderBlock2D",))
+        widths = _widths(name, config)
+        shift = config.get("shift_factor") or 0.0
+        if not _is_number(shift):
+            raise _other(name, "shift_factor", shift, "a number")
         return VaeConfig(
             latent_channels=_whole(name, config, "latent_channels"),
-            block_out_channels=tuple(config["block_out_channels"]),
-            layers_per_block=_whole(name, config, "layers_per_block"),
-            mid_attention=config.get("mid_block_add_attention", True),
-            norm_groups=config.get("norm_num_groups", 32),
+            block_out_channels=widths,
+            layers_per_block=_whole(name, config, "layers_per_block", _MOST_LAYERS),
+            mid_attention=_flag(name, config, "mid_block_add_attention", default=True),
+            norm_groups=_groups(name, config, widths),
             local_norm=config.get(NORM_KEY) == "affine",
             repeated_borders=config.get(PADDING_KEY) == "replicate",
-            scaling_factor=float(config.get("scaling_factor", SD_SCALING_FACTOR)),
-            shift_factor=float(config.get("shift_factor") or 0.0),
+            scaling_factor=_positive(name, config, "scaling_factor", SD_SCALING_FACTOR),
+            shift_factor=float(shift),
         )
 
 
@@ -165,20 +171,66 @@ def _refuse_other_settings(name: str, config: Config, fixed: Mapping[str, tuple[
 
 def _kinds(name: str, config: Config, key: str, known: tuple[str, ...]) -> list[str]:
     """The kind of block of each level."""
-    kinds: list[str] = list(config.get(key) or ())
-    if len(kinds) != len(config.get("block_out_channels") or ()) or not set(kinds) <= set(known):
+    kinds: Any = config.get(key)
+    is_list = isinstance(kinds, list | tuple) and all(isinstance(kind, str) for kind in cast("list[Any]", kinds))
+    if not is_list or len(kinds) != len(_widths(name, config)) or not set(kinds) <= set(known):
         raise _other(name, key, kinds, f"one of {', '.join(known)} for each level")
-    return kinds
+    return list(kinds)
 
 
-def _whole(name: str, config: Config, key: str) -> int:
+def _widths(name: str, config: Config) -> tuple[int, ...]:
+    widths: Any = config.get("block_out_channels")
+    if not isinstance(widths, list | tuple) or not 0 < len(cast("list[Any]", widths)) <= _MOST_LEVELS:
+        raise _other(name, "block_out_channels", widths, "a list of widths")
+    return tuple(_whole(name, {"block_out_channels": width}, "block_out_channels") for width in cast("Any", widths))
+
+
+def _heads(name: str, config: Config, widths: tuple[int, ...]) -> tuple[int, ...]:
+    """Of each level. diffusers names their number `attention_head_dim`, by an old mistake."""
+    key = "attention_head_dim"
+    stated: Any = config.get(key, 8)
+    listed = list(stated) if isinstance(stated, list | tuple) else [stated] * len(widths)
+    heads = tuple(_whole(name, {key: number}, key) for number in listed)
+    if len(heads) != len(widths) or any(width % number for width, number in zip(widths, heads, strict=True)):
+        raise _other(name, key, stated, f"numbers of heads that divide the levels' {widths}")
+    return heads
+
+
+def _groups(name: str, config: Config, widths: tuple[int, ...]) -> int:
+    key = "norm_num_groups"
+    groups = _whole(name, {key: config.get(key, 32)}, key)
+    if config.get(NORM_KEY) != "affine" and any(width % groups for width in widths):
+        raise _other(name, key, groups, f"a number that divides the levels' {widths}")
+    return groups
+
+
+def _whole(name: str, config: Config, key: str, most: int = _MOST_WIDTH) -> int:
     value = config.get(key)
-    if not isinstance(value, int):
-        raise _other(name, key, value, "one whole number")
+    if type(value) is not int or not 1 <= value <= most:
+        raise _other(name, key, value, f"a whole number from 1 to {most}")
     return value
+
+
+def _flag(name: str, config: Config, key: str, *, default: bool) -> bool:
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        raise _other(name, key, value, "true or false")
+    return value
+
+
+def _positive(name: str, config: Config, key: str, default: float) -> float:
+    value = config.get(key, default)
+    if not _is_number(value) or value <= 0:
+        raise _other(name, key, value, "a number above 0")
+    return float(value)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(cast("float", value)) < 1e30  # NaN is not below it
 
 
 def _other(name: str, key: str, found: object, expected: str) -> BaseModelMismatchError:
     return BaseModelMismatchError(
-        f"'{name}' is no model that DFOSD runs on its own: {key} is {found}, expected {expected}. Give SD 2.1-base."
+        f"'{name}' is no model that DFOSD runs on its own: {key} is {one_line(repr(found), 80)}, expected {expected}. "
+        "Give SD 2.1-base."
     )

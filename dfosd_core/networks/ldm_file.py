@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import BaseModelMismatchError
+from ..errors import BaseModelMismatchError, one_line
 from ..lora.names import ldm_unet_key, ldm_vae_key
 from ..tensor_files import LDM_UNET, LDM_VAE, kind_of
 from .checkpoint import Checkpoint, Part, Tensors
@@ -25,6 +25,7 @@ from .sd_configs import Config, unet_config, vae_config
 
 V_BIAS = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 V_BIAS_STD = 0.09
+_MOST_BLOCKS = 100
 
 
 def read_single_file(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> Checkpoint:
@@ -35,7 +36,8 @@ def read_single_file(path: Path, tensors: Tensors, metadata: Mapping[str, str]) 
         _refuse_what_we_cannot_run(path.name, unet, vae, kind_of(tensors) == "LoRA")
         unet_facts, vae_facts = unet_config_of(unet), _vae_config(vae)
     except (KeyError, IndexError) as error:
-        raise BaseModelMismatchError(_damaged(path.name, f"the tensor {error} is missing")) from error
+        what = f"the tensor {one_line(str(error), 100)} is missing or of another shape"
+        raise BaseModelMismatchError(_damaged(path.name, what)) from error
     up_has_attention = [kind.startswith("CrossAttn") for kind in unet_facts["up_block_types"]]
     unet_key = partial(ldm_unet_key, layers_per_block=unet_facts["layers_per_block"], up_has_attention=up_has_attention)
     vae_key = partial(ldm_vae_key, levels=len(vae_facts["block_out_channels"]))
@@ -75,8 +77,7 @@ def unet_config_of(unet: Tensors) -> Config:
     widths: list[int] = []
     attention: list[bool] = []
     layers = 0
-    blocks = 1 + max(int(key.split(".")[1]) for key in unet if key.startswith("input_blocks."))
-    for n in range(1, blocks):
+    for n in range(1, _count(unet, "input_blocks.")):
         if f"input_blocks.{n}.0.op.weight" in unet:
             layers = 0
             continue
@@ -97,13 +98,21 @@ def unet_config_of(unet: Tensors) -> Config:
 
 
 def _vae_config(vae: Tensors) -> Config:
-    levels = 1 + max(int(key.split(".")[2]) for key in vae if key.startswith("encoder.down."))
-    layers = 1 + max(int(key.split(".")[4]) for key in vae if key.startswith("encoder.down.0.block."))
+    levels, layers = _count(vae, "encoder.down."), _count(vae, "encoder.down.0.block.")
     return vae_config(
         block_out_channels=tuple(vae[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)),
         layers_per_block=layers,
         latent_channels=vae["decoder.conv_in.weight"].shape[1],
     )
+
+
+def _count(tensors: Tensors, start: str) -> int:
+    """How many blocks there are, from the numbers behind `start`; IndexError for none, or for more than any model."""
+    pattern = re.compile(re.escape(start) + r"(\d{1,9})\.")
+    count = 1 + max((int(found[1]) for key in tensors if (found := pattern.match(key))), default=-1)
+    if not 0 < count <= _MOST_BLOCKS:
+        raise IndexError(f"{start}{count - 1}")
+    return count
 
 
 def _pick(name: str, ldm: Tensors, ldm_key: Callable[[str], str], expected: Tensors) -> Tensors:

@@ -10,7 +10,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..errors import BaseModelMismatchError
+from ..errors import BaseModelMismatchError, one_line
+from ..files import reason_of
 from ..lora.metadata import BaseLayout
 from ..lora.names import current_vae_key
 from ..tensor_files import TensorFile, TensorFileError, read_tensors
@@ -43,8 +44,8 @@ def read_base(path: Path | str, dtype: torch.dtype = torch.float32, device: torc
     Raises BaseModelMismatchError, in one line, when the file is missing, damaged, unsafe or no SD 1.x or 2.x.
     """
     found = read_checkpoint(path)
-    unet = fill(build_unet(found.unet.config, found.name), found.unet, dtype, device)
-    vae = fill(build_vae(found.vae.config, found.name), found.vae, dtype, device)
+    unet, vae = build_unet(found.unet.config, found.name), build_vae(found.vae.config, found.name)  # before any weight
+    unet, vae = fill(unet, found.unet, dtype, device), fill(vae, found.vae, dtype, device)
     return Base(unet, vae, base_layout(unet.config, vae.config, found.prediction_type))
 
 
@@ -88,15 +89,25 @@ def _read_folder(folder: Path) -> Checkpoint:
 
 def _config(folder: Path, part: str) -> Config:
     file = folder / part / "config.json"
-    try:
-        config = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError as error:
+    if not file.is_file():
         raise BaseModelMismatchError(
             f"'{folder}' has no {part}/config.json. "
             "Give a diffusers folder with `unet` and `vae`, or a checkpoint file."
-        ) from error
-    except ValueError as error:
-        raise BaseModelMismatchError(f"'{file}' is not readable JSON ({error}). Get the file again.") from error
+        )
+    return _json(file)
+
+
+def _json(file: Path) -> Config:
+    try:
+        config: object = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise BaseModelMismatchError(f"'{file}' cannot be read: {reason_of(error)}.") from error
+    except (ValueError, RecursionError) as error:
+        reason = one_line(str(error), 100)
+        raise BaseModelMismatchError(f"'{file}' is not readable JSON ({reason}). Get the file again.") from error
+    if not isinstance(config, dict):
+        found = type(config).__name__
+        raise BaseModelMismatchError(f"'{file}' holds a {found}, expected settings with names. Get the file again.")
     return cast("Config", config)
 
 
@@ -105,23 +116,24 @@ def _refuse_other_unets(name: str, unet: Config, vae: Config) -> None:
     if more:
         raise BaseModelMismatchError(
             f"'{name}' is an SDXL, unCLIP or other model that wants more than a text embedding "
-            f"({more[0]}: {unet[more[0]]}). Give SD 2.1-base."
+            f"({more[0]}: {one_line(str(unet[more[0]]), 80)}). Give SD 2.1-base."
         )
     inputs, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if inputs != latents:
         raise BaseModelMismatchError(
-            f"'{name}' is an inpainting, depth or other special model (UNet input {inputs}, "
-            f"latent {latents} channels). Give SD 2.1-base."
+            f"'{name}' is an inpainting, depth or other special model (UNet input {one_line(str(inputs), 40)}, "
+            f"latent {one_line(str(latents), 40)} channels). Give SD 2.1-base."
         )
 
 
 def _folder_prediction_type(folder: Path) -> str:
     """From the scheduler's configuration; a folder without one is taken to predict noise, as the small base does."""
     file = folder / "scheduler" / "scheduler_config.json"
-    stated = json.loads(file.read_text("utf-8")).get("prediction_type", "epsilon") if file.is_file() else "epsilon"
+    stated: object = _json(file).get("prediction_type", "epsilon") if file.exists() else "epsilon"
     if stated not in ("epsilon", "v_prediction"):
-        raise BaseModelMismatchError(f"'{folder.name}' predicts '{stated}', expected epsilon or v_prediction.")
-    return stated
+        shown = one_line(str(stated), 80)
+        raise BaseModelMismatchError(f"'{folder.name}' predicts '{shown}', expected epsilon or v_prediction.")
+    return str(stated)
 
 
 def _folder_weights(folder: Path, part: str, expected: Tensors) -> Tensors:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +25,9 @@ from .options import option
 from .run import RunInterruptedError, upscale_chosen
 
 ROUTE = "/dfosd/v1/upscale"
+_NAME = "image"
+_FOLDERS = re.compile(r"'(?:/|[A-Za-z]:[/\\])(?:[^']*[/\\])?")
+"""Before a file's name in a message: where the models lie is nobody's business."""
 STANDARD_ROUTE = "/sdapi/v1/extra-single-image"
 
 
@@ -54,18 +57,19 @@ def upscale(
     """
     try:
         wanted = UpscaleSettings.from_values(settings)
-        picture = read_base64(image, wanted)
+        data = read_base64(image, wanted)
         with queue_lock:
             shared.state.begin("dfosd")
             shared.state.job_count = 1  # the host says -1, not known, and shows a bar that runs backwards
             try:
+                picture = decode_image(data, _NAME)  # here: one at a time, however many ask at once
                 result, info = upscale_chosen(picture, wanted, Choice(lora=lora, base=base, decoder=decoder))
             finally:
                 shared.state.end()
     except NumericError as error:
         raise HTTPException(status_code=500, detail=str(error)) from error
     except DfosdError as error:
-        raise HTTPException(status_code=422, detail=str(error)) from error
+        raise HTTPException(status_code=422, detail=_FOLDERS.sub("'", str(error))) from error
     except RunInterruptedError as error:
         raise HTTPException(status_code=409, detail="Interrupted.") from error
     except (RuntimeError, MemoryError) as error:
@@ -74,20 +78,20 @@ def upscale(
     return {"image": write_base64(result), "width": width, "height": height, "info": info}
 
 
-def read_base64(text: str, settings: UpscaleSettings) -> Picture:
-    """Read as `dfosd upscale` reads a file: 16 bits, profile and all. Addresses and paths are not followed.
+def read_base64(text: str, settings: UpscaleSettings) -> bytes:
+    """An image file's bytes, to be read as `dfosd upscale` reads it. Addresses and paths are not followed.
 
     Raises ImageFileError for what is no image or too large: the file's head decides, before anything is unpacked.
     """
     limits = Limits(megapixels=int(option("megapixels")))
     text = text.partition(",")[2] if text.startswith("data:") else text
-    limits.check_file_size("image", len(text) * 3 // 4)
+    limits.check_file_size(_NAME, len(text) * 3 // 4)
     try:
         data = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise ImageFileError("Expected an image file in base64, found other text.") from error
-    limits.check_result("image", settings.output_size(*decode_size(data, "image")))
-    return decode_image(data, "image")
+    limits.check_result(_NAME, settings.output_size(*decode_size(data, _NAME)))
+    return data
 
 
 def write_base64(picture: Picture) -> str:

@@ -58,7 +58,7 @@ def find_lora(name: str) -> ModelFile:
     """Raises LoraFormatError when it is not there (any more)."""
     found = next((file for file in own_loras() if file.name == name), None)
     if found is None:
-        raise LoraFormatError(f"There is no LoRA '{name}' in {folder()}. Put it there, or choose another one.")
+        raise LoraFormatError(f"There is no LoRA '{name}' in models/DFOSD. Put it there, or choose another one.")
     return found
 
 
@@ -66,7 +66,7 @@ def find_base(name: str) -> ModelFile:
     """Raises BaseModelMismatchError when it is not there (any more)."""
     found = next((file for file in [*own_bases(), *_checkpoints()] if file.name == name), None)
     if found is None:
-        raise BaseModelMismatchError(f"There is no checkpoint '{name}'. Put it in {folder()}, or choose another one.")
+        raise BaseModelMismatchError(f"There is no checkpoint '{name}'. Put it in models/DFOSD, or choose another one.")
     return found
 
 
@@ -75,7 +75,7 @@ def find_decoder(name: str) -> ModelFile:
     found = next((file for file in own_decoders() if file.name == name), None)
     if found is None:
         raise BaseModelMismatchError(
-            f"There is no decoder '{name}' in {folder()}. Put it there, or choose another one."
+            f"There is no decoder '{name}' in models/DFOSD. Put it there, or choose another one."
         )
     return found
 

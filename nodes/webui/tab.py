@@ -31,9 +31,11 @@ def draw_tab() -> list[tuple[Any, str, str]]:
     """What `on_ui_tabs` wants: the page, its title, its id."""
     from ...dfosd_core.app.limits import Limits
     from ...dfosd_core.app.panel import ModelLists, build_panel
+    from ...dfosd_core.app.scratch import Scratch
 
     scratch = tempfile.TemporaryDirectory(prefix="dfosd-", ignore_cleanup_errors=True)
-    folders = {name: Path(scratch.name) / name for name in ("results", "previews")}
+    room = Scratch(folder=Path(scratch.name))
+    folders = {name: room.folder / name for name in ("results", "previews")}
     for folder in folders.values():
         folder.mkdir()
     with gr.Blocks(analytics_enabled=False) as page:
@@ -43,8 +45,10 @@ def draw_tab() -> list[tuple[Any, str, str]]:
             **folders,
             keep=_keep_folder(),
             limits=Limits(megapixels=int(option("megapixels"))),
+            make_room=room.make_room,
             prefix="dfosd_tab",
         )
+    room.in_use = panel.in_use
     _panels.append((panel, scratch))
     return [(page, "DFOSD", "dfosd_tab")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from support.held_engine import TILES, HeldEngine
 
 from dfosd_core.app import controls, view
+from dfosd_core.app import panel as panel_module
 from dfosd_core.app.limits import Limits
 from dfosd_core.app.panel import ModelLists, Panel, build_panel
 from dfosd_core.app.preview import Pair
@@ -193,6 +195,71 @@ def test_upload_that_is_too_large_is_refused_at_once(engine: HeldEngine, photo: 
     small = Panel(Workplace(engine=engine, results=tmp_path, previews=tmp_path, limits=Limits(file_mb=2)))
     expected = "&#x27;photo.png&#x27; has 3 MB; at most 2 MB are taken. Save it smaller."
     assert expected in small.summary([str(path)], *DEFAULTS)
+
+
+def test_picture_beyond_the_limits_is_not_decoded_to_be_shown(
+    engine: HeldEngine, photo: Photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(_: Path) -> Any:
+        pytest.fail("decoded")
+
+    monkeypatch.setattr(panel_module, "thumbnail_url", decode)
+    small = Panel(Workplace(engine=engine, results=tmp_path, previews=tmp_path, limits=Limits(megapixels=1)))
+    shown, status = small.look([str(photo(width=900, height=900))], *DEFAULTS)
+    assert "Drop a picture" in shown
+    assert "at most 1 are made" in status
+
+
+def test_uploads_are_decoded_one_at_a_time(panel: Panel, photo: Photo, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, most = [0], [0]
+
+    def decode(_: Path) -> tuple[str, tuple[int, int]]:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.02)
+        inside[0] -= 1
+        return "", (6, 9)
+
+    monkeypatch.setattr(panel_module, "thumbnail_url", decode)
+    path = str(photo())
+    threads = [threading.Thread(target=panel.look, args=([path], *DEFAULTS)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert most == [1]
+
+
+def test_uploads_are_looked_at_in_the_queue() -> None:
+    with gr.Blocks() as page:
+        made = build_panel(HeldEngine(), None, results=Path(), previews=Path())
+    looks = [call for call in page.fns.values() if getattr(call.fn, "__func__", None) is Panel.look]
+    assert [call.queue for call in looks] == [True]
+    assert made.in_use() == []
+
+
+def test_upload_that_is_gone_is_named(panel: Panel, tmp_path: Path) -> None:
+    status = panel.summary([str(tmp_path / "gone.png")], *DEFAULTS)
+    assert "&#x27;gone.png&#x27; is no longer here. Upload it again." in status
+
+
+@pytest.mark.parametrize("typed", ["9" * 5000, "9" * 300, "1e400", "nan", "-inf", "x" * 100_000, "\x1b[31m"])
+def test_any_text_in_a_number_box_is_one_short_line(typed: str) -> None:
+    values = [typed if name == "unet_tile" else default for name, default in zip(controls.ORDER, DEFAULTS, strict=True)]
+    with pytest.raises(ConfigError, match="^Expected unet_tile a whole number from 0 to 8192, found ") as error:
+        controls.settings_of(values)
+    assert len(str(error.value)) < 150
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "given", [10**5000, -(10**5000), [1], {"a": 1}, b"1", True, float("nan")], ids=lambda value: type(value).__name__
+)
+def test_any_value_of_a_request_is_one_short_line(given: object) -> None:
+    for name in ("unet_tile", "strength", "color_fix"):
+        with pytest.raises(ConfigError, match=f"^Expected {name} ") as error:
+            UpscaleSettings.from_values({name: given})
+        assert len(str(error.value)) < 200
 
 
 def test_many_uploads_are_summed_up(panel: Panel, photo: Photo) -> None:

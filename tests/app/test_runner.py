@@ -14,8 +14,10 @@ from PIL import Image
 from support.held_engine import TILES, HeldEngine, end_of
 
 from dfosd_core.app.limits import Limits
-from dfosd_core.app.runner import Engine, Run
-from dfosd_core.errors import LoraMismatchError
+from dfosd_core.app.preview import Pair
+from dfosd_core.app.runner import Engine, Run, Snapshot
+from dfosd_core.errors import ImageFileError, LoraMismatchError
+from dfosd_core.tiles.run import Progress
 from dfosd_core.upscale_file import explain
 
 MakeRun = Callable[..., Run]
@@ -23,7 +25,11 @@ Photo = Callable[..., Path]
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def result(run: Run, name: str) -> Path:
+    return run.folders[0] / name
 
 
 def test_several_files_become_images_and_one_zip(make_run: MakeRun, photo: Photo, tmp_path: Path) -> None:
@@ -35,8 +41,26 @@ def test_several_files_become_images_and_one_zip(make_run: MakeRun, photo: Photo
     assert end.archive is not None
     with zipfile.ZipFile(end.archive) as archive:
         assert archive.namelist() == ["a_x4.png", "b_x4.png"]
-        assert archive.read("b_x4.png") == (tmp_path / "results" / "b_x4.png").read_bytes()
+        assert archive.read("b_x4.png") == result(run, "b_x4.png").read_bytes()
     assert [pair.size_after for pair in end.pairs] == [(24, 36), (20, 28)]
+
+
+def test_fraction_counts_tiles_and_files_that_are_done_or_have_failed(photo: Photo) -> None:
+    pair = Pair(
+        name="a",
+        result=photo(),
+        size_before=(1, 1),
+        size_after=(4, 4),
+        seconds=1.0,
+        before=photo(),
+        after=photo(),
+        preview_size=(4, 4),
+    )
+    half = Progress(phase="unet", done=2, total=4)
+    assert Snapshot(files=4).fraction == 0.0
+    assert Snapshot(files=4, progress=half).fraction == 0.125
+    assert Snapshot(files=4, progress=half, pairs=(pair,), problems=("b",)).fraction == 0.625
+    assert Snapshot(files=2, pairs=(pair,), problems=("b", "and the zip")).fraction == 1.0
 
 
 def test_one_file_needs_no_zip(make_run: MakeRun, photo: Photo) -> None:
@@ -70,7 +94,36 @@ def test_results_are_copied_to_the_kept_folder_and_replace_nothing(
     end_of(run)
     assert names(tmp_path / "kept") == ["a_x4.png", "a_x4_2.png", "b_x4.png"]
     assert (tmp_path / "kept" / "a_x4.png").read_bytes() == b"older"
-    assert (tmp_path / "kept" / "b_x4.png").read_bytes() == (tmp_path / "results" / "b_x4.png").read_bytes()
+    assert (tmp_path / "kept" / "b_x4.png").read_bytes() == result(run, "b_x4.png").read_bytes()
+
+
+def test_each_run_has_folders_that_nobody_can_guess(make_run: MakeRun, photo: Photo, tmp_path: Path) -> None:
+    """Two visitors with files of one name: neither the results nor the previews of one are the other's."""
+    runs = [make_run(photo(folder="one")), make_run(photo(width=8, folder="two"))]
+    for run in runs:
+        run.start()
+    pairs = [end_of(run).pairs[0] for run in runs]
+    assert [pair.result.name for pair in pairs] == ["photo_x4.png"] * 2
+    for part in ("result", "before", "after"):
+        paths = [getattr(pair, part) for pair in pairs]
+        assert len({path.parent for path in paths}) == 2
+        assert all(len(path.parent.name) == 32 and path.parent.parent.parent == tmp_path for path in paths)
+        assert all(path.parent.stat().st_mode & 0o077 == 0 for path in paths)
+
+
+def test_no_room_is_told_and_nothing_is_computed(make_run: MakeRun, photo: Photo, engine: HeldEngine) -> None:
+    asked: list[int] = []
+
+    def refuse(wanted: int) -> None:
+        asked.append(wanted)
+        raise ImageFileError("There is no room.")
+
+    run = make_run(photo())
+    run = replace(run, workplace=replace(run.workplace, make_room=refuse))
+    run.start()
+    assert end_of(run).problems == ("'photo.png': There is no room.",)
+    assert asked == [24 * 36 * 8]
+    assert engine.tiles == 0
 
 
 def test_stop_ends_within_one_tile_and_leaves_no_half_file(

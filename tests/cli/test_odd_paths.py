@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from dfosd_core import files
-from dfosd_core.errors import escaped
+from dfosd_core.errors import printable
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
@@ -115,8 +115,8 @@ def test_control_characters_in_a_name_are_escaped(run: Run, folder: Path) -> Non
 
 
 def test_escaped_is_printable_and_leaves_names_alone() -> None:
-    assert escaped("\u6771\u4eac\u3000\u99c5 caf\u00e9") == "\u6771\u4eac\u3000\u99c5 caf\u00e9"
-    assert escaped("a\x1b\n\udcff\u202e") == "a\\x1b\\n\\udcff\\u202e"
+    assert printable("\u6771\u4eac\u3000\u99c5 caf\u00e9") == "\u6771\u4eac\u3000\u99c5 caf\u00e9"
+    assert printable("a\x1b\n\udcff\u202e") == "a\\x1b\\n\\udcff\\u202e"
 
 
 @contextmanager

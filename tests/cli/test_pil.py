@@ -120,6 +120,34 @@ def test_tensors_are_rounded_and_cut_off() -> None:
     assert to_picture(image.half(), like=like).samples.tolist() == [[[0, 32768, 65535]]]
 
 
+def test_grey_is_the_luma_of_the_colours() -> None:
+    """Rec. 601; each weight by a colour of its own, and together they leave grey as it is."""
+    for dtype, top in ((np.uint8, 255), (np.uint16, 65535)):
+        like = Picture(samples=np.zeros((1, 4, 1), dtype))
+        image = torch.tensor([[[[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]]]])
+        expected = [round(weight * top) for weight in (0.299, 0.587, 0.114, 1.0)]
+        assert to_picture(image, like=like).samples[0, :, 0].tolist() == expected
+
+
+def test_16_bits_are_rounded_to_the_nearest() -> None:
+    like = Picture(samples=np.zeros((1, 1, 1), np.uint16))
+    for value in (1, 2, 300, 32767, 65534):
+        for part, expected in ((-0.4, value), (0.4, value), (0.6, value + 1)):
+            image = torch.full((1, 1, 1, 3), (value + part) / 65535, dtype=torch.float64).float()
+            assert to_picture(image, like=like).samples.item() == expected, (value, part)
+
+
+def test_jpeg_has_all_its_colours() -> None:
+    """Not one colour for four pixels, as most writers save: red and blue columns stay apart."""
+    samples = np.zeros((16, 16, 3), np.uint8)
+    samples[:, ::2, 0] = samples[:, 1::2, 2] = 255
+    file = io.BytesIO()
+    encode_image(file, "JPEG", Picture(samples=samples))
+    with Image.open(io.BytesIO(file.getvalue())) as image:
+        assert [layer[1:3] for layer in cast("Any", image).layer] == [(1, 1)] * 3
+        assert np.abs(np.asarray(image).astype(int) - samples).max() < 40
+
+
 def test_every_value_of_8_bits_is_what_torch_makes_of_it() -> None:
     values = np.arange(256, dtype=np.uint8).reshape(1, 256, 1)
     assert torch.equal(to_tensor(Picture(samples=values))[0, 0, :, 0], torch.arange(256).float() / 255)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 
 from dfosd_core import files
 from dfosd_core.files import copy_whole, free_path, reason_of, write_text, write_whole
+
+ROOT = Path(__file__).parents[2]
 
 
 def names(folder: Path) -> list[str]:
@@ -75,17 +79,71 @@ def test_folder_that_cannot_be_synced_does_not_matter(tmp_path: Path, monkeypatc
     assert path.read_text() == "new"
 
 
-def test_what_is_raised_before_the_rename_keeps_the_old_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("links", [True, False])
+def test_without_overwrite_what_came_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+
+        def no_links(*_: object) -> None:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+        monkeypatch.setattr(files.os, "link", no_links)
     path = tmp_path / "a.txt"
-    write_text(path, "old")
+    with write_whole(path, overwrite=False) as file:
+        file.write(b"first")
+    assert path.stat().st_nlink == 1
+    (tmp_path / "b.txt").symlink_to("nowhere")
+    for taken in (path, tmp_path / "b.txt"):
+        with pytest.raises(FileExistsError), write_whole(taken, overwrite=False) as file:
+            file.write(b"second")
+    assert path.read_bytes() == b"first"
+    assert names(tmp_path) == ["a.txt", "b.txt"]
 
-    def refuse() -> None:
-        raise ValueError("no")
 
-    with pytest.raises(ValueError, match="no"), write_whole(path, refuse) as file:
-        file.write(b"new")
-    assert path.read_text() == "old"
-    assert names(tmp_path) == ["a.txt"]
+def test_planted_name_is_neither_followed_nor_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.secrets, "randbits", lambda _: 7)
+    victim, planted = tmp_path / "victim", tmp_path / ".a.txt.7.part"
+    victim.write_text("precious")
+    planted.symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        write_text(tmp_path / "a.txt", "new")
+    assert victim.read_text() == "precious"
+    assert names(tmp_path) == [".a.txt.7.part", "victim"]
+
+
+_CONTAINER = """
+import os, random, sys
+from pathlib import Path
+from dfosd_core.files import copy_as_new, write_whole
+os.getpid = lambda: 1
+random.seed(0)
+own, shared = Path(sys.argv[1]), Path(sys.argv[2])
+for k in range(60):
+    with write_whole(shared / f"{own.stem}{k}.txt") as file:
+        for _ in range(200):
+            file.write(own.stem.encode() * 50)
+    copy_as_new(own, shared / "kept")
+"""
+
+
+def test_two_containers_into_one_shared_folder_lose_and_swap_nothing(tmp_path: Path) -> None:
+    """Both are process 1 there. Neither do two that keep a picture of the same name replace each other's."""
+    (tmp_path / "kept").mkdir()
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.txt").write_text(name)
+    (tmp_path / "b" / "b.txt").rename(tmp_path / "b" / "a.txt")
+    both = [tmp_path / "a" / "a.txt", tmp_path / "b" / "a.txt"]
+    command = [sys.executable, "-c", _CONTAINER.replace("own.stem", "own.read_text()")]
+    running = [subprocess.Popen([*command, str(own), str(tmp_path)], cwd=ROOT) for own in both]
+    assert [process.wait(60) for process in running] == [0, 0]
+    for name in "ab":
+        for k in range(60):
+            assert (tmp_path / f"{name}{k}.txt").read_text() == name * 10000
+    kept = [path.read_text() for path in (tmp_path / "kept").iterdir()]
+    assert sorted(kept) == ["a"] * 60 + ["b"] * 60
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_writers_into_one_folder_do_not_meet(tmp_path: Path) -> None:

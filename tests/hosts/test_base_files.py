@@ -293,7 +293,7 @@ def test_damaged_files_are_named(tmp_path: Path, host: DiffusersHost) -> None:
         ("e.ckpt", good.read_bytes()[:5000]),
     ):
         (tmp_path / name).write_bytes(content)
-        refused(tmp_path / name, rf"'{name}' is damaged or no model file|'{name}' holds more than tensors")
+        refused(tmp_path / name, rf"'{name}' is damaged or no model file")
 
 
 class Sneaky:
@@ -304,7 +304,7 @@ class Sneaky:
 
 
 def test_pickle_that_could_run_code_is_not_opened(tmp_path: Path) -> None:
-    message = r"which could run code when opened, so it was not\. Give the \.safetensors"
+    message = r"found _?warnings\.warn, which was not loaded or run"
     torch.save({"state_dict": {}, "sneaky": Sneaky()}, tmp_path / "zip.ckpt")
     (tmp_path / "plain.ckpt").write_bytes(pickle.dumps({"state_dict": Sneaky()}, protocol=2))
     with warnings.catch_warnings():

@@ -20,7 +20,7 @@ from dfosd_core.hosts.own import OwnHost, load_default
 from dfosd_core.lora.file import DfosdLora
 from dfosd_core.networks import streamed_vae
 from dfosd_core.pipeline import Progress, UpscaleSettings, upscale
-from dfosd_core.tiles.size import TileSize
+from dfosd_core.tiles.size import TileSettings, TileSize
 
 SETTINGS = UpscaleSettings(color_fix="none")
 TOLERANCE = 1e-4
@@ -142,3 +142,22 @@ def test_tiles_are_proposed_for_what_does_not_see_all_only() -> None:
     assert host.auto_tiles(512, 512).decode == TileSize(0, 0)
     assert host.auto_tiles(2048, 1024).encode.parts == 8
     assert embedded.auto_tiles(4096, 4096).decode == TileSize(768, 160)
+
+
+def test_overlaps_of_the_small_base_are_three_times_what_its_networks_see() -> None:
+    """38, 168 and 52 pixels around each (`OwnHost.auto_tiles`): so tiles are exact."""
+    tiles = load_default()[0].auto_tiles(4096, 4096)
+    expected = TileSettings(encode=TileSize(768, 128), unet=TileSize(2048, 512), decode=TileSize(768, 160))
+    assert tiles == expected
+    sees = {"encode": 38, "unet": 168, "decode": 52}
+    for stage, around in sees.items():
+        overlap = getattr(tiles, stage).overlap
+        assert 3 * around <= overlap < 3 * around + 16
+
+
+def test_unet_of_sd_has_no_tiles_up_to_a_square_of_1536() -> None:
+    host, _ = tiny()
+    for size in ((1536, 1536), (768, 3072), (512, 512)):
+        assert host.auto_tiles(*size).unet == TileSize(0, 0)
+    for size in ((1536, 1544), (1544, 1536), (768, 3080)):
+        assert host.auto_tiles(*size).unet == TileSize(768, 192)

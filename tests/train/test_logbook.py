@@ -33,6 +33,25 @@ def test_rows_are_on_disk_at_once_and_read_back(tmp_path: Path) -> None:
     book.close()
 
 
+def test_damaged_rows_are_left_out_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """A good checkpoint is not lost over them."""
+    rows = [
+        '{"step": 10, "loss/mse": 0.5}',
+        '{"step": 20, "lo',
+        "\\0\\0",
+        "[1]",
+        "5",
+        '{"loss/mse": 1}',
+        '{"step": "x"}',
+    ]
+    rows += ['{"step": 30, "loss/mse": "x"}', "[" * 9999, "9" * 5000, '{"step": 40, "loss/mse": null}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*rows, ""]))
+    book = Logbook(tmp_path, 40)
+    book.log(50, {"loss/mse": 0.25})
+    book.close()
+    assert steps(tmp_path) == [10, 40, 50]
+
+
 def test_resume_drops_later_rows_and_a_torn_last_line(tmp_path: Path) -> None:
     book = Logbook(tmp_path, 0)
     for step in (10, 20, 30, 40):

@@ -19,6 +19,7 @@ from PIL import Image
 from support.training_runs import accelerator, config, differences, saved, train, trainer
 
 from dfosd_core.errors import ConfigError
+from dfosd_core.files import folder_locked
 from train_tools.data.crops import CropDataset, MicroBatchSampler, batches
 from train_tools.data.photos import PhotoFolder
 from train_tools.loop import checkpoint, stopping
@@ -175,6 +176,46 @@ def photos(tmp_path: Path) -> Path:
     torn = (folder / "c.png").read_bytes()
     (folder / "c.png").write_bytes(torn[: len(torn) // 2])
     return folder
+
+
+def test_photograph_that_vanishes_is_named_and_passed_over(photos: Path) -> None:
+    (photos / "c.png").write_bytes((photos / "a.png").read_bytes())
+    dataset = CropDataset.open(DataConfig(photos=photos, crop=32, presets=["camera"]), 0)
+    (photos / "b.png").unlink()
+    said: list[str] = []
+    steps = list(batches(dataset, MicroBatchSampler(steps=6, batch_size=4, micro_batch=2), 0, said.append))
+    assert len(steps) == 6
+    assert len(said) == 1
+    assert "b.png" in said[0]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
+def test_second_run_into_the_same_folder_is_refused_and_harms_nothing(
+    material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    train(config(material, out, optim={"steps": 2}))
+    (out / ".checkpoint.pt.1.part").write_bytes(b"half, of the one that is at it")
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config(material, out, optim={"steps": 4})))
+    with folder_locked(out, ConfigError("")):
+        assert main(["--config", str(file)]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == f"train: Another run is training into '{out}'. Wait for its end, or set another run.out."
+    assert before == {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with folder_locked(out, ConfigError("")):
+        pass  # the lock is gone with its run
+
+
+def test_folder_that_cannot_be_made_is_one_line(
+    material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config(material, tmp_path / "file" / "out")))
+    assert main(["--config", str(file)]) == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("train: '")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
+from support.fuzz.changes import odd_bytes
+from support.fuzz.kinds import pictures
 from support.tiny_models import random_lora, tiny_host
 
 from dfosd_core.image_files.metadata import ImageMetadata
@@ -130,6 +133,70 @@ def test_route_says_what_is_wrong(
         api.upscale(text, "automatic", "automatic", settings)
     assert caught.value.status_code == 422
     assert words in caught.value.detail
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) show\n%%EOF\n"
+
+
+def test_route_opens_no_format_that_starts_a_program(
+    run: Any, face: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow hands EPS to Ghostscript."""
+
+    def start(*_: Any, **__: Any) -> None:
+        pytest.fail("a program was started")
+
+    monkeypatch.setattr("subprocess.Popen", start)
+    api = face("api")
+    for data in (EPS, b"\xc5\xd0\xd3\xc6" + EPS):
+        with pytest.raises(api.HTTPException, match="is damaged or not a PNG") as caught:
+            api.upscale(base64.b64encode(data).decode(), "automatic", "automatic", {})
+        assert caught.value.status_code == 422
+
+
+def test_16_bit_grey_comes_back_as_it_was_and_floats_are_refused(run: Any, face: Callable[[str], Any]) -> None:
+    """Not 55 % white, and not black."""
+    api, file = face("api"), io.BytesIO()
+    ramp = np.linspace(0, 65535, 240).astype(np.uint16).reshape(12, 20)
+    Image.fromarray(ramp).save(file, "TIFF")
+    answer = api.upscale(base64.b64encode(file.getvalue()).decode(), "automatic", "automatic", {"scale": 1})
+    result = decode_image(base64.b64decode(answer["image"]), "result")
+    assert (result.is_16_bit, result.is_grey) == (True, True)
+    assert abs(float(result.samples.mean()) - float(ramp.mean())) < 2000
+    floats = io.BytesIO()
+    Image.fromarray(ramp.astype(np.float32)).save(floats, "TIFF")
+    with pytest.raises(api.HTTPException, match="floating-point samples") as caught:
+        api.upscale(base64.b64encode(floats.getvalue()).decode(), "automatic", "automatic", {})
+    assert caught.value.status_code == 422
+
+
+def test_damaged_files_and_texts_are_422(run: Any, face: Callable[[str], Any]) -> None:
+    api, rng, answers = face("api"), Random(0), list[tuple[int, str]]()
+    for number in range(300):
+        text = base64.b64encode(odd_bytes(rng, rng.choice(list(pictures().values())))).decode()
+        if number % 10 == 0:
+            text = rng.choice((text[:-1], text + "\u4e2d", "data:," + text, "data:", "=", "\0", "\udcff" * 3))
+        try:
+            api.upscale(text, "automatic", "automatic", {"scale": 1})
+        except api.HTTPException as error:
+            answers.append((error.status_code, error.detail))
+    assert len(answers) > 100
+    assert {status for status, _ in answers} == {422}
+    assert all(detail.isprintable() for _, detail in answers)
+
+
+def test_route_tells_no_folder(run: Any, face: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    api, file = face("api"), io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    for name in ("/srv/my models/DFOSD/x.safetensors", "C:\\models\\x.safetensors", "x.safetensors"):
+
+        def refuse(*_: Any, name: str = name) -> None:
+            raise api.DfosdError(f"'{name}' is damaged. It isn't in 'models'.")
+
+        monkeypatch.setattr(api, "upscale_chosen", refuse)
+        with pytest.raises(api.HTTPException) as caught:
+            api.upscale(base64.b64encode(file.getvalue()).decode(), "automatic", "automatic", {})
+        assert caught.value.detail == "'x.safetensors' is damaged. It isn't in 'models'."
 
 
 def test_output_that_is_not_finite_is_the_routes_fault(

@@ -96,11 +96,22 @@ class Logbook:
 
 
 def read_log(path: Path) -> list[Row]:
-    """The rows of a metrics.jsonl; none without the file. A last line that a kill has torn is left out."""
+    """The rows of a metrics.jsonl; none without the file. A line that a kill or a disk has damaged is left out."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return [cast("Row", json.loads(line)) for line in lines[:-1]]  # after the last newline: nothing, or the torn one
+    return [row for line in lines[:-1] if (row := _row(line))]  # after the last newline: nothing, or a torn line
+
+
+def _row(line: str) -> Row | None:
+    """None for what is no row: a step, and numbers."""
+    try:
+        row: object = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    entries = cast("Row", row) if isinstance(row, dict) else {}
+    are_numbers = all(value is None or type(value) in (int, float) for value in entries.values())
+    return entries if are_numbers and type(entries.get("step")) is int else None
 
 
 class Meter:

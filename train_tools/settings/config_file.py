@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -19,7 +20,7 @@ import yaml
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentError, ArgumentParser
 
-from dfosd_core.errors import ConfigError
+from dfosd_core.errors import ConfigError, one_line
 
 from .config import TrainConfig, plain_config, plain_values
 from .resume_policy import RULES
@@ -90,7 +91,7 @@ def _read(path: Path) -> Iterator[tuple[str, Any]]:
         raise ConfigError(f"{path}: expected sections ({', '.join(SECTIONS)}), found {found}.")
     for section, values in cast("Mapping[str, Any]", tree).items():
         if section not in SECTIONS:
-            raise ConfigError(f"{path}: {section}: no such section.{_meant(section)}")
+            raise ConfigError(f"{path}: {one_line(section, 80)}: no such section.{_meant(section)}")
         if values is not None and not isinstance(values, Mapping):
             raise ConfigError(f"{path}: {section}: expected settings below it, found {_found(values)}.")
         for field, value in cast("Mapping[str, Any]", values or {}).items():
@@ -100,7 +101,7 @@ def _read(path: Path) -> Iterator[tuple[str, Any]]:
 def _put(tree: Tree, name: str, value: Any, source: str) -> None:
     """Set one value. Each is parsed alone: quicker than all at once, and an error is about it."""
     if name not in TYPES:
-        raise ConfigError(f"{source}: {name}: no such setting.{_meant(name)}")
+        raise ConfigError(f"{source}: {one_line(name, 80)}: no such setting.{_meant(name)}")
     section, field = name.split(".")
     hint = TYPES[name]
     wrong = ConfigError(f"{source}: {name}: expected {_words(hint)}, found {_found(value)}.")
@@ -140,7 +141,13 @@ def _words(hint: Any) -> str:
 
 
 def _found(value: Any) -> str:
-    return "nothing" if value is None else repr(value)
+    """In short: a few aliases of YAML make a value that is endless when it is written out."""
+    return "nothing" if value is None else one_line(_BRIEF.repr(value))
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 100
+_BRIEF.maxlevel, _BRIEF.maxdict = 3, 8
 
 
 _SCALARS = {
@@ -184,6 +191,8 @@ def parse_yaml(text: str, source: str) -> Any:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         where = f", line {mark.line + 1}" if mark is not None else ""
         raise ConfigError(f"{source}{where}: expected YAML, but {' '.join(problem.split())}.") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists in lists
+        raise ConfigError(f"{source}: expected YAML of settings, but {one_line(str(error))}.") from error
 
 
 def main() -> None:
