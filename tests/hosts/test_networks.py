@@ -153,7 +153,7 @@ def test_weights_loaded_in_inference_mode_can_be_merged_outside_of_it() -> None:
         ("unet", {"addition_embed_type": "text_time"}, "is an SDXL, unCLIP or other model"),
         ("unet", {"transformer_layers_per_block": [1, 2]}, r"transformer_layers_per_block is \[1, 2\], expected 1"),
         ("unet", {"only_cross_attention": True}, "only_cross_attention is True, expected False"),
-        ("unet", {"layers_per_block": [1, 1]}, r"layers_per_block is \[1, 1\], expected one whole number"),
+        ("unet", {"layers_per_block": [1, 1]}, r"layers_per_block is \[1, 1\], expected a whole number from 1 to 16"),
         ("unet", {"down_block_types": ["CrossAttnDownBlock2D", "AttnDownBlock2D"]}, "expected one of DownBlock2D, Cr"),
         ("unet", {"up_block_types": ["UpBlock2D", "UpBlock2D"]}, "expected attention at the same levels"),
         ("vae", {"use_quant_conv": False}, "use_quant_conv is False, expected True"),
