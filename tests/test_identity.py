@@ -11,7 +11,7 @@ from torch import nn
 from dfosd_core.lora.names import LORA_TARGETS
 from dfosd_core.networks.complexity import ArchitectureReport, sd21_models, sd21_report
 from dfosd_core.networks.vae import Vae
-from dfosd_core.networks.winograd import Conv3x3
+from dfosd_core.networks.winograd import WinogradConv2d
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_thop_itself_counts_the_papers_figures(with_lora: bool, macs: str, repor
             unet = peft.inject_adapter_in_model(config, unet)
     inputs = (torch.empty(1, 3, 512, 512, device="meta"), torch.empty(1, 77, 1024, device="meta"))
     # thop knows torch's own classes only.
-    kinds = {Conv3x3: thop.vision.basic_hooks.count_convNd}
+    kinds = {WinogradConv2d: thop.vision.basic_hooks.count_convNd}
     operations, parameters = thop.profile(_Whole(unet, vae), inputs=inputs, custom_ops=kinds, verbose=False)
     assert f"{operations / 1e9:.2f}" == macs
     expected = report.thop_parameters - (0 if with_lora else report.lora_parameters)

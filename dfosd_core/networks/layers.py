@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .norms import MakeNorm
-from .winograd import Conv3x3
+from .winograd import WinogradConv2d
 
 # Above this many output values nearest upsampling in channels-last order fails on CUDA (pytorch issue 141831).
 _LARGEST_MAP = 2**31
@@ -34,10 +34,10 @@ class Resnet(nn.Module):
     def __init__(self, inputs: int, outputs: int, norm: MakeNorm, time_width: int | None = None) -> None:
         super().__init__()
         self.norm1 = norm(inputs)
-        self.conv1 = Conv3x3(inputs, outputs)
+        self.conv1 = WinogradConv2d(inputs, outputs, 3, padding=1)
         self.time_emb_proj = None if time_width is None else nn.Linear(time_width, outputs)
         self.norm2 = norm(outputs)
-        self.conv2 = Conv3x3(outputs, outputs)
+        self.conv2 = WinogradConv2d(outputs, outputs, 3, padding=1)
         self.conv_shortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
         self.folded: FirstHalf | None = None
 

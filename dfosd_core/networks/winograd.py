@@ -29,17 +29,19 @@ _KERNEL = (
 )
 
 
-class Conv3x3(nn.Conv2d):
-    """torch's convolution of stride 1 that keeps the map's size, and takes the shorter way where that pays."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3, padding=1)
+class WinogradConv2d(nn.Conv2d):
+    """torch's convolution, which takes the shorter way where it is 3x3 and keeps the map's size, and where that pays."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
-        if not _pays(input, weight):
+        if not (_pays(input, weight) and self._keeps_size()):
             return super()._conv_forward(input, weight, bias)
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
         return torch.cat([conv3x3(x, weight, bias, mode) for x in input.split(1)])
+
+    def _keeps_size(self) -> bool:
+        return (
+            self.kernel_size == (3, 3) and self.padding == self.stride == self.dilation == (1, 1) and self.groups == 1
+        )
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:

@@ -12,7 +12,7 @@ import cv2
 import pytest
 from comfy_graph import BASE, EMBEDDED, LORA, Graph
 from comfy_process import ROOT
-from PIL import Image
+from PIL import Image, ImageChops
 from slider_scenario import FRAMES, film, load, missing_nodes, wait_for_page
 from support.chromium import Browser
 
@@ -71,7 +71,9 @@ def page(graph: Graph, base: Path) -> Iterator[Browser]:
 
 def run(page: Browser, graph: Graph, path: Path) -> dict[str, tuple[int, ...]]:
     """Open a workflow and run it; the files it has saved, with width, height and, of films, the number of frames."""
-    output = graph.process.base / "output"
+    output, example = graph.process.base / "output", graph.process.base / "input" / "example.png"
+    with Image.open(example) as image:  # another picture each time: the host would save the same one only once
+        ImageChops.offset(image, 1).save(example)
     for file in list(output.rglob("dfosd_*")):
         file.unlink()
     load(page, json.loads(path.read_text("utf-8")), path.stem)

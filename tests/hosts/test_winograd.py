@@ -10,7 +10,7 @@ from dfosd_core.networks import winograd
 from dfosd_core.networks.borders import repeat_borders
 from dfosd_core.networks.layers import Resnet
 from dfosd_core.networks.norms import norms
-from dfosd_core.networks.winograd import Conv3x3, conv3x3
+from dfosd_core.networks.winograd import WinogradConv2d, conv3x3
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-def layer(inputs: int, outputs: int, *, repeat: bool = False) -> Conv3x3:
+def layer(inputs: int, outputs: int, *, repeat: bool = False) -> WinogradConv2d:
     torch.manual_seed(0)
-    conv = Conv3x3(inputs, outputs)
+    conv = WinogradConv2d(inputs, outputs, 3, padding=1)
     if repeat:
         repeat_borders(nn.Sequential(conv))
     return conv
@@ -62,13 +62,29 @@ def test_without_bias_and_in_any_memory_order() -> None:
         (layer(256, 255), torch.randn(1, 256, 64, 64), False),
         (layer(256, 256), torch.randn(1, 256, 63, 64), False),
         (layer(256, 256), torch.randn(1, 256, 64, 64), True),
+        (WinogradConv2d(256, 256, 1), torch.randn(1, 256, 64, 64), False),
+        (WinogradConv2d(256, 256, 3), torch.randn(1, 256, 66, 66), False),
+        (WinogradConv2d(256, 256, 3, stride=2, padding=1), torch.randn(1, 256, 64, 64), False),
+        (WinogradConv2d(256, 256, 3, padding=1, groups=2), torch.randn(1, 256, 64, 64), False),
     ],
-    ids=["bfloat16", "float64", "few channels", "small map", "with gradients"],
+    ids=[
+        "bfloat16",
+        "float64",
+        "few channels",
+        "small map",
+        "with gradients",
+        "1x1",
+        "no padding",
+        "stride 2",
+        "groups",
+    ],
 )
-def test_elsewhere_it_is_torch_s_own(conv: Conv3x3, x: Tensor, grad: bool, counted: list[tuple[int, ...]]) -> None:
+def test_elsewhere_it_is_torch_s_own(
+    conv: WinogradConv2d, x: Tensor, grad: bool, counted: list[tuple[int, ...]]
+) -> None:
     with torch.set_grad_enabled(grad):
         found = conv(x)
-        expected = nn.functional.conv2d(x, conv.weight, conv.bias, padding=1)
+        expected = nn.functional.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups)
     assert not counted
     assert torch.equal(found, expected)
 
