@@ -30,7 +30,7 @@ _KERNEL = (
 
 
 class WinogradConv2d(nn.Conv2d):
-    """torch's convolution, which takes the shorter way where it is 3x3 and keeps the map's size, and where that pays."""
+    """torch's convolution, which takes the shorter way where it is 3x3, keeps the map's size, and that pays."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
         if not (_pays(input, weight) and self._keeps_size()):
