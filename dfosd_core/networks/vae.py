@@ -105,6 +105,15 @@ class Decoder(Half):
     def layers(self) -> list[nn.Module]:
         return [*self.mid_block.layers(), *_in_order(self.up_blocks)]
 
+    def last(self, x: Tensor) -> Tensor:
+        """In float32: the picture's own steps are finer than a 16-bit format's near white. It takes no longer."""
+        if x.dtype == torch.float32:
+            return super().last(x)
+        conv, h = self.conv_out, activated(self.conv_norm_out, x).float()
+        assert conv.bias is not None
+        # The layer knows how it pads: with zeros, or with what is at the border.
+        return conv._conv_forward(h, conv.weight.float(), conv.bias.float())  # pyright: ignore[reportPrivateUsage]
+
 
 def _levels(widths: Sequence[int], layers: int, norm: MakeNorm, name: str, step: MakeStep) -> nn.ModuleList:
     """Each level is residual blocks and, but for the last, under `name` the step to the next size."""

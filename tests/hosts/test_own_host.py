@@ -44,7 +44,7 @@ def unmerged_eps(host: DiffusersHost, lora: DfosdLora) -> Callable[[Tensor, int,
 
             def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, pair: LoraPair = pair) -> Tensor:
                 if isinstance(layer, nn.Conv2d):
-                    low = nn.functional.conv2d(inputs[0], pair.down, stride=layer.stride, padding=layer.padding)
+                    low = layer._conv_forward(inputs[0], pair.down, None)  # with its stride and padding
                     return output + strength * pair.alpha / pair.rank * nn.functional.conv2d(low, pair.up)
                 return output + strength * pair.alpha / pair.rank * (inputs[0] @ pair.down.T @ pair.up.T)
 
