@@ -39,6 +39,8 @@ OTHERS = ("bicubic", "SPAN")
 FLAT_PX = 96
 FLAT_PLACES = 20
 STEP_PX = 16
+ROUNDING = 1 / 255**2 / 12
+"""Energy of what rounding to 8 bits leaves; no file can be told to be flatter, so both sides of a ratio have it."""
 BRIGHTNESS = (0.05, 0.95)
 """Mean of a place that counts as sky or wall: what is cut off at black or white says nothing."""
 
@@ -112,7 +114,8 @@ def colours_and_flat_areas(folder: Path, method: Method, sheet: Path | None) -> 
         pair = pairs.read(place.name)
         assert isinstance(pair, Pair)
         crops = [place.crop(bicubic(pair)), made[place.name], place.crop(pair.x_hr)]
-        ratios.append(float(fine(crops[1]).square().mean() / fine(crops[2]).square().mean()))
+        ours, originals = (float(fine(crop).square().mean()) + ROUNDING for crop in crops[1:])
+        ratios.append(ours / originals)
         rows.append(SheetRow(images=[stretched(c) for c in crops], captions=[place.name[:40], f"x{ratios[-1]:.2f}"]))
     over = sum(ratio > 1.5 for ratio in ratios)
     yield (

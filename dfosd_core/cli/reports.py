@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ..files import reason_of
 from .conveyor import Outcome
 from .plan import Job
 from .progress import Bars
+from .stopping import held_back
 
 
 class Reports:
@@ -24,12 +24,13 @@ class Reports:
 
     def add(self, outcome: Outcome) -> None:
         """Count it, and say what can be said now. A second time for the same image changes nothing."""
-        if outcome.job not in self._found:
-            self._bars.count()
-        self._found[outcome.job] = outcome
-        while self._said < len(self._jobs) and self._jobs[self._said] in self._found:
-            self._say(self._found[self._jobs[self._said]])
-            self._said += 1
+        with held_back():  # or a stop between a line and its count would have it said again
+            if outcome.job not in self._found:
+                self._bars.count()
+            self._found[outcome.job] = outcome
+            while self._said < len(self._jobs) and self._jobs[self._said] in self._found:
+                self._say(self._found[self._jobs[self._said]])
+                self._said += 1
 
     def close(self) -> None:
         """After a stop: say what still waits."""
@@ -64,14 +65,4 @@ class Reports:
         elif not self._quiet:
             height, width = outcome.size
             what = f"{width}x{height}, {outcome.seconds:.1f} s"
-            self._say_done(f"{outcome.job.source} -> {outcome.job.target} ({what})")
-
-    def _say_done(self, line: str) -> None:
-        """Where that cannot be written, the images are made all the same, and the exit code tells."""
-        try:
-            self._bars.say(line, sys.stdout)
-        except BrokenPipeError:
-            raise  # nobody waits for more
-        except OSError as error:
-            self._quiet = True
-            self.note(f"standard output: {reason_of(error)}. The images are made without a word.")
+            self._bars.say(f"{outcome.job.source} -> {outcome.job.target} ({what})", sys.stdout)

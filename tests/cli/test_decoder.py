@@ -59,7 +59,6 @@ def test_what_does_not_fit_is_one_line(
             "'taesd_decoder.pth' is TAESD's light decoder: it takes the place of the VAE's decoder and is no LoRA. "
             "Give it as the decoder (--decoder).",
         ),
-        ("--pixel-strength", "0.5"): (2, "Expected no pixel_strength with this LoRA of DFOSD, found 0.5"),
     }
     for words, (code, message) in cases.items():
         assert main(["upscale", str(photo), "-o", str(tmp_path / "x.png"), "--device", "cpu", *words]) == code

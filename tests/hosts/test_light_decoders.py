@@ -119,10 +119,11 @@ def test_other_bases_and_loras_on_the_decoder_are_refused(tmp_path: Path) -> Non
         load_models(ModelChoice(decoder=str(path)), torch.device("cpu"))
     host = LightHost(sd_host(), read_decoder(path))
     _, lora = load_default()
+    metadata = dataclasses.replace(lora.metadata, parts={})
     pair = LoraPair(down=torch.zeros(1, 4, 3, 3), up=torch.zeros(32, 1, 1, 1), alpha=1.0)
     for layer in ("lora_vae_decoder_conv_in", "lora_vae_post_quant_conv"):
         with pytest.raises(LoraMismatchError, match="changes the VAE's decoder, in whose place TAESD would run"):
-            host.lora(dataclasses.replace(lora, pairs={layer: pair}), 1.0)
+            host.lora(dataclasses.replace(lora, pairs={layer: pair}, metadata=metadata), 1.0)
 
 
 def test_work_is_what_the_page_says() -> None:
