@@ -88,7 +88,11 @@ def settle(page: Browser) -> None:
 
 
 def load(page: Browser, workflow: dict[str, Any], name: str) -> None:
-    page.js(f"app.loadGraphData({json.dumps(workflow)}, true, true, {json.dumps(name)})")
+    # Not awaited: of a fresh page in Nodes 2.0 the promise is sometimes forgotten, though the workflow is opened.
+    page.js(f"void app.loadGraphData({json.dumps(workflow)}, true, true, {json.dumps(name)})")
+    settle(page)
+    count = len(workflow["nodes"])
+    assert ends_at(page, count, "app.graph.nodes.length") == count
     page.js("app.canvas.ds.scale = 0.8; app.canvas.ds.offset = [60, 20]; app.canvas.setDirty(true, true)")
     settle(page)
 
