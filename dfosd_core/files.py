@@ -133,10 +133,9 @@ def make_folder(folder: Path, error: type[DfosdError]) -> None:
 
 def check_folder(folder: Path, error: type[DfosdError]) -> None:
     """Raises `error`, one line, if no file can be made in it. Only trying tells: rights are not all that counts."""
-    part = folder / f".dfosd.{secrets.randbits(40)}.part"
     try:
-        part.touch()
-        part.unlink()
+        with _part_of(folder / "dfosd"):
+            pass
     except OSError as reason:
         raise error(f"Nothing can be written into the folder '{folder}': {reason_of(reason)}.") from reason
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -16,6 +17,8 @@ COLOR_FIX_NAMES = ("wavelet", "adain", "lab", "none")
 """Each is a function of this name in `color_fix.py`."""
 FIT_NAMES = ("crop", "pad")
 
+RESULT_NAME = re.compile(r"(.+)_(?:x\d+(?:\.\d+)?|(?:long|short)\d+|\d+(?:\.\d+)?mp|\d+x\d+(?:crop|pad))")
+"""The stem of a result of any size: `UpscaleSettings.size_name` behind its input's stem."""
 _EDGE = {"min": 1, "max": 65536, "step": 8}
 _TILE = {"min": 0, "max": 8192, "step": 64}
 
@@ -67,14 +70,14 @@ class UpscaleSettings:
     )
     strength: float = _setting(
         1.0,
-        "Fidelity or realism: strength of the LoRA, of PiSA-SR its semantic one. 1: as trained, 0: without it.",
+        "Fidelity or realism: strength of the LoRA, or of the second of its two parts. 1: as trained, 0: without it.",
         min=0.0,
         max=2.0,
         step=0.05,
     )
     pixel_strength: float | None = _setting(
         None,
-        "PiSA-SR only: strength of its pixel LoRA, by its exact rule, which calls the UNet twice.",
+        "LoRAs of two parts only: strength of the first, by PiSA-SR's exact rule, which calls the UNet twice.",
         min=0.0,
         max=2.0,
         step=0.05,

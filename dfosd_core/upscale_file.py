@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .errors import DfosdError, NumericError, printable
 from .files import reason_of
+from .image_files import QUALITY
 
 if TYPE_CHECKING:
     import torch
@@ -61,14 +62,14 @@ def read_source(source: Path, target: Path, settings: UpscaleSettings) -> Pictur
     return picture
 
 
-def write_result(target: Path, larger: Picture, *, overwrite: bool = False, quality: int | None = None) -> None:
+def write_result(target: Path, larger: Picture, *, overwrite: bool = False, quality: int = QUALITY) -> None:
     """Write `target`, whole or not at all. Raises ImageFileError, one line, also if it exists by now.
 
-    `quality`: of JPEG, WebP and AVIF, 1 to 100; None: `image_files.write.QUALITY`.
+    `quality`: of JPEG, WebP and AVIF, 1 to 100.
     """
-    from .image_files.write import QUALITY, write_image
+    from .image_files.write import write_image
 
-    write_image(target, larger, overwrite=overwrite, quality=quality or QUALITY)
+    write_image(target, larger, overwrite=overwrite, quality=quality)
 
 
 def upscale_picture(

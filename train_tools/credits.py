@@ -18,6 +18,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dfosd_core.errors import ConfigError, DfosdError
@@ -87,7 +88,10 @@ def credits_page(rows: Sequence[Row]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "/").split()) or "not stated"
+    with suppress(UnicodeError):
+        text = text.encode("latin-1").decode()  # of a name that was UTF-8 and has been read as Latin-1
+    text = "".join(c for c in text.replace("|", "/") if c.isprintable() or c.isspace())  # EXIF ends names with a NUL
+    return " ".join(text.split()) or "not stated"
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..image_files import FORMAT_NAMES, FORMATS
+from ..image_files import FORMAT_NAMES, FORMATS, QUALITY
 from ..settings import UpscaleSettings
 from .launched import Launch
 
@@ -53,9 +53,9 @@ def settings_of(given: argparse.Namespace) -> UpscaleSettings:
     return UpscaleSettings.from_values({name: value for name, value in vars(given).items() if name in names})
 
 
-def quality_of(given: argparse.Namespace) -> int | None:
+def quality_of(given: argparse.Namespace) -> int:
     """Raises ConfigError for a quality that is none."""
-    if given.quality is not None and not 1 <= given.quality <= 100:
+    if not 1 <= given.quality <= 100:
         raise ConfigError(f"--quality {given.quality}: expected 1 to 100.")
     return given.quality
 
@@ -98,7 +98,11 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
         help="of all results; same: each as its input is, PNG where that cannot be written (default: png)",
     )
     parser.add_argument(
-        "--quality", type=int, metavar="N", help="of JPEG, WebP and AVIF (1 to 100, default 95)", default=None
+        "--quality",
+        type=int,
+        metavar="N",
+        default=QUALITY,
+        help=f"of JPEG, WebP, AVIF (1 to 100, default {QUALITY})",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
     parser.add_argument("--quiet", action="store_true", help="report failures only")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +11,9 @@ from pathlib import Path
 from ..errors import ConfigError, ImageFileError
 from ..files import check_folder, make_folder, reason_of
 from ..image_files import FORMATS, format_suffix
-from ..settings import UpscaleSettings
+from ..settings import RESULT_NAME, UpscaleSettings
 from .inputs import Source, find_sources, identity, is_file, is_folder
 
-_RESULT_STEM = re.compile(r"(.+)_(?:x\d+(?:\.\d+)?|long\d+|short\d+)")
-"""The name of a result, whatever its size: `UpscaleSettings.size_name` behind its input's."""
 _NAMED = 5
 """So many files are named in a line, the others counted."""
 
@@ -100,7 +97,7 @@ def _without_results(sources: list[Source], plan: Plan) -> list[Source]:
 
 def _origin(path: Path) -> tuple[Path, str] | None:
     """Folder and stem of the image of which this would be a result."""
-    match = _RESULT_STEM.fullmatch(path.stem)
+    match = RESULT_NAME.fullmatch(path.stem)
     return (path.parent, match[1]) if match and path.suffix.lower() in FORMATS else None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..image_files import QUALITY
 from ..settings import ModelChoice, UpscaleSettings
 from .conveyor import Outcome, Steps, convey
 from .plan import Job
@@ -26,7 +27,7 @@ class Task:
     settings: UpscaleSettings
     choice: ModelChoice
     overwrite: bool = False
-    quality: int | None = None
+    quality: int = QUALITY
     """Of lossy formats."""
     sharing: int = 1
     """How many processes share this machine's processor cores."""

@@ -24,6 +24,8 @@ FORMATS = {
 }
 """Ending of an output, in lower case -> Pillow's name of the format."""
 
+QUALITY = 95
+"""Of JPEG, WebP and AVIF, from 1 to 100: what was just restored should not be blurred again."""
 SAME = "same"
 FORMAT_NAMES = (SAME, "png", "jpg", "webp", "avif", "tiff")
 """What a whole folder can be written as."""

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from ..errors import ImageFileError
 from ..files import reason_of, write_whole
-from . import FORMATS
+from . import FORMATS, QUALITY
 from .animation import save_animation
 from .carry import Carried, carry
 from .color_space import what_only_png_holds
@@ -33,8 +33,6 @@ MAX_AVIF_PIXELS = 16384 * 16384
 MAX_TIFF_BYTES = 4_000_000_000
 MAX_SEQUENCE_BYTES = 2_000_000_000
 """Frames and pages are in memory at once."""
-QUALITY = 95
-"""Of JPEG, WebP and AVIF: what was just restored should not be blurred again."""
 
 
 def check_target(path: Path, picture: Picture, size: tuple[int, int]) -> None:

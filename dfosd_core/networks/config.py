@@ -92,13 +92,13 @@ class UnetConfig:
         widths = _widths(name, config)
         heads = _heads(name, config, widths)
         return UnetConfig(
-            in_channels=_whole(name, config, "in_channels"),
-            out_channels=_whole(name, config, "out_channels"),
+            in_channels=_whole(name, "in_channels", config.get("in_channels")),
+            out_channels=_whole(name, "out_channels", config.get("out_channels")),
             block_out_channels=widths,
-            layers_per_block=_whole(name, config, "layers_per_block", _MOST_LAYERS),
+            layers_per_block=_whole(name, "layers_per_block", config.get("layers_per_block"), _MOST_LAYERS),
             attention_levels=attention,
             heads=heads,
-            context_dim=_whole(name, config, "cross_attention_dim"),
+            context_dim=_whole(name, "cross_attention_dim", config.get("cross_attention_dim")),
             linear_projection=_flag(name, config, "use_linear_projection", default=False),
             norm_groups=_groups(name, config, widths),
             norm_eps=_positive(name, config, "norm_eps", 1e-5),
@@ -138,9 +138,9 @@ class VaeConfig:
         if not _is_number(shift):
             raise _other(name, "shift_factor", shift, "a number")
         return VaeConfig(
-            latent_channels=_whole(name, config, "latent_channels"),
+            latent_channels=_whole(name, "latent_channels", config.get("latent_channels")),
             block_out_channels=widths,
-            layers_per_block=_whole(name, config, "layers_per_block", _MOST_LAYERS),
+            layers_per_block=_whole(name, "layers_per_block", config.get("layers_per_block"), _MOST_LAYERS),
             mid_attention=_flag(name, config, "mid_block_add_attention", default=True),
             norm_groups=_groups(name, config, widths),
             local_norm=config.get(NORM_KEY) == "affine",
@@ -182,7 +182,7 @@ def _widths(name: str, config: Config) -> tuple[int, ...]:
     widths: Any = config.get("block_out_channels")
     if not isinstance(widths, list | tuple) or not 0 < len(cast("list[Any]", widths)) <= _MOST_LEVELS:
         raise _other(name, "block_out_channels", widths, "a list of widths")
-    return tuple(_whole(name, {"block_out_channels": width}, "block_out_channels") for width in cast("Any", widths))
+    return tuple(_whole(name, "block_out_channels", width) for width in cast("Any", widths))
 
 
 def _heads(name: str, config: Config, widths: tuple[int, ...]) -> tuple[int, ...]:
@@ -190,7 +190,7 @@ def _heads(name: str, config: Config, widths: tuple[int, ...]) -> tuple[int, ...
     key = "attention_head_dim"
     stated: Any = config.get(key, 8)
     listed = list(stated) if isinstance(stated, list | tuple) else [stated] * len(widths)
-    heads = tuple(_whole(name, {key: number}, key) for number in listed)
+    heads = tuple(_whole(name, key, number) for number in listed)
     if len(heads) != len(widths) or any(width % number for width, number in zip(widths, heads, strict=True)):
         raise _other(name, key, stated, f"numbers of heads that divide the levels' {widths}")
     return heads
@@ -198,14 +198,13 @@ def _heads(name: str, config: Config, widths: tuple[int, ...]) -> tuple[int, ...
 
 def _groups(name: str, config: Config, widths: tuple[int, ...]) -> int:
     key = "norm_num_groups"
-    groups = _whole(name, {key: config.get(key, 32)}, key)
+    groups = _whole(name, key, config.get(key, 32))
     if config.get(NORM_KEY) != "affine" and any(width % groups for width in widths):
         raise _other(name, key, groups, f"a number that divides the levels' {widths}")
     return groups
 
 
-def _whole(name: str, config: Config, key: str, most: int = _MOST_WIDTH) -> int:
-    value = config.get(key)
+def _whole(name: str, key: str, value: object, most: int = _MOST_WIDTH) -> int:
     if type(value) is not int or not 1 <= value <= most:
         raise _other(name, key, value, f"a whole number from 1 to {most}")
     return value

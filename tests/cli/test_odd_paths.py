@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -88,10 +89,14 @@ def test_folder_that_may_not_be_read(run: Run, folder: Path, monkeypatch: pytest
 def test_target_that_takes_no_file_is_noticed_before_anything_is_computed(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def touch(path: Path) -> None:
-        raise OSError(30, "Read-only file system", str(path))
+    opened = Path.open
 
-    monkeypatch.setattr(Path, "touch", touch)
+    def read_only(path: Path, mode: str = "r", **rest: Any) -> Any:
+        if "x" in mode:
+            raise OSError(30, "Read-only file system", str(path))
+        return opened(path, mode, **rest)
+
+    monkeypatch.setattr(Path, "open", read_only)
     monkeypatch.setattr("dfosd_core.cli.work.run_task", lambda *_: pytest.fail("something was computed"))
     out = folder.with_name("out")
     code, said, err = run(folder, "-o", out)

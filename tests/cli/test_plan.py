@@ -207,6 +207,25 @@ def test_results_of_earlier_runs_are_no_inputs_whatever_their_size_and_format() 
     assert pairs(plan("in/a_x4.png")) == [("in/a_x4.png", "in/a_x4_x4.png")]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scale": 4.0},
+        {"scale": 1.25},
+        {"long_edge": 2048},
+        {"short_edge": 90},
+        {"megapixels": 8.0},
+        {"megapixels": 0.25},
+        {"width": 1920, "height": 1080},
+        {"width": 64, "height": 64, "fit": "pad"},
+    ],
+    ids=str,
+)
+def test_every_way_to_give_a_size_makes_a_name_that_is_known_as_a_result(settings: dict[str, Any]) -> None:
+    touch("in/a.jpg", f"in/a_{UpscaleSettings(**settings).size_name}.png")
+    assert [source for source, _ in pairs(plan("in", overwrite=True))] == ["in/a.jpg"]
+
+
 def test_input_is_never_replaced_by_its_result() -> None:
     touch("a.png")
     made = plan("a.png", output="a.png", overwrite=True)

@@ -1,4 +1,4 @@
-"""Names that cannot be written or shown, inputs that never end, and an output that takes nothing: the batch goes on."""
+"""Names that cannot be shown and inputs that never end, in every command. More of it: test_odd_paths.py."""
 
 from __future__ import annotations
 

@@ -144,7 +144,8 @@ def test_script_asks_the_network_for_nothing(path: Path) -> None:
     for asking in ("http:", "https:", "fetch", "XMLHttpRequest", "WebSocket", "sendBeacon", "import(", "eval("):
         assert asking not in text
     imported = set(re.findall(r'from "([^"]+)"', text))
-    assert imported <= {"../../../scripts/api.js", "../../../scripts/app.js", "./before_after.js"}
+    ours = {f"./{script.name}" for script in SCRIPTS}
+    assert imported <= {"../../../scripts/api.js", "../../../scripts/app.js", *ours}
 
 
 @needs_node_js
@@ -178,7 +179,9 @@ def test_size_is_by_what_is_given_and_nothing_given_is_hidden(tmp_path: Path) ->
     text = (ROOT / "web" / "js" / "size_by.js").read_text("utf-8")
     app = 'import { app } from "../../../scripts/app.js"'
     assert app in text
-    (tmp_path / "size_by.mjs").write_text(text.replace(app, "const app = { registerExtension() {} }"), "utf-8")
+    text = text.replace(app, "const app = { registerExtension() {} }").replace("./after.js", "./after.mjs")
+    (tmp_path / "size_by.mjs").write_text(text, "utf-8")
+    (tmp_path / "after.mjs").write_text((ROOT / "web" / "js" / "after.js").read_text("utf-8"), "utf-8")
     check = tmp_path / "check.mjs"
     check.write_text(
         "import { WAYS, hiddenFor, wayOf } from './size_by.mjs'\n"

@@ -77,3 +77,13 @@ def test_the_command_writes_the_page_or_one_line(
     monkeypatch.setattr(sys, "argv", [*words, "--also", str(tmp_path / "missing.tsv")])
     assert main() == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_what_cannot_be_printed_is_left_out_of_a_name() -> None:
+    row = {"file": "a.jpg", "licence": "CC0-1.0", "author": "Ann\x00", "origin": "home | away\n", "sha256": ""}
+    assert "| a.jpg | Ann | home / away |" in credits_page([row])
+
+
+def test_names_are_spelled_as_their_owners_do() -> None:
+    row = {"file": "a.jpg", "licence": "CC0-1.0", "author": "D\xe2\x80\x99Silva", "origin": "Häggström", "sha256": ""}
+    assert "| a.jpg | D\u2019Silva | Häggström |" in credits_page([row])

@@ -2,6 +2,7 @@
 
 import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
+import { after } from "./after.js"
 import { BeforeAfter } from "./before_after.js"
 
 const NODE = "DFOSDUpscale"
@@ -173,15 +174,6 @@ function show(node, output, isNew = false) {
 
 function showOutputs(outputs) {
   for (const node of allNodes()) show(node, outputs?.[locator(node)])
-}
-
-function after(prototype, name, action) {
-  const original = prototype[name]
-  prototype[name] = function (...args) {
-    const result = original?.apply(this, args)
-    action.apply(this, args)
-    return result
-  }
 }
 
 app.registerExtension({

@@ -4,6 +4,7 @@
 // workflows and requests hold no more than the numbers, and those from before this widget mean what they meant.
 
 import { app } from "../../../scripts/app.js"
+import { after } from "./after.js"
 
 const NODE = "DFOSDUpscale"
 const NAME = "size_by"
@@ -141,15 +142,6 @@ class SizeBy {
 }
 
 const made = new WeakMap()
-
-function after(object, name, action) {
-  const original = object[name]
-  object[name] = function (...args) {
-    const result = original?.apply(this, args)
-    action.apply(this, args)
-    return result
-  }
-}
 
 app.registerExtension({
   name: "DFOSD.SizeBy",
