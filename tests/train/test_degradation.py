@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from dfosd_core.images import resize
 from dfosd_core.training.degradations import DEGRADATIONS
-from dfosd_core.training.degradations.blur_kernels import Blur, Sinc
+from dfosd_core.training.degradations.blur_kernels import Blur, Sharpening, Sinc
 from dfosd_core.training.degradations.operations import Noise, compressed, filtered, noisy, resized
 from dfosd_core.training.degradations.presets import CAMERA, HEAVY
 from dfosd_core.training.degradations.real_esrgan import Draw, RoundDraw
@@ -135,7 +135,7 @@ def test_last_filter_comes_after_the_resize_and_beside_the_jpeg(jpeg_last: bool)
     """Resize and filter are one, the JPEG before or after both; everything else is neutral here."""
     x_hr, sinc = photo(1, 256, 256), Sinc(size=15, cutoff=math.pi / 3)
     draw = Draw(
-        first=quiet(), second=quiet(40, factor=0.4), final_mode="bilinear", final_sinc=sinc, jpeg_last=jpeg_last
+        first=quiet(), second=quiet(40, factor=0.4), final_mode="bilinear", final_filter=sinc, jpeg_last=jpeg_last
     )
     x = resized(compressed(x_hr, 100), (25, 25), "bicubic").clamp(0, 1)
     if jpeg_last:
@@ -160,7 +160,7 @@ def test_jpeg_quality_is_the_rounds_own() -> None:
     assert error[0] < error[1] < error[2]
     x_hr = photo(1, 256, 256)
     for a, b in ((8, 100), (100, 8)):
-        draw = Draw(first=quiet(a), second=quiet(b), final_mode="bicubic", final_sinc=None, jpeg_last=True)
+        draw = Draw(first=quiet(a), second=quiet(b), final_mode="bicubic", final_filter=None, jpeg_last=True)
         expected = compressed(resized(compressed(x_hr, a), (64, 64), "bicubic"), b)
         torch.testing.assert_close(HEAVY.apply(x_hr, draw, draws(0)), expected, rtol=0, atol=1e-6)
 
@@ -189,3 +189,28 @@ def test_camera_is_as_quiet_in_the_sky_as_elsewhere() -> None:
     sky = torch.full((1, 3, 128, 128), 0.6) + torch.linspace(0, 0.01, 128)
     x_lq = torch.cat([CAMERA(sky, draws(seed)) for seed in range(30)])
     assert (x_lq - x_lq.mean((2, 3), keepdim=True)).std() < 4 / 255
+
+
+def test_sharpening_is_unsharp_masking() -> None:
+    """A flat area stays, an edge gets brighter and darker beside it by the amount, and amount 0 does nothing."""
+    x = torch.zeros(1, 3, 32, 32)
+    x[..., 16:] = 0.5
+    x += 0.25
+    one, two = (filtered(x, Sharpening(amount=amount, sigma=1.0).kernel()) for amount in (0.5, 1.0))
+    assert torch.allclose(filtered(x, Sharpening(amount=0, sigma=1.0).kernel()), x, atol=1e-6)
+    assert torch.allclose(one[..., :8], x[..., :8], atol=1e-5)
+    over = one[0, 0, 16].max().item() - 0.75
+    assert over == pytest.approx(0.25 - one[0, 0, 16].min().item(), abs=1e-5)
+    # The first bright column: half of the step times the Gaussian's weight beyond the edge.
+    weights = np.exp(-0.5 * np.arange(-6, 7) ** 2.0)
+    assert over == pytest.approx(0.5 * 0.5 * float((weights[:6]).sum() / weights.sum()), abs=1e-4)
+    torch.testing.assert_close(two - x, 2 * (one - x), rtol=0, atol=1e-5)
+
+
+def test_camera_sharpens_and_the_others_do_not() -> None:
+    drawn = [CAMERA.draw(draws(k)).final_filter for k in range(300)]
+    amounts = [f.amount for f in drawn if isinstance(f, Sharpening)]
+    assert len(amounts) == 300
+    low, high = CAMERA.final_sharpening or (0, 0)
+    assert min(amounts) < low + 0.05 < high - 0.05 < max(amounts)
+    assert not any(isinstance(HEAVY.draw(draws(k)).final_filter, Sharpening) for k in range(50))

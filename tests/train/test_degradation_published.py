@@ -47,6 +47,8 @@ PUBLISHED: dict[str, Numbers] = {
     "JPEG, round 2: quality": (30, 95),
     "final sinc: probability": (0.8,),
     "final sinc: cut-off over pi": (1 / 3, 1),
+    "sharpening in its place: amount": (0, 0),
+    "sharpening: sigma in pixels of x_lq": (),
 }
 
 
@@ -80,6 +82,8 @@ def numbers_of(preset: RealEsrgan) -> dict[str, Numbers]:
         b.jpeg_quality,
         (preset.final_sinc_probability,),
         (edge / math.pi for edge in blur_kernels.SINC_CUTOFF),
+        preset.final_sharpening or (0, 0),
+        blur_kernels.SHARPENING_SIGMA if preset.final_sharpening else (),
     )
     assert a.kernel_sizes == b.kernel_sizes
     return {name: tuple(value) for name, value in zip(PUBLISHED, values, strict=True)}
@@ -174,8 +178,8 @@ def test_sinc_kernels_of_many_draws(draws: list[Draw]) -> None:
     sincs = [r.blur for draw in draws + more for r in (draw.first, draw.second) if isinstance(r.blur, Sinc)]
     uniform((sinc.cutoff for sinc in sincs if sinc.size < 13), math.pi / 3, math.pi)
     uniform((sinc.cutoff for sinc in sincs if sinc.size >= 13), math.pi / 5, math.pi)
-    share((draw.final_sinc is not None for draw in draws), 0.8)
-    final = [draw.final_sinc for draw in draws if draw.final_sinc is not None]
+    share((draw.final_filter is not None for draw in draws), 0.8)
+    final = [draw.final_filter for draw in draws if isinstance(draw.final_filter, Sinc)]
     for size in PUBLISHED["blur: taps"]:
         share((sinc.size == size for sinc in final), 1 / 8)
     for wide in (True, False):

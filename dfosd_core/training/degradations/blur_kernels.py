@@ -1,4 +1,4 @@
-"""Random blur kernels of the Real-ESRGAN degradation (Wang et al. 2021, arXiv 2107.10833, sections 3.1 and 3.2).
+"""Random kernels of the Real-ESRGAN degradation (Wang et al. 2021, arXiv 2107.10833, sections 3.1 and 3.2).
 
 Numbers that the paper leaves open are those of its authors' RealESRGANDataset and train_realesrnet_x4plus.yml; the
 table in docs/method.md compares them with ours.
@@ -25,6 +25,8 @@ SINC_CUTOFF = (math.pi / 3, math.pi)
 SINC_CUTOFF_WIDE = (math.pi / 5, math.pi)
 """Of a blur with at least WIDE taps, which have room for the slower ringing."""
 WIDE = 13
+SHARPENING_SIGMA = (0.7, 1.5)
+"""Pixels of x_lq."""
 
 Range = tuple[float, float]
 Kernel = NDArray[np.float64]
@@ -69,6 +71,22 @@ class Sinc:
         return kernel / kernel.sum()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sharpening:
+    """Unsharp masking, as cameras do it: the image plus `amount` of its difference to a Gaussian of `sigma` pixels."""
+
+    amount: float
+    sigma: float
+
+    def kernel(self) -> Kernel:
+        """(13, 13), sum 1."""
+        x, y = _grid(13)
+        gaussian = np.exp(-0.5 * (x**2 + y**2) / self.sigma**2)
+        kernel = -self.amount * gaussian / gaussian.sum()
+        kernel[6, 6] += 1 + self.amount
+        return kernel
+
+
 def draw_blur(
     rng: np.random.Generator, sigma: Range, sizes: Sequence[int] = KERNEL_SIZES, *, has_even_betas: bool = False
 ) -> Blur:
@@ -95,6 +113,11 @@ def draw_sinc(rng: np.random.Generator, sizes: Sequence[int] = KERNEL_SIZES) -> 
 def draw_final_sinc(rng: np.random.Generator, sizes: Sequence[int] = KERNEL_SIZES) -> Sinc:
     """The low pass at the end: the narrower range of cut-offs at every size."""
     return Sinc(size=sizes[int(rng.integers(len(sizes)))], cutoff=rng.uniform(*SINC_CUTOFF))
+
+
+def draw_sharpening(rng: np.random.Generator, amount: Range) -> Sharpening:
+    """`amount`: range."""
+    return Sharpening(amount=rng.uniform(*amount), sigma=rng.uniform(*SHARPENING_SIGMA))
 
 
 def _grid(size: int) -> tuple[Kernel, Kernel]:

@@ -1,6 +1,6 @@
 """From x_hr to x_lq: the second-order degradation of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, section 3).
 
-Two rounds of blur, resize, noise and JPEG, the last JPEG before or after the final resize with its sinc filter. The
+Two rounds of blur, resize, noise and JPEG, the last JPEG before or after the final resize with its filter. The
 presets differ in severity only; their numbers are in `presets.py`. Everything but the noise itself is drawn first, so
 that what is drawn can be looked at and counted without an image.
 """
@@ -13,7 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .blur_kernels import KERNEL_SIZES, Blur, Range, Sinc, draw_blur, draw_final_sinc, draw_sinc
+from .blur_kernels import (
+    KERNEL_SIZES,
+    Blur,
+    Range,
+    Sharpening,
+    Sinc,
+    draw_blur,
+    draw_final_sinc,
+    draw_sharpening,
+    draw_sinc,
+)
 from .operations import MODES, Noise, compressed, filtered, noisy, resized
 
 
@@ -106,19 +116,21 @@ class Draw:
     second: RoundDraw
     final_mode: str
     """Of the resize to the final size."""
-    final_sinc: Sinc | None
-    """The filter after that resize."""
+    final_filter: Sinc | Sharpening | None
+    """After that resize."""
     jpeg_last: bool
     """The second JPEG comes after resize and filter, otherwise before them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealEsrgan:
-    """Both rounds and the final sinc filter; a `Degradation`."""
+    """Both rounds and the final filter; a `Degradation`."""
 
     first: Round
     second: Round
     final_sinc_probability: float
+    final_sharpening: Range | None = None
+    """Amounts of unsharp masking, which then takes the place of the final sinc filter. Not in Real-ESRGAN."""
     scale: int = 4
 
     def __call__(self, x_hr: Tensor, rng: np.random.Generator) -> Tensor:
@@ -138,9 +150,14 @@ class RealEsrgan:
             first=self.first.draw(rng),
             second=self.second.draw(rng),
             final_mode=_draw_mode(rng),
-            final_sinc=draw_final_sinc(rng) if rng.random() < self.final_sinc_probability else None,
+            final_filter=self._draw_final_filter(rng),
             jpeg_last=bool(rng.random() < 0.5),
         )
+
+    def _draw_final_filter(self, rng: np.random.Generator) -> Sinc | Sharpening | None:
+        if self.final_sharpening is not None:
+            return draw_sharpening(rng, self.final_sharpening)
+        return draw_final_sinc(rng) if rng.random() < self.final_sinc_probability else None
 
     def apply(self, x: Tensor, draw: Draw, rng: np.random.Generator) -> Tensor:
         """Do it to x (1, 3, H, W); the noise comes from `rng`."""
@@ -152,8 +169,8 @@ class RealEsrgan:
             x = compressed(x, draw.second.jpeg_quality)
         # A filter before the resize, or the JPEG between the two, leaves twisted lines (Real-ESRGAN's authors).
         x = resized(x, size, draw.final_mode)
-        if draw.final_sinc is not None:
-            x = filtered(x, draw.final_sinc.kernel())
+        if draw.final_filter is not None:
+            x = filtered(x, draw.final_filter.kernel())
         if draw.jpeg_last:
             x = compressed(x, draw.second.jpeg_quality)
         return (x.clamp(0, 1) * 255).round() / 255
