@@ -24,6 +24,7 @@ CHECKS = {
     "memory": "memory and time of a training step of each card's configuration",
     "speed": "speed of each stage, folded, channels last, compiled",
     "training": "a training of the embedded base",
+    "ablation": "what the discriminator and its prior contribute; several calls",
 }
 """Modules of this folder, in the order in which they are worth running, and what each says. A new one is a line here:
 its `rows(setting)` yields a `Row` at a time under its `COLUMNS`."""

@@ -21,6 +21,7 @@ ROWS = {
     "memory": 1,
     "speed": 3 * 3 + 2 + 1,  # three ways of three stages, one of two, one compiled
     "training": 8,
+    "ablation": 2 + 3 + 1,
 }
 
 
@@ -58,6 +59,15 @@ def test_check_runs_small_on_a_cpu(name: str, out: Path, capsys: pytest.CaptureF
             "gpu_training_validation.png",
             "gpu_training_last.safetensors",
         }
+    if name == "ablation":
+        assert {path.name for path in out.glob("gpu_ablation*.*")} == {
+            "gpu_ablation.log",
+            "gpu_ablation_report.md",
+            "gpu_ablation_results.json",
+            "gpu_ablation_plot.png",
+            "gpu_ablation_crops.png",
+        }
+        assert "| runs trained | 3 of 3, " in text
     # Tried small is no result.
     assert results.pending(out, "") == [*results.CHECKS]
 

@@ -94,9 +94,9 @@ CAMERA = RealEsrgan(
 """A camera at a longer distance: its lens blurs, its software sharpens, noise and JPEG are slight. Made for the
 embedded default.
 
-Over real pairs the Gaussian that fits best before the reduction by 4 has 2.0 pixels (1.6 to 2.4 for four of five); over
-what this makes of 28 photographs it has 2.0 (0.9 to 2.4): sharpening makes a blur look smaller. A blur that fits as well
-without sharpening was tried first: edges of real photographs came out 14 % too strong, since cameras had strengthened
-them already. It was fitted with kernels of 21 taps and even betas, and keeps them. A flat area gets the noise of any
-other: it has few grey levels, and where these are counted a sky is noisier than a meadow.
+On real pairs the Gaussian that fits best before the reduction by 4 has 2.0 pixels (1.6 to 2.4 for four of five); on
+what this makes of 28 photographs it has 2.0 (0.9 to 2.4): sharpening makes a blur look smaller. A blur that fits
+as well without sharpening was tried first: edges of real photographs came out 14 % too strong, since cameras had
+strengthened them already. It was fitted with kernels of 21 taps and even betas, and keeps them. A flat area gets the
+noise of any other: it has few grey levels, and where these are counted a sky is noisier than a meadow.
 """
