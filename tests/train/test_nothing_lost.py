@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -32,8 +33,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
-def test_sigterm_to_the_whole_group_saves_and_the_run_ends_in_the_same_bits(material: Path, tmp_path: Path) -> None:
-    """The workers get it too, and twice, as under torchrun."""
+def test_sigterm_to_every_process_saves_and_the_run_ends_in_the_same_bits(material: Path, tmp_path: Path) -> None:
+    """The workers get it too, as from systemd or pkill, and the group twice, as under torchrun."""
     settings = config(material, tmp_path / "out", data={"workers": 2}, optim={"steps": 400}, run={"log_every": 500})
     settings.run.checkpoint_every = 500
     file = tmp_path / "config.yaml"
@@ -48,6 +49,10 @@ def test_sigterm_to_the_whole_group_saves_and_the_run_ends_in_the_same_bits(mate
     while not any(line.startswith("Step ") for line in lines):
         lines.append(process.stdout.readline())
         assert lines[-1], "".join(lines)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) >= 2
+    for worker in workers:
+        worker.send_signal(signal.SIGTERM)
     for _ in range(2):
         os.killpg(process.pid, signal.SIGTERM)
         time.sleep(0.05)
@@ -56,6 +61,7 @@ def test_sigterm_to_the_whole_group_saves_and_the_run_ends_in_the_same_bits(mate
     found = re.search(r"Stopped after step (\d+) of 400; saved\.", rest)
     assert found, rest
     assert "Traceback" not in rest
+    assert not any(worker.is_running() for worker in workers)
     stopped_at = saved(tmp_path / "out")["step"]
     assert 0 < stopped_at == int(found[1]) < 400
 

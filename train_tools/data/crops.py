@@ -157,10 +157,12 @@ def _next(ready: Iterator[MicroBatch | ConfigError]) -> MicroBatch:
 
 
 def _leave_the_group(_worker: int) -> None:
-    """Take no part in a Ctrl-C or SIGTERM to the whole group: the main process finishes its step and needs the batch.
+    """Take no part in a Ctrl-C or SIGTERM: the main process finishes its step and needs the batch.
 
-    A worker ends when the main process tells it alone to, or is gone.
+    SIGTERM reaches each process by itself where systemd or pkill ends a run. A worker ends when the main process tells
+    it to, through its queue, or is gone.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(os, "setpgrp"):
         os.setpgrp()
