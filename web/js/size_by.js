@@ -60,6 +60,9 @@ export function hiddenFor(way, isGiven) {
   return others.flatMap((other) => WAYS[other]).filter((name) => !(name in GIVEN && isGiven(name)))
 }
 
+// Front ends of 2025 leave a hidden widget its place; one of this height takes none, with the 4 pixels between widgets.
+const noPlace = () => [0, -4]
+
 class SizeBy {
   constructor(node) {
     this.node = node
@@ -104,6 +107,8 @@ class SizeBy {
       const isHidden = hidden.has(name) && !this.isLinked(name)
       widget.hidden = isHidden
       if (widget.options) widget.options.hidden = isHidden // Nodes 2.0 looks there
+      if (isHidden) widget.computeSize = noPlace
+      else if (widget.computeSize === noPlace) delete widget.computeSize
     }
     this.node.setDirtyCanvas(true, true)
   }
