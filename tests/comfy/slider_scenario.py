@@ -280,7 +280,8 @@ def work(program: str, url: str, *, nodes_2: bool) -> dict[str, Any] | None:
         load(page, first_release("Two LoRA strengths side by side"), "old")
         seen["old"] = page.js(
             "app.graph.nodes.filter((node) => node.type.startsWith('DFOSD')).map((node) => [node.type,"
-            " node.widgets.map((widget) => widget.value), node.inputs.filter((slot) => slot.link).length])"
+            " node.widgets.map((widget) => widget.value),"
+            " node.inputs.filter((_, i) => node.isInputConnected(i)).length])"
         )
         seen["loaded"]["old"] = page.js(WARNINGS)
         load(page, example("Upscale a photo"), "one")

@@ -91,7 +91,8 @@ class SizeBy {
   }
 
   isLinked(name) {
-    return this.node.inputs?.some((slot) => slot.widget?.name === name && slot.link != null) ?? false
+    const slot = this.node.inputs?.findIndex((input) => input.widget?.name === name) ?? -1
+    return slot >= 0 && this.node.isInputConnected(slot)
   }
 
   isGiven = (name) => this.isLinked(name) || Number(this.named(name)?.value) > 0
@@ -159,10 +160,10 @@ app.registerExtension({
     after(nodeType.prototype, "onConnectionsChange", function () {
       made.get(this)?.update()
     })
-    // The page leaves an empty place for a widget that is not saved, but skips none when it reads.
+    // For a widget not saved, front end 1.49 leaves an empty place and 1.58 none; neither skips it when it reads.
     after(nodeType.prototype, "onSerialize", function (saved) {
-      const place = made.has(this) ? this.widgets.indexOf(made.get(this).widget) : -1
-      if (place >= 0 && Array.isArray(saved.widgets_values)) saved.widgets_values.splice(place, 1)
+      if (!made.has(this) || !Array.isArray(saved.widgets_values)) return
+      saved.widgets_values = this.widgets.filter((widget) => widget.serialize !== false).map((widget) => widget.value)
     })
   },
 
