@@ -287,7 +287,7 @@ def work(program: str, url: str, *, nodes_2: bool) -> dict[str, Any] | None:
         load(page, example("Upscale a photo"), "one")
         seen["previews"] = run(page)
         preview = f"{NODE}.widgets.some((widget) => widget.name.startsWith('$$'))"
-        seen["left_preview"] = page.js(f"Boolean({PREVIEW}) || {preview}")
+        seen["left_preview"] = ends_at(page, False, f"Boolean({PREVIEW}) || {preview}")  # it goes with the next drawing
         seen["room"] = box(page)[2:]
         seen["move"] = move(page)
         load(page, two_images(), "two")
