@@ -27,7 +27,8 @@ PREVIEW = f"({NODE}.imgs?.length || document.querySelector('.lg-node-widgets ~ i
 NODES_2 = "Comfy.VueNodes.Enabled"
 FIRST_NODES_2 = (1, 33)
 """The front end's version; before, the setting is an unfinished experiment."""
-TAB = "[...document.querySelectorAll('.workflow-tabs .p-togglebutton')]"
+TABS = "[...document.querySelectorAll('.workflow-tabs .p-togglebutton, .workflow-tabs [role=tab]')]"
+"""Of the open workflows; the second kind since front end 1.58."""
 WORKFLOWS = "app.extensionManager.workflow"
 FRAMES = 6
 LONGEST = 300
@@ -97,6 +98,17 @@ def load(page: Browser, workflow: dict[str, Any], name: str) -> None:
     settle(page)
 
 
+def open_tab(page: Browser, name: str) -> None:
+    """With the mouse: the tabs of front end 1.58 answer to the press of its button, not to a click."""
+    x, y = page.js(
+        f"(() => {{ const tab = {TABS}.find(tab => tab.textContent.includes({json.dumps(name)}));"
+        " tab.scrollIntoView(); const b = tab.getBoundingClientRect();"
+        " return [b.x + b.width / 3, b.y + b.height / 2] })()"
+    )
+    page.mouse("mousePressed", x, y)
+    page.mouse("mouseReleased", x, y)
+
+
 def missing_nodes(page: Browser) -> list[str]:
     """Kinds of nodes in the open workflow that this ComfyUI does not have."""
     known = "window.LiteGraph.registered_node_types"
@@ -147,6 +159,12 @@ def size_by(page: Browser) -> dict[str, Any]:
         page.js("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         seen.setdefault("shown", []).append(shown_sizes(page))
         seen.setdefault("saved", []).append(page.js(f"{NODE}.serialize().widgets_values"))
+    shown = f"{NODE}.widgets.filter(widget => !widget.hidden)"
+    seen["no_holes"] = ends_at(
+        page,
+        True,
+        f"{shown}.every((widget, i, all) => !i || widget.y - all[i - 1].y <= LiteGraph.NODE_WIDGET_HEIGHT + 4)",
+    )
     old = example("Upscale a photo")
     upscale = next(node for node in old["nodes"] if node["type"] == "DFOSDUpscale")
     upscale["widgets_values"][2] = 96  # the long edge, as in a workflow from before
@@ -224,7 +242,7 @@ def survive(page: Browser) -> dict[str, Any]:
     seen["undone"] = ends_at(page, 2, IMAGES)
     page.js("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
     seen["blank"] = ends_at(page, 0, SLIDERS)
-    page.js(f"{TAB}.find(tab => /two/.test(tab.textContent)).click()")
+    open_tab(page, "two")
     seen["back"] = ends_at(page, 2, IMAGES)
     speak(page, "zh")
     seen["reloaded"] = ends_at(page, 2, IMAGES)
@@ -262,13 +280,14 @@ def work(program: str, url: str, *, nodes_2: bool) -> dict[str, Any] | None:
         load(page, first_release("Two LoRA strengths side by side"), "old")
         seen["old"] = page.js(
             "app.graph.nodes.filter((node) => node.type.startsWith('DFOSD')).map((node) => [node.type,"
-            " node.widgets.map((widget) => widget.value), node.inputs.filter((slot) => slot.link).length])"
+            " node.widgets.map((widget) => widget.value),"
+            " node.inputs.filter((_, i) => node.isInputConnected(i)).length])"
         )
         seen["loaded"]["old"] = page.js(WARNINGS)
         load(page, example("Upscale a photo"), "one")
         seen["previews"] = run(page)
         preview = f"{NODE}.widgets.some((widget) => widget.name.startsWith('$$'))"
-        seen["left_preview"] = page.js(f"Boolean({PREVIEW}) || {preview}")
+        seen["left_preview"] = ends_at(page, False, f"Boolean({PREVIEW}) || {preview}")  # it goes with the next drawing
         seen["room"] = box(page)[2:]
         seen["move"] = move(page)
         load(page, two_images(), "two")
@@ -279,7 +298,7 @@ def work(program: str, url: str, *, nodes_2: bool) -> dict[str, Any] | None:
         seen["pages"].append(ends_at(page, "2 / 2", pages))
         load(page, example("Upscale a photo"), "sizes")
         seen["size_by"] = size_by(page)
-        page.js(f"{TAB}.find(tab => /two/.test(tab.textContent)).click()")
+        open_tab(page, "two")
         ends_at(page, 2, IMAGES)
         seen["console"] = trouble + page.console[heard:]
         seen["survive"] = survive(page)

@@ -71,6 +71,7 @@ def test_size_by_shows_its_inputs_sets_the_others_to_0_and_is_not_saved(seen: di
     targets = [[0, 0, 0, 0, 0], [2048, 0, 0, 0, 0], [0, 1080, 0, 0, 0], [0, 0, 4, 0, 0], [0, 0, 0, 1920, 1080]]
     for values, wanted in zip(found["saved"], [*targets, targets[0]], strict=True):
         assert values[1:] == [4, *wanted[:2], -1, -1, -1, -1, "wavelet", 1, -1, "full", *wanted[2:], "crop"]
+    assert found["no_holes"]
     assert found["old"] == ["long edge", ["size_by", "long_edge"]]
     assert found["sent"].keys() == {"lora", *SETTINGS, "decoder"}
     assert (found["sent"]["long_edge"], found["sent"]["scale"]) == (96, 4)

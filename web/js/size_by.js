@@ -60,6 +60,9 @@ export function hiddenFor(way, isGiven) {
   return others.flatMap((other) => WAYS[other]).filter((name) => !(name in GIVEN && isGiven(name)))
 }
 
+// Front ends of 2025 leave a hidden widget its place; one of this height takes none, with the 4 pixels between widgets.
+const noPlace = () => [0, -4]
+
 class SizeBy {
   constructor(node) {
     this.node = node
@@ -88,7 +91,8 @@ class SizeBy {
   }
 
   isLinked(name) {
-    return this.node.inputs?.some((slot) => slot.widget?.name === name && slot.link != null) ?? false
+    const slot = this.node.inputs?.findIndex((input) => input.widget?.name === name) ?? -1
+    return slot >= 0 && this.node.isInputConnected(slot)
   }
 
   isGiven = (name) => this.isLinked(name) || Number(this.named(name)?.value) > 0
@@ -104,6 +108,8 @@ class SizeBy {
       const isHidden = hidden.has(name) && !this.isLinked(name)
       widget.hidden = isHidden
       if (widget.options) widget.options.hidden = isHidden // Nodes 2.0 looks there
+      if (isHidden) widget.computeSize = noPlace
+      else if (widget.computeSize === noPlace) delete widget.computeSize
     }
     this.node.setDirtyCanvas(true, true)
   }
@@ -154,10 +160,10 @@ app.registerExtension({
     after(nodeType.prototype, "onConnectionsChange", function () {
       made.get(this)?.update()
     })
-    // The page leaves an empty place for a widget that is not saved, but skips none when it reads.
+    // For a widget not saved, front end 1.49 leaves an empty place and 1.58 none; neither skips it when it reads.
     after(nodeType.prototype, "onSerialize", function (saved) {
-      const place = made.has(this) ? this.widgets.indexOf(made.get(this).widget) : -1
-      if (place >= 0 && Array.isArray(saved.widgets_values)) saved.widgets_values.splice(place, 1)
+      if (!made.has(this) || !Array.isArray(saved.widgets_values)) return
+      saved.widgets_values = this.widgets.filter((widget) => widget.serialize !== false).map((widget) => widget.value)
     })
   },
 
