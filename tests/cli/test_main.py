@@ -196,8 +196,10 @@ def test_info_names_what_is_no_model(capsys: pytest.CaptureFixture[str], tmp_pat
 def test_info_counts_the_papers_architecture(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "info", "--architecture", "sd21")
     assert code == 0
-    for figure in ("278", "16,944,128", "949,564,587", "966.344 M", "2,132.27 G", "2,120.47 G"):
+    for figure in ("278", "16,944,128", "949,564,587", "966.344 M", "2,132.27 G", "2,120.47 G", "1,906.33 G"):
         assert figure in out
+    stages = dict(re.findall(r"^ +(VAE encoder|UNet|VAE decoder) +([\d,.]+) G$", out, re.MULTILINE))
+    assert stages == {"VAE encoder": "541.15", "UNet": "339.24", "VAE decoder": "1,240.08"}
 
 
 def test_model_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], photo: Path, tmp_path: Path) -> None:
