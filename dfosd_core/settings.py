@@ -34,7 +34,9 @@ class UpscaleSettings:
     Each field's metadata has "help" and its limits: "min", "max" and "step", or "choices". None: not given.
     """
 
-    scale: float = _setting(4.0, "How many times larger it becomes.", min=MIN_SCALE, max=MAX_SCALE, step=0.25)
+    scale: float = _setting(
+        4.0, "How many times larger the output is; fractions are allowed.", min=MIN_SCALE, max=MAX_SCALE, step=0.25
+    )
     long_edge: int | None = _setting(None, "Longer edge of the output in pixels, instead of a scale.", **_EDGE)
     short_edge: int | None = _setting(None, "Shorter edge of the output in pixels, instead of a scale.", **_EDGE)
     megapixels: float | None = _setting(
@@ -44,33 +46,34 @@ class UpscaleSettings:
         max=1000.0,
         step=0.01,
     )
-    width: int | None = _setting(None, "Exact width of the output in pixels, with a height.", **_EDGE)
-    height: int | None = _setting(None, "Exact height of the output in pixels, with a width.", **_EDGE)
+    width: int | None = _setting(None, "Exact width of the output in pixels, together with a height.", **_EDGE)
+    height: int | None = _setting(None, "Exact height of the output in pixels, together with a width.", **_EDGE)
     fit: str = _setting(
         "crop",
-        "Width and height in another shape than the image's: crop its edges, or pad with black or transparent bars.",
+        "For a width and height in another shape: crop the image's edges, or pad it with black or transparent bars.",
         choices=FIT_NAMES,
     )
     unet_tile: int | None = _setting(
         None, "Largest UNet tile in output pixels; 0: no tiles. Default: automatic.", **_TILE
     )
     unet_overlap: int | None = _setting(
-        None, "Least overlap of UNet tiles in output pixels. Default: automatic.", **_TILE
+        None, "Smallest overlap of UNet tiles in output pixels. Default: automatic.", **_TILE
     )
     vae_tile: int | None = _setting(
         None, "Largest VAE tile in output pixels; 0: no tiles. Default: automatic.", **_TILE
     )
     vae_overlap: int | None = _setting(
-        None, "Least overlap of VAE tiles in output pixels. Default: automatic.", **_TILE
+        None, "Smallest overlap of VAE tiles in output pixels. Default: automatic.", **_TILE
     )
     color_fix: str = _setting(
         "wavelet",
-        "Keep the input's colours: wavelet (low frequencies), adain or lab (mean, contrast).",
+        "How to keep the input's colours: wavelet (low frequencies), adain or lab (mean and contrast), or none.",
         choices=COLOR_FIX_NAMES,
     )
     strength: float = _setting(
         1.0,
-        "Fidelity or realism: strength of the LoRA, or of the second of its two parts. 1: as trained, 0: without it.",
+        "Fidelity or realism: strength of the LoRA; of one in two parts (the embedded one, PiSA-SR's) of the second. "
+        "1: as trained, 0: without it.",
         min=0.0,
         max=2.0,
         step=0.05,

@@ -84,6 +84,8 @@ def _read_old_pickle(path: Path) -> dict[str, Any]:
             "same model.",
             "an old pickle",
         )
+    if not is_pickle(path):
+        raise _damaged(path, "expected tensors, found: neither safetensors nor a file of torch.save")
     loaded = safely(path, lambda: _torch_load(path, map_location="cpu", weights_only=True))
     if not isinstance(loaded, dict):
         raise _damaged(path, f"expected a dictionary, found a {type(loaded).__name__}")

@@ -267,3 +267,10 @@ def test_bootstrap_runs_all_checks_and_fails_if_one_fails(
     seen.clear()
     assert bootstrap.run_checks(sys.executable, ["-k", "x"]) == 0
     assert [command[2:] for command in seen] == [["pytest", "-k", "x"]]
+
+
+def test_citation_names_the_version_and_the_paper() -> None:
+    citation: Any = pytest.importorskip("yaml").safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], "Apache-2.0")
+    assert "2410.04224" in citation["preferred-citation"]["url"]
+    assert len(citation["preferred-citation"]["authors"]) == 8

@@ -6,14 +6,12 @@ import ast
 import itertools
 import re
 import shlex
-from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from dfosd_core.cli.arguments import make_parser, settings_of
-from dfosd_core.settings import UpscaleSettings
 from train_tools.loop.trainer import LAST_LORA
 from train_tools.settings.config_file import load_config
 
@@ -104,16 +102,6 @@ def test_architecture_names_files_that_exist() -> None:
     rooms = re.findall(r"^│   [├└]── ([\w.]+)", page, re.MULTILINE)
     assert len(rooms) > 15
     assert [room for room in rooms if not (ROOT / "dfosd_core" / room).exists()] == []
-
-
-def test_settings_table_is_complete() -> None:
-    rows = re.findall(r"^\| `--([\w-]+)` \| (.*?) \| (.*?) \|", README, re.MULTILINE)
-    expected = []
-    for setting in fields(UpscaleSettings):
-        default = "automatic" if setting.default is None else f"{setting.default}".removesuffix(".0")
-        default = "-" if setting.default is None and not setting.name.endswith(("_tile", "_overlap")) else default
-        expected.append((setting.name.replace("_", "-"), default))
-    assert [row[:2] for row in rows] == expected
 
 
 def _literals() -> str:

@@ -12,13 +12,12 @@ from ..errors import ConfigError
 from ..image_files import FORMAT_NAMES, FORMATS, QUALITY
 from ..settings import UpscaleSettings
 from .launched import Launch
+from .parser import Parser
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """What it gives has `command`, that command's `parser` and its arguments."""
-    parser = argparse.ArgumentParser(
-        prog="dfosd", description="One-step diffusion super-resolution.", allow_abbrev=False
-    )
+    parser = Parser(prog="dfosd", description="One-step diffusion super-resolution.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"dfosd {version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, add_arguments, about in (

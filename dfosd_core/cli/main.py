@@ -14,11 +14,15 @@ from . import FAILED, INTERRUPTED, OK, USAGE
 from .app import run_app
 from .arguments import devices_of, make_parser, quality_of, settings_of
 from .launched import Launch, find_launch, worst_of_all
+from .parser import with_hint
 from .plan import Job, make_plan
 from .streams import complain, give_up, prepare_streams
 
 if TYPE_CHECKING:
     from .work import Task
+
+
+INSTALL = "pip install 'dfosd[app]'"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,8 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[given.command](given)
     except ConfigError as error:
-        given.parser.print_usage(sys.stderr)
-        complain(str(error))
+        complain(with_hint(str(error), given.parser.prog))
         return USAGE
     except DfosdError as error:
         complain(str(error))
@@ -43,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except OSError as error:
         complain(what_failed(error))
+        return FAILED
+    except ModuleNotFoundError as error:
+        if (error.name or "dfosd_core").startswith("dfosd_core"):
+            raise
+        complain(f"The package '{error.name}' is not installed. Install what the command needs: {INSTALL}.")
         return FAILED
 
 

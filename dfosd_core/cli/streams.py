@@ -34,10 +34,14 @@ def prepare_streams() -> None:
 
 def say(line: str, file: TextIO) -> None:
     """A line that leaves bars whole. Where it cannot be written it is lost, and so are the later ones."""
-    from tqdm import tqdm  # not for a line of help
-
     try:
-        tqdm.write(printable(line), file=file)
+        from tqdm import tqdm  # not for a line of help
+
+        write = tqdm.write
+    except ModuleNotFoundError:  # a line has to say that it is missing
+        write = print
+    try:
+        write(printable(line), file=file)
         file.flush()
     except OSError:
         give_up(file)

@@ -85,6 +85,43 @@ def test_every_setting_is_a_flag_with_help_limits_and_default(capsys: pytest.Cap
     assert "exit codes: 0 all done" in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["upscale"], "the following arguments are required: INPUT. See 'dfosd upscale --help'."),
+        (["upscale", "x.png", "--scale", "9"], "Expected scale from 1 to 8, found 9.0. See 'dfosd upscale --help'."),
+        (["app", "--port", "x"], "argument --port: invalid int value: 'x'. See 'dfosd app --help'."),
+        (
+            ["upscale", "x.png", "--strenght", "2"],
+            "There is no option or argument --strenght 2. Did you mean --strength? See 'dfosd upscale --help'.",
+        ),
+        (["upscale", "x.png", "--strenght=2"], "Did you mean --strength? See 'dfosd upscale --help'."),
+        (["info", "a", "b\x1b[2J"], "There is no option or argument b?[2J. See 'dfosd info --help'."),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_says_where_help_is(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(capsys, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("dfosd: ")
+    assert err.endswith(f"{line}\n")
+
+
+def test_missing_package_is_one_line(
+    photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after `pip install dfosd`, without the extra."""
+    for module in [name for name in sys.modules if name.startswith("dfosd_core.cli.") and "main" not in name]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    code, _, err = call(capsys, "upscale", str(photo))
+    assert code == 1
+    assert err == (
+        "dfosd: The package 'tqdm' is not installed. Install what the command needs: pip install 'dfosd[app]'.\n"
+    )
+
+
 def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     stated = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
     assert stated is not None
@@ -103,7 +140,7 @@ def test_version_of_an_installed_package_is_what_it_was_installed_as(monkeypatch
         ([], "the following arguments are required: COMMAND"),
         (["photo.png"], "invalid choice: 'photo.png'"),
         (["upscale"], "the following arguments are required: INPUT"),
-        (["upscale", "a", "--scal", "2"], "unrecognized arguments: --scal"),
+        (["upscale", "a", "--scal", "2"], "There is no option or argument --scal"),
         (["upscale", "a", "--scale", "two"], "argument --scale: invalid float value: 'two'"),
         (["upscale", "a", "--scale", "9"], "Expected scale from 1 to 8, found 9"),
         (["upscale", "a", "--scale", "nan"], "Expected scale from 1 to 8, found nan"),
@@ -159,8 +196,10 @@ def test_info_names_what_is_no_model(capsys: pytest.CaptureFixture[str], tmp_pat
 def test_info_counts_the_papers_architecture(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "info", "--architecture", "sd21")
     assert code == 0
-    for figure in ("278", "16,944,128", "949,564,587", "966.344 M", "2,132.27 G", "2,120.47 G"):
+    for figure in ("278", "16,944,128", "949,564,587", "966.344 M", "2,132.27 G", "2,120.47 G", "1,906.33 G"):
         assert figure in out
+    stages = dict(re.findall(r"^ +(VAE encoder|UNet|VAE decoder) +([\d,.]+) G$", out, re.MULTILINE))
+    assert stages == {"VAE encoder": "541.15", "UNet": "339.24", "VAE decoder": "1,240.08"}
 
 
 def test_model_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], photo: Path, tmp_path: Path) -> None:
@@ -184,7 +223,7 @@ def test_unusable_device_is_named(capsys: pytest.CaptureFixture[str], photo: Pat
     code, _, err = call(capsys, "upscale", str(photo), *model, "--device", "abacus")
     assert code == 2
     assert "--device abacus cannot be used: " in err
-    assert err.endswith(" Leave --device out or name another.\n")
+    assert " Leave --device out or name another. See" in err
 
 
 class Terminal(StringIO):

@@ -151,3 +151,11 @@ def test_jpeg_has_all_its_colours() -> None:
 def test_every_value_of_8_bits_is_what_torch_makes_of_it() -> None:
     values = np.arange(256, dtype=np.uint8).reshape(1, 256, 1)
     assert torch.equal(to_tensor(Picture(samples=values))[0, 0, :, 0], torch.arange(256).float() / 255)
+
+
+@pytest.mark.parametrize("value", [-1, 65536])
+def test_whole_numbers_beyond_16_bits_are_refused(value: int) -> None:
+    image = Image.fromarray(np.array([[0, value], [65535, 1]], np.int32))
+    assert image.mode == "I"
+    with pytest.raises(ImageFileError, match=r"^The image has 32-bit or floating-point samples\."):
+        from_pil(image)

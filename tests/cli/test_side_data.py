@@ -464,3 +464,31 @@ def test_one_transparent_grey_is_found_in_any_depth(bits: int) -> None:
         samples = decode_image(data, "a").samples
         assert (samples[0, :, -1] == 0).tolist() == [value == transparent for value in values]
         assert samples[0, 1, 0] == np.iinfo(samples.dtype).max
+
+
+def test_shape_of_pixels_is_no_resolution() -> None:
+    """pHYs without a unit says how wide a pixel is to its height, and nothing of inches."""
+    for unit, dpi in ((0, None), (1, (100.0, 50.0))):
+        size = struct.pack(">IIB", 3937, 1969, unit)
+        found = decode_image(png(IMAGE, chunk(b"pHYs", size)), "a.png").metadata.dpi
+        assert found == (None if dpi is None else pytest.approx(dpi, rel=1e-3))
+
+
+def test_segments_of_a_jpeg_lie_one_behind_the_other(tmp_path: Path) -> None:
+    """Pillow forgives a wrong length; other readers lose what follows."""
+    IMAGE.save(tmp_path / "a.png", pnginfo=_with_xmp())
+    upscaled(tmp_path / "a.png", tmp_path / "a.jpg")
+    data, place, kinds = (tmp_path / "a.jpg").read_bytes(), 2, []
+    while data[place + 1] != 0xDA:
+        assert data[place] == 0xFF, f"no segment at {place}, after {kinds}"
+        (length,) = struct.unpack_from(">H", data, place + 2)
+        kinds.append((data[place + 1], data[place + 4 : place + 2 + length]))
+        place += 2 + length
+    packets = [content for kind, content in kinds if kind == 0xE1 and content.startswith(b"http://ns.adobe.com/xap/")]
+    assert [packet.endswith(TAIL.encode()) for packet in packets] == [True]
+
+
+def _with_xmp() -> PngInfo:
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", xmp(TIFF.format("tiff")).decode())
+    return info

@@ -63,6 +63,20 @@ def test_large_images_need_what_they_hold_and_one_tile(host: OwnHost) -> None:
     assert need_of((8192, 8192), host, AUTO, channels=4).bytes >= at_8192
 
 
+def test_each_stage_counts_with_the_width_of_its_widest_map(host: OwnHost) -> None:
+    """The UNet's first level, the encoder's first, the decoder's second: those lie over the most places."""
+    cells, f = (512 // host.layout.latent_factor) ** 2, host.layout.latent_factor
+    grids = need_of((512, 512), host, AUTO).grids
+    widths = {"unet": host.layout.block_out_channels[0]}
+    widths |= dict(zip(("encode", "decode"), host.vae.config.block_out_channels, strict=False))
+    assert widths["unet"] != host.layout.block_out_channels[-1]
+    assert widths["encode"] != widths["decode"]
+    item = next(host.unet.parameters()).element_size()
+    for stage, width in widths.items():
+        places = cells if stage == "unet" else cells * f**2
+        assert memory._inside(stage, grids[stage], host) == memory._HELD[stage] * places * width * item
+
+
 def test_tiles_are_those_of_the_run(host: OwnHost) -> None:
     need = need_of((1000, 3000), host, UpscaleSettings(vae_tile=0, unet_tile=1024))
     assert need.factor == host.layout.latent_factor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dfosd_core.tensor_files import TensorFileError, read_tensors
 from dfosd_core.torch_files.archive import TorchFileError
 from dfosd_core.torch_files.machine import read_torch_file
 
@@ -96,3 +98,23 @@ def test_tensors_are_mapped_and_the_file_stays_as_it_is(tmp_path: Path) -> None:
 def test_other_content_is_refused(content: object, options: dict[str, Any], found: str, tmp_path: Path) -> None:
     with pytest.raises(TorchFileError, match=f"^expected .* found {re.escape(found)}"):
         read_torch_file(save(tmp_path / "x.pkl", content, **options))
+
+
+def test_what_is_persistent_but_no_storage_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.pkl", {"x": torch.ones(2)})
+    changed = tmp_path / "changed.pkl"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(changed, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name).replace(b"storage", b"strange"))
+    assert read_torch_file(path)
+    with pytest.raises(TorchFileError):
+        read_torch_file(changed)
+
+
+@pytest.mark.parametrize(
+    ("state", "found"), [({1: torch.ones(2)}, "keys that are no text"), ([torch.ones(2)], "list"), (3, "int")]
+)
+def test_a_state_of_another_kind_is_named(state: object, found: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "x.ckpt", {"state_dict": state})
+    with pytest.raises(TensorFileError, match=f"expected a dictionary of tensors with names, found {found}. Get it"):
+        read_tensors(path)

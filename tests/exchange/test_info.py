@@ -77,3 +77,14 @@ def test_light_decoder_is_told_which_it_is(tmp_path: Path, run: Run) -> None:
         assert (facts["kind"], facts["parameters"]) == (kind, f"{sum(value.numel() for value in state.values()):,}")
         assert facts["decodes"] == "latents of SD 1.x and 2.x: 4 channels, 1/8 size"
         assert facts["use"] == f"--decoder {path.name}, with any LoRA"
+
+
+def test_a_picture_is_no_model_file(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(200)))
+    code, _, told = run("info", path)
+    assert code == 1
+    assert told.endswith(
+        "'photo.png' is damaged or no model file: expected tensors, found: neither safetensors nor a file of "
+        "torch.save. Get it again.\n"
+    )

@@ -111,6 +111,7 @@ def changed_settings() -> Iterator[tuple[str, Entries]]:
         {"r": -1},
         {"r": 1 << 70},
         {"lora_alpha": 8},
+        {"lora_alpha": 4096},
         {"lora_alpha": None},
         {"lora_alpha": "16"},
         {"use_dora": True},
