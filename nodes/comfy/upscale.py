@@ -57,7 +57,7 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
         """The host asks at each page load; the list of files is read anew."""
         return {
             "required": {
-                "image": ("IMAGE", {"tooltip": "Images to upscale, RGB or RGBA; each one by itself."}),
+                "image": ("IMAGE", {"tooltip": "Images to upscale, RGB or RGBA, processed one by one."}),
                 "lora": (
                     [EMBEDDED, *lora_names()],
                     {"default": EMBEDDED, "tooltip": f"The embedded small model, or a {LORA_HELP}"},
@@ -73,7 +73,7 @@ model's MODEL and VAE and a DFOSD or imported LoRA for it, at full quality."
                 "conditioning": ("CONDITIONING", {"lazy": True, "tooltip": CONDITIONING_HELP}),
                 "lora_settings": (
                     "DFOSD_LORA",
-                    {"tooltip": "From DFOSD Load LoRA, with its MODEL: `lora` and `strength` above are not used then."},
+                    {"tooltip": "From DFOSD Load LoRA, with its MODEL: `lora` and `strength` above are then ignored."},
                 ),
                 **settings_inputs("pixel_strength"),
                 "decoder": (decoder_names(), {"default": FULL_DECODER, "tooltip": DECODER_HELP}),

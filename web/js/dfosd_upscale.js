@@ -44,7 +44,7 @@ function allNodes() {
   return graphs.flatMap((graph) => graph?.nodes ?? []).filter((node) => node.type === NODE)
 }
 
-/** The page's name for a node, by which it keeps outputs: its number, in a subgraph with the subgraph's id before it. */
+/** The name by which the page keeps a node's outputs: its number, in a subgraph after the subgraph's id. */
 function locator(node) {
   return node.graph === rootGraph() ? String(node.id) : `${node.graph?.id}:${node.id}`
 }
