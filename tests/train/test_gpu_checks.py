@@ -121,9 +121,9 @@ def test_time_and_errors_end_a_check_and_keep_its_rows(
 
 def test_next_is_what_has_no_result(out: Path) -> None:
     page = "## Results\n\n### correctness: 2026-11-30, a card\n\n### memory: 2026-11-30, a card\n"
-    assert results.pending(out, page) == ["step", "speed", "training"]
+    assert results.pending(out, page) == ["step", "speed", "training", "ablation"]
     (out / "gpu_step.md").touch()
-    assert results.pending(out, page) == ["speed", "training"]
+    assert results.pending(out, page) == ["speed", "training", "ablation"]
 
 
 def test_page_describes_each_check() -> None:
@@ -135,7 +135,7 @@ def test_page_describes_each_check() -> None:
     ("words", "message"),
     [
         ([], "finds no GPU. Give --tiny to try the checks on a CPU."),
-        (["speeds"], "expected checks of correctness, step, memory, speed, training, found speeds."),
+        (["speeds"], "expected checks of correctness, step, memory, speed, training, ablation, found speeds."),
         (["--vgg", "nowhere.pth"], "there is no 'nowhere.pth'."),
     ],
 )
