@@ -10,7 +10,9 @@ from torch import Tensor
 from ...dfosd_core.errors import BaseModelMismatchError, ConfigError
 from ...dfosd_core.lora.file import DfosdLora, ImportedLora
 
-CONDITIONING_HELP = "One text embedding instead of the LoRA's own prompt. An imported LoRA has no prompt of its own, so connect one."
+CONDITIONING_HELP = (
+    "One text embedding instead of the LoRA's own prompt. An imported LoRA has no prompt of its own, so connect one."
+)
 
 
 def with_prompt(lora: DfosdLora | ImportedLora, conditioning: Any) -> DfosdLora:

@@ -18,6 +18,7 @@ from torch import Tensor
 from dfosd_core.hosts import own
 from dfosd_core.hosts.own import OwnHost, load_default
 from dfosd_core.lora.file import DfosdLora
+from dfosd_core.memory import need_of
 from dfosd_core.networks import streamed_vae
 from dfosd_core.pipeline import Progress, UpscaleSettings, upscale
 from dfosd_core.tiles.size import TileSettings, TileSize
@@ -141,18 +142,32 @@ def test_tiles_are_proposed_for_what_does_not_see_all_only() -> None:
         assert (tiles.encode.tile, tiles.decode.tile) == (0, 0)
     assert host.auto_tiles(512, 512).decode == TileSize(0, 0)
     assert host.auto_tiles(2048, 1024).encode.parts == 8
-    assert embedded.auto_tiles(4096, 4096).decode == TileSize(768, 160)
+    assert embedded.auto_tiles(4096, 4096).decode == TileSize(1536, 160)
 
 
-def test_overlaps_of_the_small_base_are_three_times_what_its_networks_see() -> None:
+@pytest.mark.parametrize(("dtype", "unet_tile"), [(torch.float32, 2048), (torch.bfloat16, 3072)])
+def test_overlaps_of_the_small_base_are_three_times_what_its_networks_see(dtype: torch.dtype, unet_tile: int) -> None:
     """38, 168 and 52 pixels around each (`OwnHost.auto_tiles`): so tiles are exact."""
-    tiles = load_default()[0].auto_tiles(4096, 4096)
-    expected = TileSettings(encode=TileSize(768, 128), unet=TileSize(2048, 512), decode=TileSize(768, 160))
+    tiles = load_default(dtype=dtype)[0].auto_tiles(4096, 4096)
+    expected = TileSettings(encode=TileSize(1536, 128), unet=TileSize(unet_tile, 512), decode=TileSize(1536, 160))
     assert tiles == expected
     sees = {"encode": 38, "unet": 168, "decode": 52}
     for stage, around in sees.items():
         overlap = getattr(tiles, stage).overlap
         assert 3 * around <= overlap < 3 * around + 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_overlaps_of_the_small_base_cost_little(dtype: torch.dtype) -> None:
+    """Pixels computed for one of the result: the more, the longer a megapixel of a large picture takes."""
+    host = load_default(dtype=dtype)[0]
+    for edge in (4096, 8192):
+        grids = need_of((edge, edge), host, UpscaleSettings()).grids
+        done = {stage: sum(tile.height * tile.width for tile in grid) for stage, grid in grids.items()}
+        more = {stage: pixels * host.layout.latent_factor**2 / edge**2 for stage, pixels in done.items()}
+        assert max(more["encode"], more["decode"]) < 1.22
+        assert more["unet"] < (1.6 if dtype == torch.float32 else 1.3)
+        assert need_of((edge, edge), host, UpscaleSettings()).bytes < (4 if edge == 4096 else 6) * 2**30
 
 
 def test_unet_of_sd_has_no_tiles_up_to_a_square_of_1536() -> None:
