@@ -21,6 +21,7 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
@@ -128,30 +129,27 @@ def _try_file(copy: Path, name: str, mutants: list[Mutant], out: Path) -> None:
             print(_key(mutant), name, " ".join(test.split()), sep="\t", file=stream)
 
     def work() -> str:
-        import pytest
-
-        with (out / "last.log").open("wb") as stream:
-            os.dup2(stream.fileno(), 1)
-            os.dup2(stream.fileno(), 2)
         calls = out / "calls" / f"{name.replace('/', '+')}.json"
-        options = [
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-m",
-            "not slow",
-            "--timeout=0",
-            f"--basetemp={copy.parent / 'temp'}",
-        ]
-        return str(pytest.main([*options, name], plugins=[Trials(copy, left, BUDGET_S, report, calls)]))
+        return str(_run_tests([name], Trials(copy, left, BUDGET_S, report, calls), copy, out))
 
     if left:
         in_child(work, 1e6, wall=1e6)
 
 
+def _run_tests(names: list[str], plugin: Any, copy: Path, out: Path, *more: str) -> int:
+    """pytest's exit code; to be called in a child. What it prints goes into OUT/last.log."""
+    import pytest
+
+    with (out / "last.log").open("wb") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    options = ["-q", "-p", "no:cacheprovider", "-m", "not slow", "--timeout=0", f"--basetemp={copy.parent / 'temp'}"]
+    return pytest.main([*options, *more, *names], plugins=[plugin])
+
+
 def _try_import(copy: Path, mutant: Mutant, out: Path) -> None:
     """What an import runs: the module is imported anew, for the quickest files of tests that call it."""
-    from support.mutation.trials import Failures, in_child
+    from support.mutation.trials import Failures, in_child, in_place
 
     costs: dict[str, float] = {}
     for place in (out / "calls").glob("*.json"):
@@ -159,36 +157,15 @@ def _try_import(copy: Path, mutant: Mutant, out: Path) -> None:
         if any(called.startswith(f"{mutant.module}:") for test in found for called in test["calls"]):
             costs[place.stem.replace("+", "/")] = sum(test["seconds"] for test in found)
     names = sorted(costs, key=lambda name: costs[name])[:FILES_OF_AN_IMPORT]
-    path = copy / mutant.module
-    original, when = path.read_text("utf-8"), path.stat().st_mtime
 
     def work() -> str:
-        import pytest
-
-        with (out / "last.log").open("wb") as stream:
-            os.dup2(stream.fileno(), 1)
-            os.dup2(stream.fileno(), 2)
-        os.environ["PYTHONDONTWRITEBYTECODE"], sys.dont_write_bytecode = "1", True
-        path.write_text(mutant.source(original), "utf-8")
         failures = Failures()
-        options = [
-            "-qx",
-            "-p",
-            "no:cacheprovider",
-            "-m",
-            "not slow",
-            "--timeout=0",
-            f"--basetemp={copy.parent / 'temp'}",
-        ]
-        code = pytest.main([*options, *names], plugins=[failures])
+        code = _run_tests(names, failures, copy, out, "-x")
         return failures.first or ("" if code == 0 else f"exit {int(code)}")
 
     if names:
-        try:
+        with in_place(copy / mutant.module, mutant):
             test = in_child(work, 30 + 5 * sum(costs[name] for name in names))
-        finally:
-            path.write_text(original, "utf-8")
-            os.utime(path, (when, when))
         with (out / "trials.tsv").open("a", encoding="utf-8") as stream:
             print(_key(mutant), " ".join(names), " ".join(test.split()), sep="\t", file=stream)
 

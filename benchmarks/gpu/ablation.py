@@ -72,7 +72,8 @@ def _divide(setting: Setting, place: Path) -> tuple[Path, Path]:
         every = max(len(found) // MOST_HELD, min(10, len(found) // 2))
         held = found[::every]
         for folder, paths in ((photos, [path for path in found if path not in held]), (place / "held", held)):
-            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # of a call that ended here
+            folder.mkdir(parents=True)
             for number, path in enumerate(paths):
                 (folder / f"{number:05d}{path.suffix.lower()}").symlink_to(path.resolve())
         make_pairs(place / "held", pairs, size=64 if setting.tiny else 256)
@@ -80,8 +81,12 @@ def _divide(setting: Setting, place: Path) -> tuple[Path, Path]:
 
 
 def _command(setting: Setting, out: Path, photos: Path, pairs: Path) -> list[str]:
-    workers = max(1, (os.cpu_count() or 1) // 4)
-    changes = [f"data.photos={photos}", f"run.device={setting.device.type}", f"loss.vgg={setting.vgg or 'null'}"]
+    jobs = 1 if setting.tiny else max(1, (os.cpu_count() or 1) // 4)
+    changes = [
+        f"data.photos={photos}",
+        f"run.device={setting.device.type}",
+        f"loss.vgg={setting.vgg.resolve() if setting.vgg else 'null'}",
+    ]
     if setting.tiny:
         changes += [
             "optim.steps=2",
@@ -92,16 +97,15 @@ def _command(setting: Setting, out: Path, photos: Path, pairs: Path) -> list[str
         changes += ["data.crop=32", "data.batch_size=1", "data.micro_batch=1", "data.workers=0", "model.rank=4"]
     seeds, names = _size(setting)
     sizes = ["--start-steps", "1" if setting.tiny else "300", "--seeds", *map(str, seeds), "--rows", *names]
-    start = ["--start-set", "optim.lr=8e-4", "optim.beta_1=0.9", "--jobs", "1" if setting.tiny else str(workers)]
+    start = ["--start-set", "optim.lr=8e-4", "optim.beta_1=0.9", "--jobs", str(jobs)]
     program = [sys.executable, "-m", "train_tools.ablation", "--config", str(CONFIG), "--out", str(out)]
     return [*program, "--pairs", f"held={pairs}", "--set", *changes, *sizes, *start]
 
 
 def _call(command: Sequence[str], setting: Setting) -> int:
     """0: all is trained and judged; 1: it was stopped for time. Raises DfosdError where it failed."""
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
     with (setting.out / "gpu_ablation.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
         try:
             code = process.wait(CALL_S)
         except subprocess.TimeoutExpired:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from .work import Task
 
 
-INSTALL = "pip install 'dfosd[app]'"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     prepare_streams()
@@ -50,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "dfosd_core").startswith("dfosd_core"):
             raise
-        complain(f"The package '{error.name}' is not installed. Install what the command needs: {INSTALL}.")
+        install = "pip install 'dfosd[app]'"
+        complain(f"The package '{error.name}' is not installed. Install what the command needs: {install}.")
         return FAILED
 
 

@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
     """Parsers of its commands are of this class too; a command's name and help then stand in its errors."""
 
     def error(self, message: str) -> NoReturn:
-        complain(f"{with_hint(one_line(message), self.prog)}")
+        complain(with_hint(one_line(message), self.prog))
         raise SystemExit(USAGE)
 
     def parse_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # it has two overloads
@@ -35,4 +35,4 @@ class Parser(argparse.ArgumentParser):
 
 def with_hint(message: str, prog: str) -> str:
     """The message, and which command explains the options."""
-    return f"{message.rstrip('.?')}{message[-1] if message[-1:] in '.?' else '.'} See '{prog} --help'."
+    return f"{message}{'' if message.endswith(('.', '?')) else '.'} See '{prog} --help'."

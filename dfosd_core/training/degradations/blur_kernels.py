@@ -1,7 +1,7 @@
 """Random kernels of the Real-ESRGAN degradation (Wang et al. 2021, arXiv 2107.10833, sections 3.1 and 3.2).
 
 Numbers that the paper leaves open are those of its authors' RealESRGANDataset and train_realesrnet_x4plus.yml; the
-table in docs/method.md compares them with ours.
+table in docs/degradation.md compares them with ours. The sharpening is not Real-ESRGAN's: only `camera` has it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SINC_CUTOFF_WIDE = (math.pi / 5, math.pi)
 """Of a blur with at least WIDE taps, which have room for the slower ringing."""
 WIDE = 13
 SHARPENING_SIGMA = (0.7, 1.5)
-"""Pixels of x_lq."""
+"""Deviation of the Gaussian, in pixels of x_lq."""
 
 Range = tuple[float, float]
 Kernel = NDArray[np.float64]
@@ -116,7 +116,7 @@ def draw_final_sinc(rng: np.random.Generator, sizes: Sequence[int] = KERNEL_SIZE
 
 
 def draw_sharpening(rng: np.random.Generator, amount: Range) -> Sharpening:
-    """`amount`: range."""
+    """A camera's sharpening; `amount` is its range."""
     return Sharpening(amount=rng.uniform(*amount), sigma=rng.uniform(*SHARPENING_SIGMA))
 
 

@@ -1,4 +1,4 @@
-"""Real-ESRGAN's degradation in three severities."""
+"""Real-ESRGAN's degradation in two severities, and a camera's."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """From x_hr to x_lq: the second-order degradation of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, section 3).
 
 Two rounds of blur, resize, noise and JPEG, the last JPEG before or after the final resize with its filter. The
-presets differ in severity only; their numbers are in `presets.py`. Everything but the noise itself is drawn first, so
-that what is drawn can be looked at and counted without an image.
+presets differ in numbers, which are in `presets.py`, and in that filter. Everything but the noise itself is drawn
+first, so that what is drawn can be looked at and counted without an image.
 """
 
 from __future__ import annotations

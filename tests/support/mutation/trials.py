@@ -10,7 +10,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, cast
@@ -34,7 +34,7 @@ class Failures:
     pytest_collectreport = pytest_runtest_logreport
 
 
-class Trials:
+class Trials(Failures):
     """pytest's plugin. In place of running the tests it finds out what each calls, and tries the mutants of that.
 
     `report(mutant, test)` is told of each mutant that was tried: by which test it was killed, "time", or "".
@@ -44,11 +44,6 @@ class Trials:
         self, root: Path, mutants: list[Mutant], budget: float, report: Callable[[Mutant, str], None], calls: Path
     ) -> None:
         self.root, self.mutants, self.budget, self.report, self.calls = root, mutants, budget, report, calls
-        self.failed = ""
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        if report.failed and not self.failed:
-            self.failed = report.nodeid
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -78,7 +73,7 @@ class Trials:
         threading.settrace(called)
         sys.settrace(called)
         for item, following in zip(items, [*items[1:], None], strict=True):
-            self.failed, began = "", time.process_time()
+            self.first, began = "", time.process_time()
             seen.clear()
             shared_before = set(_wide_fixtures(item))
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
@@ -89,7 +84,7 @@ class Trials:
             seconds = time.process_time() - began
             kept[item.nodeid] = {
                 "seconds": seconds,
-                "failed": bool(self.failed),
+                "failed": bool(self.first),
                 "calls": sorted(named | (shared if shared_before else set())),
             }
             self.calls.write_text(json.dumps(kept), encoding="utf-8")
@@ -100,26 +95,18 @@ class Trials:
 
     def _tried(self, mutant: Mutant, items: list[pytest.Item], expected: float) -> str:
         path = self.root / mutant.module
-        original, when = path.read_text("utf-8"), path.stat().st_mtime
 
         def work() -> str:
-            sys.dont_write_bytecode = True
-            os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-            mutated = mutant.source(original)
-            path.write_text(mutated, "utf-8")  # for what imports it only now, and for other processes
-            swap(path, mutated)
-            self.failed = ""
+            swap(path, path.read_text("utf-8"))
+            self.first = ""
             for item, following in zip(items, [*items[1:], None], strict=True):
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-                if self.failed:
+                if self.first:
                     break
-            return self.failed
+            return self.first
 
-        try:
+        with in_place(path, mutant):  # for what imports it only now, and for other processes
             return in_child(work, 20 + 5 * min(expected, self.budget))
-        finally:
-            path.write_text(original, "utf-8")
-            os.utime(path, (when, when))
 
 
 def _wide_fixtures(item: pytest.Item) -> list[str]:
@@ -128,6 +115,22 @@ def _wide_fixtures(item: pytest.Item) -> list[str]:
     return [
         each.argname for each in last if each.scope != "function" and not each.argname.startswith(("_", "tmp_path"))
     ]
+
+
+@contextlib.contextmanager
+def in_place(path: Path, mutant: Mutant) -> Iterator[None]:
+    """Inside the `with` block the file is the mutant's. Children that import it then leave no bytecode of it."""
+    original, when = path.read_text("utf-8"), path.stat().st_mtime
+    bytecode = sys.dont_write_bytecode
+    sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
+    path.write_text(mutant.source(original), "utf-8")
+    try:
+        yield
+    finally:
+        path.write_text(original, "utf-8")
+        os.utime(path, (when, when))
+        sys.dont_write_bytecode = bytecode
+        del os.environ["PYTHONDONTWRITEBYTECODE"]
 
 
 def swap(path: Path, mutated: str) -> None:
