@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dfosd_core.allocator import keep_freed_memory
 from dfosd_core.attach import attached
 from dfosd_core.hosts.own import fast_dtype, load_base, load_default
 from dfosd_core.lora.file import load_lora
@@ -67,6 +68,8 @@ def main() -> None:
     settings = UpscaleSettings()
     times: list[float] = []
     need = need_of((4 * args.size, 4 * args.size), host, settings).bytes
+    if image.device.type == "cpu":
+        keep_freed_memory()  # as our programs do
     with attached(host, lora, settings) as host:
         estimate = held_memory(image.device) + need
         for _ in range(args.runs + 1):

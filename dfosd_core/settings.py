@@ -170,7 +170,9 @@ class UpscaleSettings:
 
         def given(proposal: TileSize, tile: int | None, overlap: int | None) -> TileSize:
             tile = proposal.tile if tile is None else tile
-            return TileSize(tile, (proposal.overlap or tile // 4) if overlap is None else overlap, proposal.parts)
+            if overlap is None:
+                return proposal._replace(tile=tile, overlap=proposal.overlap or tile // 4)
+            return TileSize(tile, overlap, proposal.parts)
 
         return TileSettings(
             encode=given(auto.encode, self.vae_tile, self.vae_overlap),

@@ -35,6 +35,7 @@ ROOMS = (
     "attach.py",
     "pipeline.py",
     # rooms that do one thing
+    "allocator.py",
     "networks",
     "hosts",
     "hosts/comfy",

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from ..allocator import give_back_freed_memory, keep_freed_memory
 from ..attach import attached
 from ..host import Host
 from ..lora.file import DfosdLora
@@ -26,13 +27,17 @@ class LocalEngine:
         self._device = device
         self._dtype = dtype
         self._loaded: tuple[object, Host, DfosdLora] | None = None
+        keep_freed_memory()
 
     @contextmanager
     def __call__(self, request: Request) -> Iterator[UpscaleFile]:
         """Raises DfosdError, one line, for a base or LoRA that cannot be used."""
         host, lora = self._models(request)
-        with attached(host, lora, request.settings) as host:
-            yield partial(upscale_file, host=host, lora=lora, settings=request.settings, device=self._device)
+        try:
+            with attached(host, lora, request.settings) as host:
+                yield partial(upscale_file, host=host, lora=lora, settings=request.settings, device=self._device)
+        finally:
+            give_back_freed_memory()  # the page may stay open for days
 
     def _models(self, request: Request) -> tuple[Host, DfosdLora]:
         base = self._files.base(request.base)

@@ -40,6 +40,7 @@ def run_task(
     progress_of: Callable[[Job], ProgressCallback],
 ) -> None:
     """Do all `jobs`; both callbacks are called in this thread. Raises DfosdError if no model can be had."""
+    from ..allocator import give_back_freed_memory, keep_freed_memory
     from ..attach import attached
     from ..memory import fitted, free_memory, need_of
     from ..models import load_models, pick_device
@@ -48,6 +49,7 @@ def run_task(
     settings = task.settings
     device = pick_device(task.choice.device)
     _share_cores(device, task.sharing)
+    keep_freed_memory()
     host, lora = load_models(task.choice, device)
     with attached(host, lora, settings) as with_lora:
         upscale = partial(upscale_picture, host=with_lora, lora=lora, device=device)
@@ -56,6 +58,9 @@ def run_task(
             size = settings.output_size(*picture.size)
             need = need_of(size, host, settings, channels=3 + picture.has_alpha)
             free = free_memory(device, task.sharing)
+            if free is not None and need.bytes > free:
+                give_back_freed_memory()
+                free = free_memory(device, task.sharing)
             return upscale(picture, progress_of(job), settings=fitted(need, size, host, settings, free))
 
         steps = Steps(

@@ -104,21 +104,22 @@ class OwnHost(LayoutHost):
     def auto_tiles(self, height_px: int, width_px: int) -> TileSettings:
         """Of the embedded base one tile up to a megapixel; above, tiles whose overlaps cost little of the time.
 
-        The base sees 38 px around a pixel in the encoder, 168 in the UNet and 52 in the decoder. The outer third of an
-        overlap is thrown away, so three times that makes tiles equal the whole image. The UNet's tile, with the largest
-        overlap, is the one that memory limits: 8192x8192 takes about 5 GB in all, in float32 as well as in 16 bits.
+        The base sees 38 px around a pixel in the encoder, 168 in the UNet and 52 in the decoder. Tiles that overlap by
+        twice that, and are cut in the middle, equal the whole image. The UNet's tile, with the largest overlap, is the
+        one that memory limits: 8192x8192 takes about 5 GB in all, in float32 as well as in 16 bits.
 
         An autoencoder with group norms or attention sees all of it, and goes through an image of any size whole.
         """
         pixels, tiles = height_px * width_px, super().auto_tiles(height_px, width_px)
         if self.unet.config.local_norm:
             is_float32 = next(self.unet.parameters()).dtype == torch.float32
-            tiles = replace(tiles, unet=TileSize(2048 if is_float32 else 3072, 512))
+            tiles = replace(tiles, unet=TileSize(2048 if is_float32 else 3072, 336, fades=False))
         if self.vae.config.sees_all:
             whole = TileSize(0, 0, -(-pixels // PART_PX) if self._streams(pixels) else 1)
             return replace(tiles, encode=whole, decode=whole)
         vae_tile = 0 if pixels <= 1024 * 1024 else 1536
-        return replace(tiles, encode=TileSize(vae_tile, 128), decode=TileSize(vae_tile, 160))
+        encode, decode = (TileSize(vae_tile, overlap, fades=False) for overlap in (80, 112))
+        return replace(tiles, encode=encode, decode=decode)
 
     def _streams(self, pixels: int) -> bool:
         return self.vae.config.sees_all and pixels > AT_ONCE_PX

@@ -77,13 +77,16 @@ def _spans(length: int, size: TileSize, align: int) -> list[Span]:
     return [Span(min(i * (tile - overlap), length - tile), tile) for i in range(count)]
 
 
-def blend_window(overlap: int, device: torch.device | None = None) -> Tensor:
+def blend_window(overlap: int, device: torch.device | None = None, *, fades: bool = True) -> Tensor:
     """Weight of the later tile across an overlap: (overlap,) float32, 0 at first, 1 at last, smooth between.
 
     A tile is wrong near its own edge, where zero padding stands for pixels it cannot see. So the third of the
-    overlap along either edge belongs to the other tile alone, and only the middle third is cross-faded.
+    overlap along either edge belongs to the other tile alone, and only the middle third is cross-faded; or, where not
+    `fades`, the half along either edge.
     """
     position = (torch.arange(overlap, dtype=torch.float32, device=device) + 0.5) / max(overlap, 1)
+    if not fades:
+        return (position > 0.5).float()
     x = ((position - 0.5) * 3.0 + 0.5).clamp(0.0, 1.0)
     return x * x * (3.0 - 2.0 * x)
 
@@ -113,13 +116,13 @@ def tiled_apply(
         return y
 
     def strip(row: Span) -> Tensor:
-        return _join((run(row, column) for column in grid.columns), grid.columns, -1, out_factor)
+        return _join((run(row, column) for column in grid.columns), grid.columns, -1, out_factor, grid.size.fades)
 
-    return _join((strip(row) for row in grid.rows), grid.rows, -2, out_factor)
+    return _join((strip(row) for row in grid.rows), grid.rows, -2, out_factor, grid.size.fades)
 
 
-def _join(pieces: Iterator[Tensor], spans: list[Span], dim: int, factor: int) -> Tensor:
-    """Pieces one after another along `dim`, cross-faded where they overlap. Each is dropped once written."""
+def _join(pieces: Iterator[Tensor], spans: list[Span], dim: int, factor: int, fades: bool) -> Tensor:
+    """Pieces one after another along `dim`, joined where they overlap. Each is dropped once written."""
     if len(spans) == 1:
         return next(pieces)
     canvas: Tensor | None = None
@@ -130,15 +133,15 @@ def _join(pieces: Iterator[Tensor], spans: list[Span], dim: int, factor: int) ->
             shape = list(piece.shape)
             shape[dim] = (spans[-1].start + spans[-1].length) * factor
             canvas = piece.new_empty(shape)
-        written = _fade_in(canvas, piece, span.start * factor, written, dim)
+        written = _join_in(canvas, piece, span.start * factor, written, dim, fades)
         del piece  # or it would be held while the next one is computed
     assert canvas is not None
     return canvas
 
 
-def _fade_in(canvas: Tensor, piece: Tensor, start: int, written: int, dim: int) -> int:
+def _join_in(canvas: Tensor, piece: Tensor, start: int, written: int, dim: int, fades: bool) -> int:
     length, overlap = piece.shape[dim], max(written - start, 0)
-    window = blend_window(overlap, piece.device)
+    window = blend_window(overlap, piece.device, fades=fades)
     window = window if dim == -1 else window[:, None]
     # lerp and not a weighted sum: a + w (b - a) is exactly a where a == b, whatever w.
     canvas.narrow(dim, start, overlap).lerp_(piece.narrow(dim, 0, overlap), window)

@@ -130,7 +130,7 @@ def with_smaller_tiles_on_oom(
             logger.warning("Out of memory; trying again with tiles of %d latents.", tile)
         # Outside the except block: the traceback, and with it every tensor of the failed run, is gone by now.
         overlap = size.overlap if size.tile else max(size.overlap, tile // 4)
-        size = TileSize(tile, overlap).aligned(align)
+        size = size._replace(tile=tile, overlap=overlap, parts=1).aligned(align)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -277,3 +277,15 @@ def test_any_image_comes_out_in_the_asked_size(
     code, _, err = run(tmp_path / "a.png", "-o", target, "--scale", str(scale), "--overwrite", *tiles)
     assert (code, err) == (0, "")
     assert Image.open(target).size == (max(round(width * scale), 1), max(round(height * scale), 1))
+
+
+def test_freed_memory_goes_back_before_smaller_tiles_are_taken(
+    run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the process keeps for its next layers counts as taken, though it is free for the next image."""
+    given_back: list[bool] = []
+    monkeypatch.setattr("dfosd_core.allocator.give_back_freed_memory", lambda: given_back.append(True))
+    monkeypatch.setattr("dfosd_core.memory.free_memory", lambda *_: 10**12 if given_back else 1000)
+    code, _, err = run(photo)
+    assert (code, "are free" in err) == (0, False)
+    assert given_back == [True]

@@ -80,7 +80,7 @@ def test_each_stage_counts_with_the_width_of_its_widest_map(host: OwnHost) -> No
 def test_tiles_are_those_of_the_run(host: OwnHost) -> None:
     need = need_of((1000, 3000), host, UpscaleSettings(vae_tile=0, unet_tile=1024))
     assert need.factor == host.layout.latent_factor
-    assert {stage: len(grid) for stage, grid in need.grids.items()} == {"encode": 1, "unet": 5, "decode": 1}
+    assert {stage: len(grid) for stage, grid in need.grids.items()} == {"encode": 1, "unet": 4, "decode": 1}
     assert need.grids["decode"].width * need.factor == 3000
 
 

@@ -129,6 +129,17 @@ def test_window_leaves_the_outer_thirds_to_the_other_tile() -> None:
     assert blend_window(1).tolist() == [0.5]
 
 
+def test_tiles_that_agree_are_cut_in_the_middle() -> None:
+    assert blend_window(6, fades=False).tolist() == [0, 0, 0, 1, 1, 1]
+    levels = iter(range(3))
+    result = tiled_apply(
+        lambda x: torch.full_like(x, next(levels)),
+        torch.zeros(1, 1, 1, 240),
+        TileGrid(1, 240, TileSize(100, 30, fades=False)),
+    )
+    assert result.flatten().tolist() == [0] * 85 + [1] * 70 + [2] * 85
+
+
 def test_tiles_are_reported_and_errors_pass_through() -> None:
     calls: list[Tile] = []
     grid = TileGrid(20, 30, TileSize(10, 2))
@@ -151,5 +162,8 @@ def test_tile_sizes_are_rounded_to_what_networks_take() -> None:
     assert TileSize(64, 64).aligned(16) == TileSize(64, 32)
     assert TileSize(0, 33).aligned(16) == TileSize(0, 48)
     assert TileSize(100, 33).in_latents(8) == TileSize(12, 5)
+    assert TileSize(100, 48, fades=False).aligned(16) == TileSize(96, 48, fades=False)
+    assert TileSize(64, 48, fades=False).aligned(16) == TileSize(64, 32, fades=True)
+    assert not TileSize(100, 33, fades=False).in_latents(8).fades
     assert TileSize(3, 0).in_latents(8) == TileSize(1, 0)
     assert TileSize(0, 0).in_latents(8) == TileSize(0, 0)
