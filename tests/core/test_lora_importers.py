@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 from support.peers import PEERS
-from support.small_files import SMALL, write
+from support.small_files import CONFIG, FOLDERS, SMALL, write
 from torch import Tensor
 
 from dfosd_core.errors import LoraFormatError
@@ -94,3 +95,10 @@ def test_origin_is_kept_when_saved(tmp_path: Path) -> None:
     assert isinstance(again, DfosdLora)
     assert again == whole
     assert again.metadata.license.startswith("Apache-2.0")
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(32, 64), (32, 16), (32.0, 32), (True, 1), (None, None)])
+def test_omgsr_wants_alpha_equal_to_a_whole_rank(rank: Any, alpha: Any, tmp_path: Path) -> None:
+    entries = SMALL["omgsr"]()
+    entries[f"{FOLDERS[0]}/{CONFIG}"] = {"r": rank, "lora_alpha": alpha, "peft_type": "LORA"}
+    assert f"found {rank!r} and {alpha!r}" in refused(write("omgsr", tmp_path, entries))
