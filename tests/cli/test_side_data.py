@@ -506,3 +506,11 @@ def test_place_on_earth_is_named_where_the_picture_is_cut_and_only_there() -> No
         placed = metadata.placed(placement)
         assert list(placed.lost) == words
         assert (placed.geo == ()) == (words != [] or not metadata.geo)
+
+
+def test_thousands_of_damaged_entries_are_not_all_told(caplog: pytest.LogCaptureFixture) -> None:
+    decode_image(png(IMAGE, *(chunk(b"tEXt", b"%d\0a" % i, checksum=1) for i in range(3000))), "a.png")
+    entries = [chunk(b"zTXt", b"%d\0\0not deflated" % i) for i in range(3000)]
+    decode_image(png(IMAGE, *entries), "b.png")
+    assert all(len(record.getMessage()) < 1000 for record in caplog.records)
+    assert "and 2980 more" in caplog.records[-1].getMessage()

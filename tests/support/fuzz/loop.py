@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -98,7 +99,7 @@ def _one(kind: Kind, place: Path, name: str, tally: Tally, keep: Path | None) ->
     fault = fault or (f"left {left[0]}" if left else "")
     fault = fault or ("the input is not as it was" if _stamps(drawn) != given else "")
     if fault and keep:
-        path.rename(keep / f"{name}{path.suffix}")
+        shutil.move(path, keep / f"{name}{path.suffix}")
     return fault
 
 
