@@ -22,16 +22,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
+from dfosd_core.cli.caches import bound_caches
 
-from dfosd_core.cli.conveyor import Outcome
-from dfosd_core.cli.plan import Job
-from dfosd_core.cli.work import Task, run_task
-from dfosd_core.hosts.own import fast_dtype, load_default
-from dfosd_core.pipeline import upscale
-from dfosd_core.settings import ModelChoice, UpscaleSettings
+bound_caches()  # as the command does, before torch is imported
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from dfosd_core.cli.conveyor import Outcome  # noqa: E402
+from dfosd_core.cli.plan import Job  # noqa: E402
+from dfosd_core.cli.work import Task, run_task  # noqa: E402
+from dfosd_core.hosts.own import fast_dtype, load_default  # noqa: E402
+from dfosd_core.pipeline import upscale  # noqa: E402
+from dfosd_core.settings import ModelChoice, UpscaleSettings  # noqa: E402
 
 MOST_GROWTH = 0.01
 WARM = 10

@@ -212,6 +212,17 @@ def test_model_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], ph
     assert err == f"dfosd: There is no LoRA file '{missing}'. Give the path of a .safetensors file.\n"
 
 
+def test_compiled_operations_that_are_kept_are_bounded_unless_the_user_says_otherwise(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    for name in names:
+        monkeypatch.setenv(name, "9")
+    monkeypatch.delenv(names[1])
+    call(capsys, "--help")
+    assert [os.environ[name] for name in names] == ["9", "128"]
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
 def test_lora_that_fails_while_it_is_read_is_one_line(
     number: int, capsys: pytest.CaptureFixture[str], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
