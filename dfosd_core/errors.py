@@ -5,6 +5,8 @@ Running out of memory is not wrapped: hosts have their own ways with it, and the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def one_line(text: str, length: int = 300) -> str:
     """Words from somebody's file or of a file's name, fit for a message: one line of printable characters."""
@@ -14,6 +16,12 @@ def one_line(text: str, length: int = 300) -> str:
 def printable(text: str) -> str:
     """Text with names from elsewhere, fit for a terminal: what would move its cursor is shown as `\\x1b` is here."""
     return "".join(c if c.isprintable() or c in _BLANKS else c.encode("unicode_escape").decode() for c in text)
+
+
+def few(words: Sequence[str], most: int = 20) -> str:
+    """Words for a message, with commas between them. Of a file that has thousands, those after `most` are counted."""
+    rest = len(words) - most
+    return ", ".join(words[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 class DfosdError(Exception):

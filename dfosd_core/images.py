@@ -81,7 +81,12 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if tuple(x.shape[-2:]) == tuple(size):
         return x
-    return functional.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
+    try:
+        return functional.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
+    except NotImplementedError:  # MPS with an older torch
+        if x.device.type == "cpu":
+            raise
+        return resize(x.cpu(), size).to(x.device)
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

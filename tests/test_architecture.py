@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -240,3 +241,30 @@ def code_of(path: Path) -> str:
 
 def _is_text(statement: ast.AST) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+HOLDING_STATE = {"App", "Found", "Panel", "Plan", "Run", "Scratch", "SideData", "Ticker"}
+"""The dataclasses that change; whoever is handed one of the others can keep it."""
+
+
+def dataclasses_of_the_core() -> Iterator[tuple[ast.ClassDef, dict[str, bool]]]:
+    """Each with the switches of its decorator."""
+    for path in sorted(CORE.rglob("*.py")):
+        for node in ast.walk(tree_of(path)):
+            for mark in node.decorator_list if isinstance(node, ast.ClassDef) else ():
+                call = mark if isinstance(mark, ast.Call) else ast.Call(func=mark, args=[], keywords=[])
+                if isinstance(node, ast.ClassDef) and ast.unparse(call.func).endswith("dataclass"):
+                    yield node, {each.arg or "": ast.literal_eval(each.value) for each in call.keywords}
+
+
+def test_dataclasses_are_frozen_but_for_those_that_hold_state() -> None:
+    frozen = {node.name: switches.get("frozen", False) for node, switches in dataclasses_of_the_core()}
+    assert len(frozen) > 50
+    assert {name for name, is_frozen in frozen.items() if not is_frozen} == HOLDING_STATE
+
+
+def test_private_fields_are_no_arguments() -> None:
+    for node, _ in dataclasses_of_the_core():
+        for line in node.body:
+            if isinstance(line, ast.AnnAssign) and ast.unparse(line.target).startswith("_") and line.value:
+                assert "init=False" in ast.unparse(line.value), f"{node.name}.{ast.unparse(line.target)}"

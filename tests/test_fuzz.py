@@ -28,8 +28,10 @@ def use(what: str) -> Kind:
         (folder / "a").write_text("")
         return folder / "a"
 
-    def act(_: Path, out: Path) -> None:
+    def act(given: Path, out: Path) -> None:
         match what:
+            case "changed input":
+                given.write_text("else")
             case "crash":
                 raise KeyError("x")
             case "half a file":
@@ -47,7 +49,14 @@ def use(what: str) -> Kind:
 
 @pytest.mark.parametrize(
     ("what", "words"),
-    [("crash", "KeyError"), ("half a file", "left .a.1.part"), ("hang", "not done in"), ("refused", ""), ("fine", "")],
+    [
+        ("crash", "KeyError"),
+        ("half a file", "left .a.1.part"),
+        ("changed input", "the input is not as it was"),
+        ("hang", "not done in"),
+        ("refused", ""),
+        ("fine", ""),
+    ],
 )
 def test_fuzzer_sees_what_goes_wrong(what: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "HANG_S", 0.2)

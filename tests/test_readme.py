@@ -20,7 +20,12 @@ README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(?:sh|bash)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md"), *ROOT.glob("dfosd_core/weights/*.md")]
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("examples/*/*.md"),
+        *ROOT.glob("dfosd_core/weights/*.md"),
+    ]
 )
 OURS = [line for line in COMMANDS if line.startswith(("dfosd ", "python3 run.py upscale", "python3 run.py info"))]
 
@@ -83,6 +88,16 @@ def headings(page: Path) -> set[str]:
 def test_modules_that_a_page_runs_exist(page: Path) -> None:
     modules = re.findall(r"(?:python|launch\b.*?) -m ((?:train_tools|benchmarks)\.[\w.]+)", page.read_text("utf-8"))
     assert [module for module in modules if find_spec(module) is None] == []
+
+
+def test_tests_that_hold_a_fault_exist() -> None:
+    page = (ROOT / "docs" / "results" / "faults.md").read_text("utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", page)
+    assert len(named) > 40
+    missing = [
+        f"{file}::{name}" for file, name in named if f"def {name}(" not in (ROOT / "tests" / file).read_text("utf-8")
+    ]
+    assert missing == []
 
 
 def test_architecture_names_files_that_exist() -> None:

@@ -13,6 +13,7 @@ from ..settings import ModelChoice
 from . import FAILED, INTERRUPTED, OK, USAGE
 from .app import run_app
 from .arguments import devices_of, make_parser, quality_of, settings_of
+from .caches import bound_caches
 from .launched import Launch, find_launch, worst_of_all
 from .parser import with_hint
 from .plan import Job, make_plan
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     prepare_streams()
+    bound_caches()
     parser = make_parser()
     given = parser.parse_args(arguments)
     try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import ConfigError, ImageFileError
+from ..errors import ConfigError, ImageFileError, few
 from ..files import check_folder, make_folder, reason_of
 from ..image_files import FORMATS, format_suffix
 from ..settings import RESULT_NAME, UpscaleSettings
@@ -184,5 +184,4 @@ def _with_folders(jobs: list[Job], plan: Plan) -> list[Job]:
 
 
 def _some(paths: Sequence[Path]) -> str:
-    named = ", ".join(f"'{path}'" for path in paths[:_NAMED])
-    return named + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")
+    return few([f"'{path}'" for path in paths], _NAMED)

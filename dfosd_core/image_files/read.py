@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import ImageFileError
+from ..errors import ImageFileError, few, one_line
 from . import FORMATS
 from .animation import is_animated, open_animation
 from .color_space import chunks_of_box
@@ -75,7 +75,7 @@ def decode_image(data: bytes, name: str | Path, *, sequences: bool = False) -> P
     following = picture.sequence.following if picture.sequence else ()
     lost = dict.fromkeys(what for each in (picture, *following) for what in each.metadata.lost)
     if lost:
-        logger.warning("'%s': left out: %s.", name, ", ".join(lost))
+        logger.warning("'%s': left out: %s.", name, few(list(lost)))
     return picture
 
 
@@ -115,7 +115,7 @@ def _one_line(name: str | Path) -> Iterator[None]:
     except MemoryError as error:
         raise ImageFileError(f"'{name}' does not fit into memory.") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything, over several lines
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        reason = one_line(str(error)).rstrip(".") or type(error).__name__
         raise ImageFileError(f"'{name}' is damaged: {reason}. Get the file again.") from error
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from PIL import Image, TiffImagePlugin
 
-from ..errors import ImageFileError
+from ..errors import ImageFileError, few
 from . import tiff_pages as tag
 from .exif import orientation_of, resolution_of
 from .geo import geo_of
@@ -56,6 +56,10 @@ def _open_page(data: bytes, page: Page) -> Opened:
     return Opened(size=size, decode=lambda: _decode(data, page, exif, orientation))
 
 
+_NAMED = 4
+"""So many of a file's numbers are named, the others counted."""
+
+
 def _refuse_other_samples(page: Page) -> None:
     bits: set[int] = set(page.all(tag.BITS) or (1,))
     others: set[int] = set(page.all(tag.FORMAT)) - {1}
@@ -67,7 +71,8 @@ def _refuse_other_samples(page: Page) -> None:
 
 
 def _words(numbers: set[int]) -> str:
-    return " and ".join(str(number) for number in sorted(numbers))
+    words = [str(number) for number in sorted(numbers)]
+    return " and ".join(words) if len(words) <= _NAMED else few(words, _NAMED)
 
 
 def _decode(data: bytes, page: Page, exif: Image.Exif, orientation: int) -> Picture:

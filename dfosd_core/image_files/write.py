@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import ImageFileError
+from ..errors import ImageFileError, few
 from ..files import reason_of, write_whole
 from . import FORMATS, QUALITY
 from .animation import save_animation
@@ -88,7 +88,7 @@ def write_image(path: Path, picture: Picture, *, overwrite: bool = False, qualit
     except OSError as error:
         raise ImageFileError(f"'{path}' cannot be written: {reason_of(error)}.") from error
     if lost:
-        logger.warning("'%s': %s has no place for: %s.", path, name, ", ".join(lost))
+        logger.warning("'%s': %s has no place for: %s.", path, name, few(lost))
 
 
 def encode_image(file: BinaryIO, name: str, picture: Picture, quality: int = QUALITY) -> list[str]:

@@ -13,7 +13,7 @@ from modules import shared  # pyright: ignore[reportMissingImports]
 from modules.call_queue import queue_lock  # pyright: ignore[reportMissingImports]
 
 from ...dfosd_core.app.limits import Limits
-from ...dfosd_core.errors import DfosdError, ImageFileError, NumericError
+from ...dfosd_core.errors import ConfigError, DfosdError, ImageFileError, NumericError
 from ...dfosd_core.image_files.picture import Picture
 from ...dfosd_core.image_files.read import decode_image, decode_size
 from ...dfosd_core.image_files.write import encode_image
@@ -45,17 +45,18 @@ def add_route(demo: Any, app: Any) -> None:
 
 
 def upscale(
-    image: str = Body(..., embed=True),
-    lora: str = Body(AUTOMATIC, embed=True),
-    base: str = Body(AUTOMATIC, embed=True),
-    settings: Mapping[str, Any] = Body({}, embed=True),
-    decoder: str = Body(FULL_DECODER, embed=True),
+    image: Any = Body(..., embed=True),  # noqa: B008  # FastAPI's way
+    lora: Any = Body(AUTOMATIC, embed=True),  # noqa: B008  # FastAPI's way
+    base: Any = Body(AUTOMATIC, embed=True),  # noqa: B008  # FastAPI's way
+    settings: Any = Body({}, embed=True),  # noqa: B008  # FastAPI's way
+    decoder: Any = Body(FULL_DECODER, embed=True),  # noqa: B008  # FastAPI's way
 ) -> dict[str, Any]:
     """`image`: a file in base64, `settings`: fields of `UpscaleSettings`. Answers with a PNG file in base64.
 
     422: what was sent cannot be used, one line says why; 409: interrupted; 507: out of memory; 500: anything else.
     """
     try:
+        check_types({"image": image, "lora": lora, "base": base, "decoder": decoder, "settings": settings})
         wanted = UpscaleSettings.from_values(settings)
         data = read_base64(image, wanted)
         with queue_lock:
@@ -76,6 +77,14 @@ def upscale(
         raise HTTPException(status_code=507 if is_out_of_memory(error) else 500, detail=str(error)) from error
     height, width = result.size
     return {"image": write_base64(result), "width": width, "height": height, "info": info}
+
+
+def check_types(given: Mapping[str, object]) -> None:
+    """Raises ConfigError. FastAPI's own answer repeats what was sent, and ends as 500 over NaN or half a character."""
+    for name, value in given.items():
+        kind, words = (Mapping, "an object") if name == "settings" else (str, "a text")
+        if not isinstance(value, kind):
+            raise ConfigError(f"Expected {words} as '{name}', found {type(value).__name__}.")
 
 
 def read_base64(text: str, settings: UpscaleSettings) -> bytes:

@@ -282,3 +282,11 @@ def test_file_names_cannot_become_markup(photo: Photo) -> None:
     )
     for html in (view.compare(pair), view.before_only(pair.name, "", (1, 1)), view.summary([pair.name], [pair.name])):
         assert "<img src=x" not in html
+
+
+def test_rarely_used_settings_are_folded_away() -> None:
+    with gr.Blocks() as page:
+        controls.draw_first("x")
+        controls.draw_others("x")
+    folds = [block for block in page.blocks.values() if isinstance(block, gr.Accordion)]
+    assert [(fold.elem_id, fold.open) for fold in folds] == [("x_more", False)]

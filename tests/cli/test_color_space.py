@@ -196,3 +196,16 @@ def test_code_points_of_an_avif_are_read() -> None:
     wide = data[:start] + struct.pack(">HH", 12, 13) + data[start + 4 :]
     assert decode_image(wide, "a").metadata.color == (P3,)
     assert to_pil(decode_image(wide, "a")).info["icc_profile"]
+
+
+def test_profiles_head_says_what_it_is() -> None:
+    """ICC.1:2022, table 17: size, version 4.3, class, space, date, signature, white point; the rest is zero."""
+    for space, primaries in ((b"RGB ", SRGB_PRIMARIES), (b"GRAY", None)):
+        profile = make_profile("x", curve(2.2), primaries)
+        assert struct.unpack(">I", profile[:4]) == (len(profile),)
+        assert profile[8:12] == b"\x04\x30\0\0"
+        assert profile[12:24] == b"mntr" + space + b"XYZ "
+        assert struct.unpack(">6H", profile[24:36]) == (2000, 1, 1, 0, 0, 0)
+        assert profile[36:40] == b"acsp"
+        assert profile[68:80] == b"\x00\x00\xf6\xd6\x00\x01\x00\x00\x00\x00\xd3\x2d"
+        assert not any(profile[4:8] + profile[40:68] + profile[80:128])

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
 from dataclasses import fields
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.tiny_models import random_lora, tiny_host, write_folder
@@ -207,6 +210,36 @@ def test_model_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], ph
     code, _, err = call(capsys, "upscale", str(photo), "--base", str(tmp_path), "--lora", str(missing))
     assert code == 1
     assert err == f"dfosd: There is no LoRA file '{missing}'. Give the path of a .safetensors file.\n"
+
+
+def test_compiled_operations_that_are_kept_are_bounded_unless_the_user_says_otherwise(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    for name in names:
+        monkeypatch.setenv(name, "9")
+    monkeypatch.delenv(names[1])
+    call(capsys, "--help")
+    assert [os.environ[name] for name in names] == ["9", "128"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_lora_that_fails_while_it_is_read_is_one_line(
+    number: int, capsys: pytest.CaptureFixture[str], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora, opened = save_lora(tmp_path / "x.safetensors", random_lora(tiny_host())), Path.open
+
+    def fail(path: Path, *more: Any, **options: Any) -> Any:
+        if path.name == lora.name:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *more, **options)
+
+    monkeypatch.setattr(Path, "open", fail)
+    for command in (["info"], ["upscale", str(photo), "--device", "cpu", "--lora"]):
+        code, out, err = call(capsys, *command, str(lora))
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert f"'{lora.name}'" in err
+        assert os.strerror(number).lower() in err.lower()
 
 
 def test_lora_for_another_base_is_refused(

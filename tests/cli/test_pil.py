@@ -159,3 +159,12 @@ def test_whole_numbers_beyond_16_bits_are_refused(value: int) -> None:
     assert image.mode == "I"
     with pytest.raises(ImageFileError, match=r"^The image has 32-bit or floating-point samples\."):
         from_pil(image)
+
+
+@pytest.mark.parametrize("value", [-1, 65536])
+def test_integers_beyond_16_bits_are_refused(value: int) -> None:
+    image = Image.fromarray(np.array([[0, 65535], [7, value]], np.int32))
+    with pytest.raises(ImageFileError, match="32-bit or floating-point samples"):
+        from_pil(image)
+    kept = from_pil(Image.fromarray(np.array([[0, 65535]], np.int32)))
+    assert kept.samples.ravel().tolist() == [0, 65535]

@@ -24,6 +24,7 @@ from dfosd_core.image_files.picture import Picture
 from dfosd_core.image_files.read import decode_image, read_image
 from dfosd_core.image_files.write import write_image
 from dfosd_core.settings import UpscaleSettings
+from dfosd_core.sizes import Placement
 
 RNG = np.random.default_rng(5)
 COLORS = RNG.integers(0, 256, (48, 72, 3), np.uint8)
@@ -492,3 +493,24 @@ def _with_xmp() -> PngInfo:
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", xmp(TIFF.format("tiff")).decode())
     return info
+
+
+def test_place_on_earth_is_named_where_the_picture_is_cut_and_only_there() -> None:
+    geo = ((33550, 12, (2.0, 2.0, 0.0)),)
+    cut, whole = Placement(scaled=(40, 40), output=(40, 30)), Placement(scaled=(40, 40), output=(40, 40))
+    for metadata, placement, words in (
+        (ImageMetadata(geo=geo, size=(10, 10)), cut, ["the place on earth (the picture was cut or padded)"]),
+        (ImageMetadata(geo=geo, size=(10, 10)), whole, []),
+        (ImageMetadata(size=(10, 10)), cut, []),
+    ):
+        placed = metadata.placed(placement)
+        assert list(placed.lost) == words
+        assert (placed.geo == ()) == (words != [] or not metadata.geo)
+
+
+def test_thousands_of_damaged_entries_are_not_all_told(caplog: pytest.LogCaptureFixture) -> None:
+    decode_image(png(IMAGE, *(chunk(b"tEXt", b"%d\0a" % i, checksum=1) for i in range(3000))), "a.png")
+    entries = [chunk(b"zTXt", b"%d\0\0not deflated" % i) for i in range(3000)]
+    decode_image(png(IMAGE, *entries), "b.png")
+    assert all(len(record.getMessage()) < 1000 for record in caplog.records)
+    assert "and 2980 more" in caplog.records[-1].getMessage()

@@ -298,3 +298,13 @@ def test_strips_need_no_pillow_that_knows_several(tmp_path: Path, monkeypatch: p
     monkeypatch.undo()
     assert np.array_equal(read_image(tmp_path / "a.tif").samples, samples)
     assert np.array_equal(tifffile.imread(tmp_path / "a.tif"), samples)
+
+
+def test_thousands_of_numbers_in_a_damaged_file_are_not_all_told() -> None:
+    """A count of bits for each channel that has grown: 600 numbers out of the picture itself."""
+    samples = np.arange(30 * 30 * 3, dtype=np.uint16).reshape(30, 30, 3) + 20
+    data = tiff(samples, photometric="rgb")
+    place, values = data.index(struct.pack("<HHI", 258, 3, 3)), data.index(samples.tobytes())
+    many = data[: place + 4] + struct.pack("<II", 600, values) + data[place + 12 :]
+    words = "20, 21, 22, 23 and 596 more bits a sample"
+    assert complaint(many) == f"'a' has {words}. Save it as grey or RGB with 8 or 16 bits a sample."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dfosd_core.errors import DfosdError, LoraFormatError, one_line
+from dfosd_core.errors import DfosdError, LoraFormatError, few, one_line
 from dfosd_core.lora.open import open_lora
 
 ESCAPE, REVERSED = "\x1b[31m", "\u202e"
@@ -32,3 +32,9 @@ def test_file_with_a_line_break_in_its_name(tmp_path: Path) -> None:
         pytest.skip(f"this system has no such names ({error})")
     with pytest.raises(LoraFormatError, match=r"^'two\\nlines\.safetensors' "):
         open_lora(path)
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, ""), (1, "0"), (3, "0, 1, 2"), (4, "0, 1, 2 and 1 more")])
+def test_of_many_words_the_first_are_named_and_the_rest_counted(count: int, words: str) -> None:
+    assert few([str(i) for i in range(count)], 3) == words
+    assert len(few(["name"] * 100_000)) < 300

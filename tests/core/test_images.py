@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +30,26 @@ def test_resize_equals_pillows_bicubic(size: tuple[int, int]) -> None:
     ours = images.resize(x, size)[0, 0].numpy()
     pillow = Image.fromarray(x[0, 0].numpy()).resize((size[1], size[0]), Image.Resampling.BICUBIC)
     np.testing.assert_allclose(ours, np.asarray(pillow), atol=2e-5)
+
+
+def test_device_that_cannot_resize_has_it_done_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS before torch had it there; here the meta device stands for it."""
+    x, real, made = torch.rand(1, 3, 6, 5), torch.nn.functional.interpolate, list[torch.Tensor]()
+
+    def interpolate(x: Any, **options: Any) -> torch.Tensor:
+        if not isinstance(x, torch.Tensor):
+            raise NotImplementedError("The operator 'aten::_upsample_bicubic2d_aa.out' is not implemented")
+        made.append(real(x, **options))
+        return made[-1]
+
+    expected = images.resize(x, (12, 10))
+    monkeypatch.setattr(images.functional, "interpolate", interpolate)
+    elsewhere: Any = SimpleNamespace(shape=x.shape, device=torch.device("meta"), cpu=lambda: x)
+    result = images.resize(elsewhere, (12, 10))
+    assert (result.shape, result.device.type) == (expected.shape, "meta")
+    assert torch.equal(made[0], expected)
+    with pytest.raises(NotImplementedError):
+        images.resize(cast("Any", SimpleNamespace(shape=x.shape, device=torch.device("cpu"))), (12, 10))
 
 
 def test_resize_overshoots_and_keeps_the_same_size_as_is() -> None:

@@ -281,3 +281,19 @@ def test_tensors_at_fault_are_named(file: Path) -> None:
     for tensors, message in cases:
         save_lora(file, make_lora())
         fails(rewritten(file, tensors), message)
+
+
+@pytest.mark.parametrize(
+    ("down", "up"),
+    [
+        ((3, 5), (4, 2)),
+        ((3, 5), (4, 3, 2)),
+        ((5,), (4, 1)),
+        ((1, 5), (4,)),
+        ((0, 5), (4, 0)),
+        ((2, 4, 3, 3), (4, 3, 1, 1)),
+    ],
+)
+def test_halves_of_no_product_are_refused(down: tuple[int, ...], up: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="are not a low-rank pair"):
+        LoraPair(down=torch.ones(down), up=torch.ones(up), alpha=1.0)

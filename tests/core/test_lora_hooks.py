@@ -116,3 +116,12 @@ def test_a_lora_without_a_place_is_refused_before_any_hook(network: Network, lor
     del found["lora_unet_to_q"]
     with pytest.raises(LoraMismatchError, match="1 with no such layer: lora_unet_to_q"), hooked(found, lora, 1.0):
         pass
+
+
+def test_hooks_follow_the_device(network: Network, lora: DfosdLora) -> None:
+    """On the meta device, which every machine has; and they stay there for the next tile."""
+    own = copy.deepcopy(network)
+    with torch.no_grad(), hooked(layers(own), lora, 1.0):
+        own.to("meta")
+        for _ in range(2):
+            assert own(torch.empty(1, 3, 8, 8, device="meta")).device.type == "meta"

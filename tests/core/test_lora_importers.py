@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 from support.peers import PEERS
-from support.small_files import SMALL, write
+from support.small_files import CONFIG, FOLDERS, SMALL, write
 from torch import Tensor
 
 from dfosd_core.errors import LoraFormatError
@@ -94,3 +95,35 @@ def test_origin_is_kept_when_saved(tmp_path: Path) -> None:
     assert isinstance(again, DfosdLora)
     assert again == whole
     assert again.metadata.license.startswith("Apache-2.0")
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(32, 64), (32, 16), (32.0, 32), (True, 1), (None, None)])
+def test_omgsr_wants_alpha_equal_to_a_whole_rank(rank: Any, alpha: Any, tmp_path: Path) -> None:
+    entries = SMALL["omgsr"]()
+    entries[f"{FOLDERS[0]}/{CONFIG}"] = {"r": rank, "lora_alpha": alpha, "peft_type": "LORA"}
+    assert f"found {rank!r} and {alpha!r}" in refused(write("omgsr", tmp_path, entries))
+
+
+@pytest.mark.parametrize("missing", ["pix", "sem"])
+def test_pisa_sr_wants_both_parts_on_the_same_layers(missing: str, tmp_path: Path) -> None:
+    entries = SMALL["pisa_sr"]()
+    part = next(part for part in ("encoder", "decoder") if len(entries[f"unet_lora_{part}_modules_{missing}"]) > 1)
+    layer = entries[f"unet_lora_{part}_modules_{missing}"][0]
+    state = entries["state_dict_unet"]
+    entries["state_dict_unet"] = {
+        key: value
+        for key, value in state.items()
+        if not (key.startswith(f"{layer}.lora_") and f"default_{part}_{missing}." in key)
+    }
+    assert len(entries["state_dict_unet"]) == len(state) - 2
+    assert "expected" in refused(write("pisa_sr", tmp_path, entries))
+
+
+@pytest.mark.parametrize(("half", "shape"), [("A", (4, 4, 1, 1)), ("A", (4, 5, 3, 3)), ("B", (9, 4, 1, 1))])
+def test_pisa_sr_wants_parts_of_one_shape(half: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    entries = SMALL["pisa_sr"]()
+    key = next(
+        key for key in entries["state_dict_unet"] if f"lora_{half}.default_encoder_sem" in key and "conv_in" in key
+    )
+    entries["state_dict_unet"][key] = torch.ones(shape)
+    assert "expected" in refused(write("pisa_sr", tmp_path, entries))

@@ -261,3 +261,10 @@ def test_lora_of_stable_diffusion_2_is_none_of_these(tmp_path: Path) -> None:
     safetensors.torch.save_file(of(f"lora_unet_{ATTENTION}.lora_down.weight", shape=(4, 1024)), path)
     with pytest.raises(LoraFormatError, match="an ordinary LoRA without DFOSD's metadata"):
         open_lora(path)
+
+
+@pytest.mark.parametrize("width", [768, 1024, 1280, 4096])
+def test_word_for_prompts_of_any_text_encoder_is_told_apart(width: int, tmp_path: Path) -> None:
+    for name, shape in (("cat", (width,)), ("cat", (2, width))):
+        safetensors.torch.save_file({name: torch.zeros(shape)}, tmp_path / "x.safetensors")
+        assert "is a textual inversion" in refused(tmp_path / "x.safetensors")

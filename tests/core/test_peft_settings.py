@@ -35,3 +35,8 @@ def test_others_are_named_unless_the_caller_deals_with_them(changes: dict[str, A
     (name,) = changes
     assert unusual_setting(settings(**changes)) == name
     assert unusual_setting(settings(**changes), but=(name,)) is None
+
+
+@pytest.mark.parametrize("plain", [True, False, "gaussian", None])
+def test_how_the_loras_own_start_was_drawn_does_not_matter(plain: Any) -> None:
+    assert unusual_setting(settings() | {"init_lora_weights": plain}) is None

@@ -8,6 +8,7 @@ import pytest
 from dfosd_core.color_fix import COLOR_FIXES
 from dfosd_core.errors import ConfigError
 from dfosd_core.settings import COLOR_FIX_NAMES, ModelChoice, UpscaleSettings
+from dfosd_core.sizes import Placement, Size
 from dfosd_core.tiles.size import TileSettings, TileSize
 
 
@@ -113,6 +114,24 @@ def test_exact_size_is_filled_or_has_bars_on_two_sides(
     assert (placed.cut, placed.bars) == (cut, bars)
     assert placed.is_whole == (scaled == (108, 192))
     assert placed.reduced_to((54, 96)).output == (54, 96)
+
+
+@pytest.mark.parametrize(
+    ("scaled", "whole", "output", "reduced"),
+    [
+        ((40, 30), (40, 20), (4, 2), (4, 3)),
+        ((1, 400), (100, 400), (10, 40), (1, 40)),
+        ((400, 1), (400, 100), (40, 10), (40, 1)),
+    ],
+)
+def test_placement_of_a_smaller_picture(scaled: Size, whole: Size, output: Size, reduced: Size) -> None:
+    assert Placement(scaled, whole).reduced_to(output) == Placement(reduced, output)
+
+
+def test_strengths_go_from_0_to_2_by_twentieths() -> None:
+    fields = UpscaleSettings.__dataclass_fields__
+    for name in ("strength", "pixel_strength"):
+        assert [fields[name].metadata[key] for key in ("min", "max", "step")] == [0.0, 2.0, 0.05]
 
 
 @pytest.mark.parametrize(

@@ -118,3 +118,33 @@ def test_a_state_of_another_kind_is_named(state: object, found: str, tmp_path: P
     path = save(tmp_path / "x.ckpt", {"state_dict": state})
     with pytest.raises(TensorFileError, match=f"expected a dictionary of tensors with names, found {found}. Get it"):
         read_tensors(path)
+
+
+ONE = torch.ones(1)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [ONE.expand(10), torch.arange(9.0).as_strided((3, 3), (1, 1)), torch.arange(5.0).as_strided((3, 2), (1, 2))],
+    ids=["one value ten times", "rows that overlap", "columns that overlap"],
+)
+def test_values_that_are_claimed_several_times_are_refused(tensor: Tensor, tmp_path: Path) -> None:
+    path = save(tmp_path / "x.pkl", {"x": tensor})
+    with pytest.raises(TorchFileError, match="expected tensors inside their values"):
+        read_torch_file(path)
+
+
+def test_folder_in_the_archive_may_have_any_name(tmp_path: Path) -> None:
+    """torch names it after the file; zip marks names beyond ASCII."""
+    path, other = save(tmp_path / "x.pkl", {"x": torch.ones(3)}), tmp_path / "y.pkl"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w", zipfile.ZIP_STORED) as new:
+        for name in old.namelist():
+            new.writestr(name.replace(name.split("/")[0], "modèle 日本", 1), old.read(name))
+    found: Any = read_torch_file(other)
+    assert torch.equal(found["x"], torch.ones(3))
+
+
+def test_file_of_another_kind_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "x.pkl").write_bytes(b"a text, and no archive")
+    with pytest.raises(TorchFileError, match="found a file of another kind"):
+        read_torch_file(tmp_path / "x.pkl")

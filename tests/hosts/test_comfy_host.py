@@ -42,7 +42,14 @@ def comfy_case(sd: TinySd, *, on_a_card: bool) -> HostCase:
         load_models_gpu([model, vae.patcher])  # as whoever uses the base next: until then a patch may stay
         return sd.weights()
 
-    return HostCase(host=host, lora=sd.lora, weights=weights, merged_reference=sd.merged_eps, writes_weights=False)
+    return HostCase(
+        host=host,
+        lora=sd.lora,
+        weights=weights,
+        merged_reference=sd.merged_eps,
+        writes_weights=False,
+        leaves_gradients=True,
+    )
 
 
 @pytest.fixture(scope="module")

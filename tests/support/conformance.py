@@ -36,6 +36,8 @@ class HostCase:
     """Whether the LoRA is in the weights inside the `lora` block. Else it acts by hooks, or on a clone's weights."""
     folds: bool = False
     """Whether constants are folded inside the `lora` block, which rounds elsewhere than the base alone."""
+    leaves_gradients: bool = False
+    """Whether it leaves it to the program around it, which runs nodes in inference mode, to record no gradient."""
     merged_reference: Callable[[Tensor, int, Tensor, float], Tensor]
     """(z, t, prompt_embeds, strength) -> eps of the base with the LoRA added by other means than the
     host's.
@@ -70,6 +72,11 @@ class HostConformance:
     def test_encode_is_deterministic_and_each_image_its_own(self, case: HostCase, x: Tensor, z: Tensor) -> None:
         assert torch.equal(case.host.encode(x), z)
         torch.testing.assert_close(case.host.encode(x[1:]), z[1:], rtol=0, atol=TOLERANCE)
+
+    def test_no_gradient_is_recorded(self, case: HostCase, x: Tensor, z: Tensor) -> None:
+        x, z = (given.clone().requires_grad_() for given in (x, z))
+        for result in (case.host.encode(x), case.host.decode(z), self.predict(case, z)):
+            assert case.leaves_gradients or not result.requires_grad
 
     def test_latents_are_scaled_so_that_decode_inverts_encode_scaling(self, case: HostCase, z: Tensor) -> None:
         assert not torch.allclose(case.host.decode(z), case.host.decode(2 * z), atol=1e-3)

@@ -11,12 +11,13 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
 from support.diffusers_host import DiffusersHost
 from support.small_networks import CONTEXT_DIM, RANK, images, rng, small_pair, small_unet, small_vae, snapshot
+from support.tiny_models import TINY_UNET, TINY_VAE
 from torch import nn
 
 from dfosd_core.lora.file import load_lora, save_lora
 from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.one_step import predict_z_sr
-from dfosd_core.training.base import layout_of
+from dfosd_core.training.base import build_unet, build_vae, layout_of
 from dfosd_core.training.generator import DfosdGenerator
 from dfosd_core.training.lora_layers import LoraLayer, frozen, inject_lora, share_weights, trainable_parameters
 
@@ -212,3 +213,9 @@ def test_export_refuses_metadata_of_another_training() -> None:
     generator.t = 250
     with pytest.raises(ValueError, match=r"metadata says \(399, 4, 4.0, 'eps-x0'\).*has \(250, 4, 4.0, 'eps-x0'\)"):
         generator.export_lora(metadata)
+
+
+def test_base_is_built_frozen_and_in_evaluation() -> None:
+    for network in (build_unet(TINY_UNET), build_vae(TINY_VAE)):
+        assert not network.training
+        assert not any(parameter.requires_grad for parameter in network.parameters())

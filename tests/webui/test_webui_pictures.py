@@ -5,21 +5,21 @@ from __future__ import annotations
 import base64
 import importlib
 import io
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from PIL import Image, ImageCms
+from support.fakes.empty_webui import PACK, faces
 from support.fuzz.changes import odd_bytes
-from support.fuzz.kinds import pictures
+from support.fuzz.samples import pictures
 from support.tiny_models import random_lora, tiny_host
 
 from dfosd_core.image_files.metadata import ImageMetadata
@@ -28,61 +28,16 @@ from dfosd_core.image_files.read import decode_image, read_image
 from dfosd_core.image_files.write import encode_image, write_image
 from dfosd_core.settings import COLOR_FIX_NAMES, UpscaleSettings
 
-PACK = "dfosd_webui_for_tests"
 LIMITS = {name: field.metadata for name, field in UpscaleSettings.__dataclass_fields__.items()}
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RNG = np.random.default_rng(3)
 
 
-class State(SimpleNamespace):
-    """`shared.state`."""
-
-    def begin(self, job: str) -> None:
-        self.job = job
-
-    def end(self) -> None:
-        self.job = ""
-
-
-def host_modules() -> dict[str, ModuleType]:
-    """The modules that the faces import, as good as empty."""
-    added: dict[str, Any] = {}
-    shared = SimpleNamespace(
-        OptionInfo=lambda default, label, component, arguments, **_: (default, label, arguments),
-        opts=SimpleNamespace(add_option=added.__setitem__, added=added),
-        state=State(job_timestamp=""),
-    )
-    contents: dict[str, dict[str, Any]] = {
-        "modules": {
-            "__path__": [],
-            "shared": shared,
-            "paths": None,
-            "sd_models": None,
-            "devices": None,
-            "scripts": None,
-        },
-        "modules.call_queue": {"queue_lock": threading.Lock()},
-        "modules.upscaler": {
-            "Upscaler": type("Upscaler", (), {"__init__": lambda *_: None}),
-            "UpscalerData": lambda *facts: facts,
-        },
-    }
-    made = {name: ModuleType(name) for name in contents}
-    for name, content in contents.items():
-        vars(made[name]).update(content)
-    return made
-
-
 @pytest.fixture
-def face(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+def face() -> Iterator[Callable[[str], Any]]:
     """Imports a module of nodes/webui as the host does, below another package's name."""
-    package = ModuleType(PACK)
-    package.__path__ = [str(Path(__file__).parents[2])]
-    for name, module in {**host_modules(), PACK: package}.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    yield lambda name: importlib.import_module(f"{PACK}.nodes.webui.{name}")
-    for name in [name for name in sys.modules if name.partition(".")[0] == PACK]:
-        del sys.modules[name]
+    with faces() as import_face:
+        yield import_face
 
 
 @pytest.fixture
@@ -99,12 +54,17 @@ def run(face: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
+def ask(api: Any, image: str, settings: Any) -> Any:
+    """As the route is called; FastAPI fills in what is not sent."""
+    return api.upscale(image, "automatic", "automatic", settings, "full")
+
+
 def test_route_keeps_16_bits_and_the_colour_profile(run: Any, face: Callable[[str], Any]) -> None:
     api, file = face("api"), io.BytesIO()
     samples = RNG.integers(0, 65536, (6, 5, 3), np.uint16)
     encode_image(file, "PNG", Picture(samples=samples, metadata=ImageMetadata(icc_profile=SRGB)))
     text = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    answer = api.upscale(text, "automatic", "automatic", {"scale": "2", "color_fix": "none"})
+    answer = ask(api, text, {"scale": "2", "color_fix": "none"})
     result = decode_image(base64.b64decode(answer["image"]), "result")
     assert (answer["height"], answer["width"]) == result.size == (12, 10)
     assert (result.is_16_bit, result.is_grey) == (True, False)
@@ -130,7 +90,7 @@ def test_route_says_what_is_wrong(
     Image.new("1", (4000, 3000)).save(file, "PNG")
     text = base64.b64encode(file.getvalue()).decode() if image is None else image
     with pytest.raises(api.HTTPException) as caught:
-        api.upscale(text, "automatic", "automatic", settings)
+        ask(api, text, settings)
     assert caught.value.status_code == 422
     assert words in caught.value.detail
 
@@ -150,7 +110,7 @@ def test_route_opens_no_format_that_starts_a_program(
     api = face("api")
     for data in (EPS, b"\xc5\xd0\xd3\xc6" + EPS):
         with pytest.raises(api.HTTPException, match="is damaged or not a PNG") as caught:
-            api.upscale(base64.b64encode(data).decode(), "automatic", "automatic", {})
+            ask(api, base64.b64encode(data).decode(), {})
         assert caught.value.status_code == 422
 
 
@@ -159,14 +119,14 @@ def test_16_bit_grey_comes_back_as_it_was_and_floats_are_refused(run: Any, face:
     api, file = face("api"), io.BytesIO()
     ramp = np.linspace(0, 65535, 240).astype(np.uint16).reshape(12, 20)
     Image.fromarray(ramp).save(file, "TIFF")
-    answer = api.upscale(base64.b64encode(file.getvalue()).decode(), "automatic", "automatic", {"scale": 1})
+    answer = ask(api, base64.b64encode(file.getvalue()).decode(), {"scale": 1})
     result = decode_image(base64.b64decode(answer["image"]), "result")
     assert (result.is_16_bit, result.is_grey) == (True, True)
     assert abs(float(result.samples.mean()) - float(ramp.mean())) < 2000
     floats = io.BytesIO()
     Image.fromarray(ramp.astype(np.float32)).save(floats, "TIFF")
     with pytest.raises(api.HTTPException, match="floating-point samples") as caught:
-        api.upscale(base64.b64encode(floats.getvalue()).decode(), "automatic", "automatic", {})
+        ask(api, base64.b64encode(floats.getvalue()).decode(), {})
     assert caught.value.status_code == 422
 
 
@@ -177,12 +137,30 @@ def test_damaged_files_and_texts_are_422(run: Any, face: Callable[[str], Any]) -
         if number % 10 == 0:
             text = rng.choice((text[:-1], text + "\u4e2d", "data:," + text, "data:", "=", "\0", "\udcff" * 3))
         try:
-            api.upscale(text, "automatic", "automatic", {"scale": 1})
+            ask(api, text, {"scale": 1})
         except api.HTTPException as error:
             answers.append((error.status_code, error.detail))
     assert len(answers) > 100
     assert {status for status, _ in answers} == {422}
     assert all(detail.isprintable() for _, detail in answers)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ('{"image": Infinity}', "Expected a text as 'image', found float."),
+        ('{"image": ["\\udcff"]}', "Expected a text as 'image', found list."),
+        ('{"image": "a", "settings": [NaN]}', "Expected an object as 'settings', found list."),
+        ('{"image": "a", "lora": null}', "Expected a text as 'lora', found NoneType."),
+        ('{"image": "a", "base": 1e400}', "Expected a text as 'base', found float."),
+        ('{"image": "a", "decoder": {"a": NaN}}', "Expected a text as 'decoder', found dict."),
+    ],
+)
+def test_other_types_in_a_body_are_one_line(run: Any, face: Callable[[str], Any], body: str, words: str) -> None:
+    api, application = face("api"), FastAPI()
+    application.add_api_route(api.ROUTE, api.upscale, methods=["POST"])
+    answer = TestClient(application).post(api.ROUTE, content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()) == (422, {"detail": words})
 
 
 def test_route_tells_no_folder(run: Any, face: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +173,7 @@ def test_route_tells_no_folder(run: Any, face: Callable[[str], Any], monkeypatch
 
         monkeypatch.setattr(api, "upscale_chosen", refuse)
         with pytest.raises(api.HTTPException) as caught:
-            api.upscale(base64.b64encode(file.getvalue()).decode(), "automatic", "automatic", {})
+            ask(api, base64.b64encode(file.getvalue()).decode(), {})
         assert caught.value.detail == "'x.safetensors' is damaged. It isn't in 'models'."
 
 
@@ -207,7 +185,7 @@ def test_output_that_is_not_finite_is_the_routes_fault(
     pipeline = importlib.import_module(f"{PACK}.dfosd_core.pipeline")
     monkeypatch.setattr(pipeline, "upscale_attached", lambda image, *_: image * torch.nan)
     with pytest.raises(api.HTTPException, match="not finite") as caught:
-        api.upscale(base64.b64encode(file.getvalue()).decode(), "automatic", "automatic", {})
+        ask(api, base64.b64encode(file.getvalue()).decode(), {})
     assert caught.value.status_code == 500
 
 

@@ -9,16 +9,17 @@ from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image
 
-from dfosd_core.cli.main import main
+from dfosd_core.cli import main as main_module
+from dfosd_core.cli.arguments import make_parser
 from dfosd_core.errors import DfosdError
 from dfosd_core.image_files.read import decode_image, decode_size
-from dfosd_core.image_files.write import check_target, encode_image, write_image
+from dfosd_core.image_files.write import check_target, write_image
 from dfosd_core.lora.file import save_lora
 from dfosd_core.lora.open import open_lora
 from dfosd_core.networks.light_decoder import is_decoder
@@ -30,48 +31,10 @@ from ..small_files import CONFIG, FILE_NAMES, FOLDERS, SMALL, WEIGHTS, records, 
 from ..tiny_models import ldm_tensors, random_lora, tiny_host
 from .changes import ODD_TEXTS, odd_bytes, odd_safetensors, odd_tree, odd_value
 from .loop import Kind, wrong_line
+from .requests import draw_body, draw_upload, use_body, use_upload
+from .samples import pictures
 
 ROOT = Path(__file__).parents[3]
-
-
-@cache
-def pictures() -> dict[str, bytes]:
-    """Small files of every format and most of their kinds, with metadata."""
-    rng, made = np.random.default_rng(0), dict[str, bytes]()
-    rgb = Image.fromarray(rng.integers(0, 256, (9, 20, 3), np.uint8))
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010F] = 6, "camera"
-    exif.get_ifd(0x8769)[0xA001] = 1
-    kinds = {
-        "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
-        "JPEG": ("L", "RGB", "CMYK"),
-        "WEBP": ("RGB", "RGBA"),
-        "AVIF": ("RGB",),
-        "TIFF": ("1", "L", "RGB", "RGBA", "CMYK", "I;16", "P"),
-        "GIF": ("P",),
-        "BMP": ("RGB", "L"),
-    }
-    for form, modes in kinds.items():
-        for mode in modes:
-            image = Image.new(mode, rgb.size, 40000) if mode == "I;16" else rgb.convert(mode)
-            buffer, more = io.BytesIO(), {} if form in ("GIF", "BMP") else {"exif": exif}
-            image.save(buffer, form, **more)
-            made[f"{form} {mode}"] = buffer.getvalue()
-    for form in ("PNG", "WEBP", "GIF", "TIFF"):
-        buffer = io.BytesIO()
-        rgb.save(buffer, form, save_all=True, append_images=[rgb.rotate(180), rgb.rotate(90)])
-        made[f"{form} several"] = buffer.getvalue()
-    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
-        buffer = io.BytesIO()
-        rgb.save(buffer, "TIFF", compression=compression)
-        made[f"TIFF {compression}"] = buffer.getvalue()
-    for form in ("PNG", "TIFF"):
-        buffer = io.BytesIO()
-        picture = decode_image(made["PNG RGBA"], "x")
-        deep = type(picture)(samples=picture.samples.astype(np.uint16) * 257, metadata=picture.metadata)
-        encode_image(buffer, form, deep)
-        made[f"{form} 16 bits"] = buffer.getvalue()
-    return made
 
 
 def draw_picture(rng: Random, folder: Path) -> Path:
@@ -266,11 +229,15 @@ def use_settings(path: Path, out: Path) -> None:
     assert "/" not in settings.size_name
 
 
+_parser = cache(make_parser)
+"""Built once: it would take half of the time."""
+
+
 def command(*arguments: object) -> None:
     """The command in this process. Raises DfosdError where it fails as it should: one line, and not 0."""
     out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main([str(argument) for argument in arguments])
+    with redirect_stdout(out), redirect_stderr(err), patch.object(main_module, "make_parser", _parser):
+        code = main_module.main([str(argument) for argument in arguments])
     if code:
         raise DfosdError(err.getvalue().strip())
     assert not [line for line in out.getvalue().splitlines() if wrong_line(line).startswith("a message that")]
@@ -279,12 +246,14 @@ def command(*arguments: object) -> None:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("picture", draw_picture, use_picture),
-        Kind("lora", draw_lora, use_lora),
-        Kind("lora-folder", draw_lora_folder, use_lora),
-        Kind("checkpoint", draw_checkpoint, use_base),
-        Kind("base-folder", draw_base_folder, use_base),
-        Kind("config", draw_config, use_config),
-        Kind("settings", draw_settings, use_settings),
+        Kind("picture", draw_picture, use_picture, 420),
+        Kind("lora", draw_lora, use_lora, 50),
+        Kind("lora-folder", draw_lora_folder, use_lora, 120),
+        Kind("checkpoint", draw_checkpoint, use_base, 15),
+        Kind("base-folder", draw_base_folder, use_base, 15),
+        Kind("config", draw_config, use_config, 6),
+        Kind("settings", draw_settings, use_settings, 354),
+        Kind("api-body", draw_body, use_body, 10),
+        Kind("upload", draw_upload, use_upload, 10),
     )
 }

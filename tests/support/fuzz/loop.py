@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -36,6 +37,8 @@ class Kind:
     name: str
     draw: Callable[[Random, Path], Path]
     use: Callable[[Path, Path], None]
+    share: int = 1
+    """Of a budget of inputs for several kinds: the cheap ones get more."""
 
 
 @dataclass
@@ -75,7 +78,7 @@ def _one(kind: Kind, place: Path, name: str, tally: Tally, keep: Path | None) ->
     out.mkdir()
     before = peak_bytes()
     path = kind.draw(Random(name), drawn)
-    fault = ""
+    given, fault = _stamps(drawn), ""
     try:
         with _in_time(), _silent():
             kind.use(path, out)
@@ -94,9 +97,15 @@ def _one(kind: Kind, place: Path, name: str, tally: Tally, keep: Path | None) ->
         fault = f"took {(peak_bytes() - before) / 1e9:.1f} GB"
     left = [found.name for found in out.rglob("*") if found.name.endswith(".part")]
     fault = fault or (f"left {left[0]}" if left else "")
+    fault = fault or ("the input is not as it was" if _stamps(drawn) != given else "")
     if fault and keep:
-        path.rename(keep / f"{name}{path.suffix}")
+        shutil.move(path, keep / f"{name}{path.suffix}")
     return fault
+
+
+def _stamps(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Each file with its size and the time of its last change."""
+    return {path: (found.st_size, found.st_mtime_ns) for path in folder.rglob("*") if (found := path.lstat())}
 
 
 def wrong_line(text: str) -> str:

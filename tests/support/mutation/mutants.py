@@ -14,6 +14,7 @@ import cosmic_ray.plugins
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 
+Statement = ast.stmt | ast.ExceptHandler | ast.match_case
 Place = tuple[tuple[int, int], tuple[int, int]]
 """(line, column) of the start and of the end."""
 
@@ -36,6 +37,16 @@ class Mutant:
         assert mutated is not None, self
         return mutated
 
+    def statement(self, original: str) -> tuple[int, int]:
+        """First and last line of the statement around it, of a compound one without what is in it: one of them runs."""
+        first, last = 1, 1
+        for node in ast.walk(ast.parse(original)):  # breadth first: the innermost comes last
+            if isinstance(node, Statement):
+                start, end = _head(node)
+                if start <= self.line <= end:
+                    first, last = start, end
+        return first, last
+
     def shown(self, original: str) -> str:
         """The changed lines, before and after, on one line."""
         changed = difflib.ndiff(original.splitlines(), self.source(original).splitlines())
@@ -57,6 +68,16 @@ def sampled(root: Path, seed: int) -> list[Mutant]:
         chosen += [random.choice(mutants) for mutants in places.values()]
     random.shuffle(chosen)
     return chosen
+
+
+def _head(node: Statement) -> tuple[int, int]:
+    """The lines of a statement up to where the first one in it begins."""
+    start = node.pattern.lineno if isinstance(node, ast.match_case) else node.lineno
+    body: list[ast.stmt] = getattr(node, "body", [])
+    inner = min((each.lineno for each in body), default=0)
+    if not body:
+        return start, getattr(node, "end_lineno", 0) or start
+    return start, max(inner - 1, start)
 
 
 def _of_module(module: str, original: str) -> Iterator[tuple[Place, Mutant]]:

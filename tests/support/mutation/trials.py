@@ -10,15 +10,16 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FrameType, FunctionType
 from typing import Any, cast
 
 import pytest
 from support.mutation.mutants import Mutant
 
-WALL_S = 900
+WALL_S = 300
 """Of a child: longer than that, and it waits for something that does not come."""
 
 
@@ -34,64 +35,93 @@ class Failures:
     pytest_collectreport = pytest_runtest_logreport
 
 
-class Trials(Failures):
-    """pytest's plugin. In place of running the tests it finds out what each calls, and tries the mutants of that.
+class Record(Failures):
+    """pytest's plugin that writes down, for each test that passes, what of dfosd_core it runs, setup included.
 
+    `lines`: module -> the lines that matter. Writes into `file`: test -> {"seconds", "modules", "lines"}.
+    """
+
+    def __init__(self, root: Path, lines: Mapping[str, set[int]], file: Path) -> None:
+        self.root, self.file = root, file
+        self.lines = {str(root / module): numbers for module, numbers in lines.items()}
+        self.found: dict[CodeType, tuple[str, set[int]]] = {}
+        """Of each function that was called: its file, and which of the lines that matter ran."""
+        self.setup: set[str] = set()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        shared: set[str] = set()
+        kept: dict[str, Any] = {}
+        threading.settrace(self._called)
+        sys.settrace(self._called)
+        for item, following in zip(session.items, [*session.items[1:], None], strict=True):
+            self.first, began, self.setup = "", time.process_time(), set[str]()
+            self.found.clear()
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            ran = self.setup | self._here()
+            if _wide_fixtures(item):  # whoever comes first sets up what all share
+                shared |= self.setup
+                ran |= shared
+            if not self.first:
+                modules = {place.partition(":")[0] for place in ran}
+                lines = {place for place in ran if ":" in place}
+                seconds = time.process_time() - began
+                kept[item.nodeid] = {"seconds": seconds, "modules": sorted(modules), "lines": sorted(lines)}
+                self.file.write_text(json.dumps(kept), encoding="utf-8")
+        return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        self.setup = self._here()
+        self.found.clear()
+
+    def _called(self, frame: FrameType, *_: Any) -> Any:
+        """Called by Python for each function that is entered; gives what is called for its lines, if any matter."""
+        code = frame.f_code
+        seen = self.found.setdefault(code, (code.co_filename, set()))[1]
+        wanted = self.lines.get(code.co_filename)
+        if wanted is None or wanted.isdisjoint(_lines_of(code)):
+            return None
+
+        def in_line(frame: FrameType, *_: Any) -> Any:
+            if frame.f_lineno in wanted:
+                seen.add(frame.f_lineno)
+            return in_line
+
+        return in_line
+
+    def _here(self) -> set[str]:
+        """Modules, and those of their lines that matter as MODULE:LINE."""
+        core, start = str(self.root / "dfosd_core"), len(str(self.root)) + 1
+        ours = [(name[start:], lines) for name, lines in list(self.found.values()) if name.startswith(core)]
+        return {module for module, _ in ours} | {f"{module}:{line}" for module, lines in ours for line in lines}
+
+
+@cache
+def _lines_of(code: CodeType) -> frozenset[int]:
+    return frozenset(line for _, _, line in code.co_lines() if line)
+
+
+class Trials(Failures):
+    """pytest's plugin. In place of running all tests, it runs those that are wanted for each mutant.
+
+    `wanted`: mutant -> the names of the tests and the seconds that they take without it.
     `report(mutant, test)` is told of each mutant that was tried: by which test it was killed, "time", or "".
     """
 
     def __init__(
-        self, root: Path, mutants: list[Mutant], budget: float, report: Callable[[Mutant, str], None], calls: Path
+        self, root: Path, wanted: Mapping[Mutant, Mapping[str, float]], report: Callable[[Mutant, str], None]
     ) -> None:
-        self.root, self.mutants, self.budget, self.report, self.calls = root, mutants, budget, report, calls
+        self.root, self.wanted, self.report = root, wanted, report
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = {item.nodeid: item for item in session.items}
-        if not self.calls.exists():
-            in_child(lambda: self._record(list(items.values())), 3 * self.budget, wall=3 * WALL_S)
-        calls: dict[str, Any] = json.loads(self.calls.read_text("utf-8")) if self.calls.exists() else {}
-        for mutant in self.mutants:
-            key = f"{mutant.module}:{mutant.function}"
-            hit = [name for name, call in calls.items() if key in call["calls"] and not call["failed"]]
-            hit.sort(key=lambda name: calls[name]["seconds"])
-            if mutant.function and hit:
-                expected = sum(calls[name]["seconds"] for name in hit)
-                self.report(mutant, self._tried(mutant, [items[name] for name in hit if name in items], expected))
+        for mutant, tests in self.wanted.items():
+            chosen = [items[name] for name in tests if name in items]
+            if chosen:
+                self.report(mutant, self._tried(mutant, chosen, sum(tests.values())))
         return True
-
-    def _record(self, items: list[pytest.Item]) -> str:
-        """What each test calls of dfosd_core, its setup included, and its time."""
-        seen: set[CodeType] = set()
-        shared: set[str] = set()
-        kept: dict[str, Any] = {}
-        core = str(self.root / "dfosd_core")
-
-        def called(frame: Any, *_: Any) -> None:
-            seen.add(frame.f_code)
-
-        threading.settrace(called)
-        sys.settrace(called)
-        for item, following in zip(items, [*items[1:], None], strict=True):
-            self.first, began = "", time.process_time()
-            seen.clear()
-            shared_before = set(_wide_fixtures(item))
-            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            called_here = [code for code in list(seen) if code.co_filename.startswith(core)]
-            named = {f"{self._module(code)}:{_name(code).split('.<locals>')[0]}" for code in called_here}
-            if shared_before:  # whoever comes first sets up what all share
-                shared |= named
-            seconds = time.process_time() - began
-            kept[item.nodeid] = {
-                "seconds": seconds,
-                "failed": bool(self.first),
-                "calls": sorted(named | (shared if shared_before else set())),
-            }
-            self.calls.write_text(json.dumps(kept), encoding="utf-8")
-        return ""
-
-    def _module(self, code: CodeType) -> str:
-        return Path(code.co_filename).relative_to(self.root).as_posix()
 
     def _tried(self, mutant: Mutant, items: list[pytest.Item], expected: float) -> str:
         path = self.root / mutant.module
@@ -106,7 +136,7 @@ class Trials(Failures):
             return self.first
 
         with in_place(path, mutant):  # for what imports it only now, and for other processes
-            return in_child(work, 20 + 5 * min(expected, self.budget))
+            return in_child(work, 10 + 5 * expected)
 
 
 def _wide_fixtures(item: pytest.Item) -> list[str]:
