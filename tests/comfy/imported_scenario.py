@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from slider_scenario import NODE, STAGE, ends_at, run, settle, wait_for_page
+from slider_scenario import NODE, STAGE, complaints, ends_at, run, settle, wait_for_page
 from support.chromium import Browser
 
 LORA = f"{NODE}.widgets.find((widget) => widget.name === 'lora')"
@@ -81,7 +81,7 @@ def work(program: str, url: str, workflow: dict[str, Any], names: list[str], sho
         seen["note_is_below"] = page.js(
             f"{NOTE}.getBoundingClientRect().top >= {STAGE}.getBoundingClientRect().bottom - 1"
         )
-        seen["console"] = page.console[heard:]
+        seen["console"] = complaints(page.console[heard:])
         page.reload()
         wait_for_page(page)
         page.wait(f"{NOTE}?.checkVisibility()")

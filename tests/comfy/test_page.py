@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from comfy_process import ROOT, ComfyProcess
 from PIL import Image
-from slider_scenario import film, work
+from slider_scenario import complaints, film, work
+from support.chromium import scripts_of
 
 from dfosd_core.settings import UpscaleSettings
 
@@ -135,6 +136,21 @@ def test_script_asks_for_pictures_only_and_causes_no_message(seen: dict[str, Any
     assert set(seen["foreign"]) <= {"api.comfy.org", "huggingface.co"}
     assert seen["pictures"] == ["/api/view"]
     assert seen["console"] == []
+
+
+def test_hosts_own_warnings_are_no_complaints_about_us() -> None:
+    own = "warning: input.link is deprecated. [http://a/assets/core.js, http://a/extensions/comfyui-dfosd/js/after.js]"
+    named = "warning: DFOSDUpscale: unknown option [http://a/assets/core.js]"
+    hosts = "warning: input.link is deprecated. [http://a/assets/core.js]"
+    error = "exception: TypeError at http://a/assets/core.js"
+    assert complaints([hosts, own, named, error, own]) == [own, named, error]
+
+
+def test_scripts_of_a_call_include_those_that_started_it() -> None:
+    begun: dict[str, Any] = {"callFrames": [{"url": "http://a/extensions/comfyui-dfosd/js/after.js"}]}
+    stack = {"callFrames": [{"url": "http://a/assets/core.js"}, {"url": ""}], "parent": begun}
+    assert scripts_of(stack) == ["http://a/assets/core.js", "http://a/extensions/comfyui-dfosd/js/after.js"]
+    assert scripts_of(None) == []
 
 
 def test_english_texts_are_the_nodes_own(host: ComfyProcess) -> None:

@@ -40,7 +40,7 @@ class Browser:
         self.awaited: dict[str, str] = {}
         """The same for those whose answers have not come whole, by the browser's own numbers."""
         self.console: list[str] = []
-        """Errors and warnings on the page's console."""
+        """Errors and warnings on the page's console, each with the addresses of the scripts that it came through."""
         self._count = 0
         self._buffer = b""
         self._session: str | None = None
@@ -68,6 +68,7 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log", "DOM"):
             self.call(f"{domain}.enable")
+        self.call("Runtime.setAsyncCallStackDepth", maxDepth=16)
         self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(self.downloads))
         return self
 
@@ -234,12 +235,19 @@ class Browser:
         elif method == "Runtime.exceptionThrown":
             self.console.append("exception: " + str(params["exceptionDetails"])[:500])
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
-            self.console.append(
-                f"{params['type']}: "
-                + " ".join(str(a.get("value", a.get("description"))) for a in params["args"])[:500]
-            )
+            text = " ".join(str(a.get("value", a.get("description"))) for a in params["args"])[:500]
+            self.console.append(f"{params['type']}: {text} [{', '.join(scripts_of(params.get('stackTrace')))}]")
         elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.console.append(f"log: {params['entry']['text']} {params['entry'].get('url', '')}")
+
+
+def scripts_of(stack: dict[str, Any] | None) -> list[str]:
+    """Addresses of the scripts in a stack, those first that ran last, with what had started a promise or a timer."""
+    addresses: dict[str, None] = {}
+    while stack:
+        addresses |= dict.fromkeys(frame["url"] for frame in stack["callFrames"] if frame["url"])
+        stack = stack.get("parent")
+    return list(addresses)
 
 
 def between(start: tuple[float, float], end: tuple[float, float]) -> list[tuple[float, float]]:

@@ -22,6 +22,10 @@ def write_v_prediction(root: Path, own: Path, target: Path) -> None:
     target.symlink_to(own.resolve())
     described = root / DESCRIPTION  # a host that has it wants all of it, Forge reads this line only
     text = described.read_text() if described.exists() else 'model:\n  params:\n    parameterization: "v"\n'
+    if own.with_suffix(".yaml").exists():  # of other widths than the host's own description
+        text = own.with_suffix(".yaml").read_text()
+        if "parameterization" not in text:
+            text = text.replace("  params:\n", '  params:\n    parameterization: "v"\n', 1)
     target.with_suffix(".yaml").write_text(text)
 
 

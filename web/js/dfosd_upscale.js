@@ -129,6 +129,7 @@ class Slider {
     await this.view.show(pairs)
     this.view.note = output[ORIGIN]?.[0] ?? ""
     this.widget.hidden = false
+    this.dropPreview()
     if (isNew && !this.hasRoom) this.makeRoom()
     this.hasRoom = true
     this.node.setDirtyCanvas(true, true)
@@ -145,16 +146,20 @@ class Slider {
 
   /** The host's live preview and the slider take turns in the same place. Called before each drawing of the node. */
   yieldToPreview() {
-    const { node, widget } = this
+    this.dropPreview()
+    this.widget.hidden = this.view.pairs.length === 0 || Boolean(this.node.imgs?.length)
+  }
+
+  /** After a run, let the host forget the run's last preview. Nodes 2.0 keeps it too, and draws nothing on the canvas. */
+  dropPreview() {
+    const { node } = this
+    if (!this.finished || !node.imgs) return
+    node.imgs = undefined
     const preview = node.widgets.findIndex((other) => other.name === PREVIEW_WIDGET)
-    if (this.finished && node.imgs) {
-      node.imgs = undefined
-      if (preview >= 0) {
-        node.widgets[preview].onRemove?.()
-        node.widgets.splice(preview, 1)
-      }
+    if (preview >= 0) {
+      node.widgets[preview].onRemove?.()
+      node.widgets.splice(preview, 1)
     }
-    widget.hidden = this.view.pairs.length === 0 || Boolean(node.imgs?.length)
   }
 }
 
