@@ -116,7 +116,14 @@ def test_pisa_sr_wants_both_parts_on_the_same_layers(missing: str, tmp_path: Pat
         if not (key.startswith(f"{layer}.lora_") and f"default_{part}_{missing}." in key)
     }
     assert len(entries["state_dict_unet"]) == len(state) - 2
-    assert "expected" in refused(write("pisa_sr", tmp_path, entries))
+    names = f"unet_lora_{part}_modules_{missing}"
+    entries[names] = [name for name in entries[names] if name != layer]
+    assert "expected the same layers twice" in refused(write("pisa_sr", tmp_path, entries))
+
+
+def test_pisa_srs_stacked_pairs_have_factor_one(tmp_path: Path) -> None:
+    pairs = open_lora(write("pisa_sr", tmp_path, SMALL["pisa_sr"]())).pairs
+    assert {pair.scaling for pair in pairs.values()} == {1.0}
 
 
 @pytest.mark.parametrize(("half", "shape"), [("A", (4, 4, 1, 1)), ("A", (4, 5, 3, 3)), ("B", (9, 4, 1, 1))])
