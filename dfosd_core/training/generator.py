@@ -78,6 +78,10 @@ class DfosdGenerator(nn.Module):
         """
         return self._encode(self.vae, x, rng)
 
+    def encode_again(self, x_sr: Tensor) -> Tensor:
+        """x_sr (B, 3, H, W) -> its latent, the posterior's mean, with gradient: for the cycle term."""
+        return self._encode(self.vae, x_sr, None)
+
     def _encode(self, vae: nn.Module, x: Tensor, rng: Rng | None) -> Tensor:
         posterior = cast("Any", vae).encode(x).latent_dist
         latent = posterior.mean.float()

@@ -4,9 +4,13 @@
     L_G   = mean softplus(-D(F(z_sr, t)))
     L_D   = mean softplus(D(F(z_sr, t))) + mean softplus(-D(F(z_hr, t)))
 
-The paper's perceptual term is EA-DISTS. D gives logits a, and softplus(-a) = -log sigmoid(a). A discriminator of
-images (`space` "image", an ablation) gets x itself in place of F(z, t). Logits, perceptual terms and all sums are
-float32, also under autocast. Which network is updated when is the recipe's.
+The paper's perceptual term is EA-DISTS. One term more, which the paper does not have and is 0 by default, keeps z_sr
+where the autoencoder's own latents lie: lambda_cycle MSE(z_sr, E(x_sr)). Elsewhere the decoder weaves patterns of the
+latents' spacing into the picture, and a perceptual term may reward them as texture.
+
+D gives logits a, and softplus(-a) = -log sigmoid(a). A discriminator of images (`space` "image", an ablation) gets x
+itself in place of F(z, t). Logits, perceptual terms and all sums are float32, also under autocast. Which network is
+updated when is the recipe's.
 """
 
 from __future__ import annotations
@@ -75,6 +79,8 @@ class LossSettings:
     """Weight of the adversarial term L_G."""
     lambda_2: float = 1.0
     """Weight of the perceptual term."""
+    lambda_cycle: float = 0.0
+    """Weight of the cycle term."""
     t_noise_min: int = 0
     """Smallest timestep of the latents that the discriminator gets."""
     t_noise_max: int = NUM_TIMESTEPS - 1
@@ -93,8 +99,9 @@ class GeneratorLosses(NamedTuple):
     mse: Tensor
     perceptual: Tensor
     adversarial: Tensor
+    cycle: Tensor
     fidelity: Tensor
-    """MSE + lambda_2 L_perceptual."""
+    """MSE + lambda_2 L_perceptual + lambda_cycle MSE(z_sr, E(x_sr))."""
     opposing: Tensor
     """lambda_1 L_G."""
 
@@ -114,24 +121,28 @@ def generator_loss(
     *,
     perceptual: PerceptualLoss | None,
     discriminator: nn.Module | None,
+    encode: Callable[[Tensor], Tensor] | None = None,
     rng: Rng,
     settings: LossSettings,
 ) -> GeneratorLosses:
     """L_gen of x_sr, x_hr (B, 3, H, W) in [-1, 1] and z_sr (B, C, h, w).
 
     MSE and `perceptual` get [0, 1], unclamped. The discriminator gets no gradient.
-    perceptual, discriminator: None leaves the term out; it then reads 0. rng draws timesteps and noise.
+    perceptual, discriminator, encode: None leaves the term out; it then reads 0. rng draws timesteps and noise.
+    encode: x_sr -> its latent, with gradient, for the cycle term.
     """
     zero = torch.zeros((), device=x_sr.device)
     with torch.autocast(x_sr.device.type, enabled=False):
         image, reference = to_unit(x_sr.float()), to_unit(x_hr.float())
         mse = F.mse_loss(image, reference)
         distance = zero if perceptual is None else perceptual(image, reference)
+    cycle = zero if encode is None else F.mse_loss(z_sr.float(), encode(x_sr).float())
     adversarial = zero
     if discriminator is not None:
         adversarial = adversarial_loss(discriminator, input_of(discriminator, z_sr, x_sr), rng, settings)
-    fidelity, opposing = mse + settings.lambda_2 * distance, settings.lambda_1 * adversarial
-    terms = mse.detach(), distance.detach(), adversarial.detach()
+    fidelity = mse + settings.lambda_2 * distance + settings.lambda_cycle * cycle
+    opposing = settings.lambda_1 * adversarial
+    terms = mse.detach(), distance.detach(), adversarial.detach(), cycle.detach()
     return GeneratorLosses(fidelity + opposing, *terms, fidelity, opposing)
 
 

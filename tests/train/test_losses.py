@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -236,8 +237,33 @@ def test_left_out_terms_read_zero() -> None:
     losses = generator_loss(
         images(1), images(2), torch.zeros(1), perceptual=None, discriminator=None, rng=rng(), settings=SETTINGS
     )
-    assert losses.perceptual == losses.adversarial == 0
+    assert losses.perceptual == losses.adversarial == losses.cycle == 0
     assert losses.total == losses.mse > 0
+
+
+def test_cycle_term_compares_the_latent_with_that_of_its_own_picture() -> None:
+    generator, _ = small_pair()
+    z_sr, x_sr = generator(images(), rng())
+    settings = LossSettings(lambda_cycle=0.3)
+    loss_of = partial(
+        generator_loss,
+        perceptual=None,
+        discriminator=None,
+        encode=generator.encode_again,
+        rng=rng(),
+        settings=settings,
+    )
+    losses = loss_of(x_sr, images(9), z_sr)
+    cycle = (z_sr - generator.encode(x_sr)).square().mean()
+    torch.testing.assert_close(losses.cycle, cycle.detach())
+    torch.testing.assert_close(losses.total, losses.mse + 0.3 * cycle)
+    torch.testing.assert_close(losses.fidelity, losses.total)
+    # Both sides have gradients: the latent moves to its picture's, and the picture to the latent.
+    (whole,) = torch.autograd.grad(losses.total, z_sr, retain_graph=True)
+    still = loss_of(x_sr.detach(), images(9), z_sr)
+    (half,) = torch.autograd.grad(still.total, z_sr)
+    assert (half - 0.6 * (z_sr - generator.encode(x_sr)) / z_sr.numel()).abs().max() < 1e-6
+    assert (whole - half).abs().max() > 10 * half.abs().mean() * 1e-3
 
 
 def test_perceptual_term_sees_unit_range_in_float32_outside_autocast() -> None:

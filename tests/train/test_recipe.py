@@ -64,6 +64,19 @@ def test_terms_join_at_their_steps(material: Path, tmp_path: Path) -> None:
     assert "loss/discriminator" in run.recipe.train_step(3, first_batch(run))
 
 
+def test_cycle_term_is_in_the_loss_where_it_has_a_weight(material: Path, tmp_path: Path) -> None:
+    reports = []
+    for name, weight in (("without", 0.0), ("with", 0.5)):
+        changes = {"loss": {"lambda_cycle": weight}, "discriminator": {"kind": "none"}}
+        run = trainer(config(material, tmp_path / name, **changes))
+        reports.append(run.recipe.train_step(0, first_batch(run)))
+    without, with_it = reports
+    assert "loss/cycle" not in without
+    assert with_it["loss/cycle"] > 0
+    torch.testing.assert_close(with_it["loss/generator"], with_it["loss/mse"] + 0.5 * with_it["loss/cycle"])
+    assert with_it["grad/generator"] != without["grad/generator"]
+
+
 @pytest.mark.parametrize(
     "changes", [{"discriminator": {"kind": "none"}}, {"loss": {"lambda_1": 0.0}}], ids=["none", "lambda_1"]
 )

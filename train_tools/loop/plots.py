@@ -39,6 +39,7 @@ PANELS = (
             "loss/mse": "MSE",
             "loss/perceptual": "perceptual",
             "loss/adversarial": "adversarial",
+            "loss/cycle": "cycle",
         },
         log=True,
     ),

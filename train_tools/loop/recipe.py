@@ -63,6 +63,7 @@ class Recipe:
         self.settings = LossSettings(
             lambda_1=1.0 if loss.adversarial_share > 0 else loss.lambda_1,
             lambda_2=loss.lambda_2,
+            lambda_cycle=loss.lambda_cycle,
             t_noise_min=chosen.t_noise_min,
             t_noise_max=chosen.t_noise_max,
         )
@@ -114,7 +115,7 @@ class Recipe:
                     else:
                         self.generator.backward(losses.total * share)
                 finished.append(result)
-                _add(values, _generator_report(losses, terms), share)
+                _add(values, self._generator_report(losses, terms), share)
         if self.matched and terms.adversarial:
             values |= self.matched.join()
             values["loss/generator"] += (values["weight/adversarial"] - 1) * values["loss/adversarial"]
@@ -146,6 +147,7 @@ class Recipe:
                 z_sr,
                 perceptual=networks.perceptual if terms.perceptual else None,
                 discriminator=networks.discriminator if terms.adversarial else None,
+                encode=networks.generator.encode_again if self.settings.lambda_cycle > 0 else None,
                 rng=noise,
                 settings=self.settings,
             )
@@ -192,19 +194,20 @@ class Recipe:
         if self.ema:
             self.ema.load(state["ema"])
 
+    def _generator_report(self, losses: GeneratorLosses, terms: ActiveTerms) -> dict[str, Tensor]:
+        report = {"loss/generator": losses.total.detach(), "loss/mse": losses.mse}
+        if terms.perceptual:
+            report["loss/perceptual"] = losses.perceptual
+        if terms.adversarial:
+            report["loss/adversarial"] = losses.adversarial
+        if self.settings.lambda_cycle > 0:
+            report["loss/cycle"] = losses.cycle
+        return report
+
     def _discriminator_frozen(self, terms: ActiveTerms) -> AbstractContextManager[None]:
         # In the backward pass too: gradient checkpointing runs the discriminator again there.
         network = self.networks.discriminator
         return frozen(network) if network is not None and terms.adversarial else nullcontext()
-
-
-def _generator_report(losses: GeneratorLosses, terms: ActiveTerms) -> dict[str, Tensor]:
-    report = {"loss/generator": losses.total.detach(), "loss/mse": losses.mse}
-    if terms.perceptual:
-        report["loss/perceptual"] = losses.perceptual
-    if terms.adversarial:
-        report["loss/adversarial"] = losses.adversarial
-    return report
 
 
 def _discriminator_report(losses: DiscriminatorLosses) -> dict[str, Tensor]:

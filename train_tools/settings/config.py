@@ -134,7 +134,7 @@ class DataConfig(Section):
 
 @dataclass(kw_only=True)
 class LossConfig(Section):
-    """L_gen = MSE + lambda_2 perceptual + lambda_1 adversarial (arXiv 2410.04224, section 3.4)."""
+    """L_gen = MSE + lambda_2 perceptual + lambda_1 adversarial (arXiv 2410.04224, section 3.4) + lambda_cycle cycle."""
 
     perceptual: PerceptualName = "ea_dists"
     """The perceptual term: none, DISTS, or edge-aware DISTS (the paper)."""
@@ -146,6 +146,8 @@ class LossConfig(Section):
     """Norm of the adversarial gradient over the other terms', held at each step in place of lambda_1; 0: lambda_1."""
     lambda_2: PositiveOrZero = 1.0
     """Weight of the perceptual term."""
+    lambda_cycle: PositiveOrZero = 0.0
+    """Weight of MSE(z_sr, E(x_sr)), not the paper's: keeps latents near those of pictures, against woven patterns."""
     perceptual_from: CountOrZero = 0
     """Step at which the perceptual term joins; before it MSE stands alone."""
 

@@ -36,6 +36,7 @@ RULES: dict[str, Rule] = {
     "loss.lambda_1": "warn",
     "loss.adversarial_share": "warn",
     "loss.lambda_2": "warn",
+    "loss.lambda_cycle": "warn",
     "loss.perceptual_from": "warn",
     "discriminator.kind": "refuse",
     "discriminator.base": "refuse",
