@@ -13,8 +13,6 @@ have changed.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import sys
 import tempfile
 import time
@@ -22,20 +20,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dfosd_core.cli.caches import bound_caches
+import numpy as np
+import torch
+from PIL import Image
 
-bound_caches()  # as the command does, before torch is imported
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from dfosd_core.cli.conveyor import Outcome  # noqa: E402
-from dfosd_core.cli.plan import Job  # noqa: E402
-from dfosd_core.cli.work import Task, run_task  # noqa: E402
-from dfosd_core.hosts.own import fast_dtype, load_default  # noqa: E402
-from dfosd_core.pipeline import upscale  # noqa: E402
-from dfosd_core.settings import ModelChoice, UpscaleSettings  # noqa: E402
+from dfosd_core.allocator import give_back_freed_memory
+from dfosd_core.cli.conveyor import Outcome
+from dfosd_core.cli.plan import Job
+from dfosd_core.cli.work import Task, run_task
+from dfosd_core.hosts.own import fast_dtype, load_default
+from dfosd_core.memory import held_memory
+from dfosd_core.pipeline import upscale
+from dfosd_core.settings import ModelChoice, UpscaleSettings
 
 MOST_GROWTH = 0.01
 WARM = 10
@@ -44,10 +40,8 @@ WARM = 10
 
 def resident_bytes() -> int:
     """What the process holds in memory now, without what glibc's malloc keeps of freed memory. Linux only."""
-    with contextlib.suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) * 1024
+    give_back_freed_memory()
+    return held_memory(torch.device("cpu"))
 
 
 @dataclass

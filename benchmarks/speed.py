@@ -68,8 +68,7 @@ def main() -> None:
     settings = UpscaleSettings()
     times: list[float] = []
     need = need_of((4 * args.size, 4 * args.size), host, settings).bytes
-    if image.device.type == "cpu":
-        keep_freed_memory()  # as our programs do
+    keep_freed_memory()  # as our programs do
     with attached(host, lora, settings) as host:
         estimate = held_memory(image.device) + need
         for _ in range(args.runs + 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ PAGES = 64 * 2**20 // 4096
 
 def faults_of(before: str, **environment: str) -> tuple[int, int]:
     """Page faults of five maps of 64 MiB, one after the other, and bytes that were given back in the end."""
-    if not hasattr(os, "confstr") or not (os.confstr("CS_GNU_LIBC_VERSION") if sys.platform == "linux" else ""):
+    if platform.libc_ver()[0] != "glibc":
         pytest.skip("the C library is not glibc")
     run = [sys.executable, "-c", FAULTS.format(before=before)]
     environment = os.environ | {"THP_MEM_ALLOC_ENABLE": "0"} | environment
