@@ -58,6 +58,25 @@ def joined(pixel: DfosdLora, semantic: DfosdLora) -> DfosdLora:
     return replace(semantic, pairs=pairs, metadata=metadata)
 
 
+def split(lora: LoraT) -> dict[str, LoraT]:
+    """Each part as a LoRA of its own, in the order of `LoraMetadata.parts`; what `joined` has put together.
+
+    A LoRA of one part has none by name: the dictionary is empty.
+    """
+    found: dict[str, LoraT] = {}
+    first = 0
+    for name, rank in lora.metadata.parts.items():
+        rows = slice(first, first := first + rank)
+        pairs = {
+            layer: LoraPair(down=pair.down[rows], up=pair.up[:, rows], alpha=pair.scaling * rank)
+            for layer, pair in lora.pairs.items()
+        }
+        alpha = lora.metadata.lora_alpha / lora.metadata.rank * rank
+        metadata = replace(lora.metadata, rank=rank, lora_alpha=alpha, parts={})
+        found[name] = replace(lora, pairs=pairs, metadata=metadata)
+    return found
+
+
 def _behind(first: LoraPair, second: LoraPair, alpha: float) -> LoraPair:
     down = torch.cat([pair.down.to(second.down) for pair in (first, second)])
     up = torch.cat([_with_factor(pair).to(second.up) for pair in (first, second)], dim=1)

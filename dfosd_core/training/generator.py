@@ -157,10 +157,10 @@ class DfosdGenerator(nn.Module):
     def load_lora(self, lora: DfosdLora) -> dict[str, float]:
         """Take a LoRA's layers and prompt as the start: what `export_lora` wrote, or any other of this base.
 
-        Before that nothing may have been loaded. Timestep and rule stay this generator's. Returns the relative error of
-        each weight's change that did not fit into the rank (see `starting_lora`). Raises LoraMismatchError before
-        anything changes where the base has no such layers, ConfigError for another number of prompt tokens. The base's
-        layout is the caller's to check (`check_base`).
+        Before that nothing may have been loaded but by `stand_on`, for the part on top of it. Timestep and rule stay
+        this generator's. Returns the relative error of each weight's change that did not fit into the rank (see
+        `starting_lora`). Raises LoraMismatchError before anything changes where the base has no such layers,
+        ConfigError for another number of prompt tokens. The base's layout is the caller's to check (`check_base`).
         """
         lr_vae = share_weights(self.vae)
         layers = {**layers_of(self.unet), **layers_of(lr_vae, VAE_PREFIX)}

@@ -12,7 +12,7 @@ from support.training_runs import config, train, trainer
 from dfosd_core.errors import ConfigError
 from dfosd_core.hosts.own import load_base
 from dfosd_core.lora.file import load_lora, save_lora
-from dfosd_core.lora.parts import PIXEL, SEMANTIC, joined, scaled
+from dfosd_core.lora.parts import PIXEL, SEMANTIC, joined, scaled, split
 from dfosd_core.pipeline import UpscaleSettings, upscale
 
 RANKS = {PIXEL: 4, SEMANTIC: 3}
@@ -75,6 +75,35 @@ def test_a_fresh_part_changes_nothing_and_a_resumed_run_goes_on(material: Path, 
         assert torch.equal(pair.up, resumed.pairs[name].up)
 
 
+def test_parts_come_out_as_they_were_put_together(both: Path) -> None:
+    whole = load_lora(both)
+    parts = split(whole)
+    assert list(parts) == [PIXEL, SEMANTIC]
+    again = joined(parts[PIXEL], parts[SEMANTIC])
+    assert (again.metadata.rank, again.metadata.lora_alpha, again.metadata.parts) == (7, 7.0, RANKS)
+    for name, pair in whole.pairs.items():
+        assert torch.equal(again.pairs[name].up, pair.up)
+        assert torch.equal(again.pairs[name].down, pair.down)
+        assert again.pairs[name].alpha == pair.alpha
+    assert split(parts[PIXEL]) == {}
+
+
+def test_a_run_goes_on_from_a_lora_of_two_parts(material: Path, pixel: Path, both: Path, tmp_path: Path) -> None:
+    whole = load_lora(both)
+    model = {"rank": RANKS[SEMANTIC], "lora_alpha": 6.0, "pixel_lora": both}
+    start = trainer(config(material, tmp_path / "start", model=model)).lora()
+    assert start.metadata.parts == RANKS
+    for name, pair in whole.pairs.items():
+        torch.testing.assert_close(start.pairs[name].up, pair.up, rtol=1e-3, atol=1e-6)
+        assert torch.equal(start.pairs[name].down, pair.down)
+    train(config(material, tmp_path / "on", model=model, optim={"steps": 2, "lr": 1e-2}))
+    on, rows = load_lora(tmp_path / "on" / "last.safetensors"), slice(0, RANKS[PIXEL])
+    assert all(torch.equal(on.pairs[name].up[:, rows], pair.up[:, rows]) for name, pair in whole.pairs.items())
+    assert any(not torch.equal(on.pairs[name].up, pair.up) for name, pair in whole.pairs.items())
+    cut = trainer(config(material, tmp_path / "cut", model={**model, "rank": 2}))
+    assert any(note.startswith("model.pixel_lora") and "cut to rank 2" in note for note in cut.networks.notes)
+
+
 def test_source_and_licence_of_the_first_part_go_on(material: Path, pixel: Path, tmp_path: Path) -> None:
     lora = load_lora(pixel)
     about = replace(lora.metadata, source="HYPIR", license="non-commercial")
@@ -91,7 +120,6 @@ def test_what_cannot_stay_below_is_refused_in_one_line(material: Path, pixel: Pa
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "Expected a LoRA of one part and one rank" in refused(both)
     assert "There is no LoRA file" in refused(tmp_path / "none.safetensors")
     assert "expected no model.init_lora beside it" in refused(pixel, init_lora=pixel)
     assert "It was trained at timestep" in refused(pixel, timestep=250)
@@ -100,3 +128,7 @@ def test_what_cannot_stay_below_is_refused_in_one_line(material: Path, pixel: Pa
     fewer = replace(lora, pairs={**lora.pairs, name: replace(pair, down=pair.down[:2], up=pair.up[:, :2])})
     save_lora(tmp_path / "uneven.safetensors", fewer)
     assert "ranks [2, 4]" in refused(tmp_path / "uneven.safetensors")
+    whole = load_lora(both)
+    other = replace(whole, metadata=replace(whole.metadata, parts={PIXEL: 4, "other": 3}))
+    save_lora(tmp_path / "other.safetensors", other)
+    assert "Expected a LoRA of one part and one rank" in refused(tmp_path / "other.safetensors")

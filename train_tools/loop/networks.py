@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dfosd_core.errors import ConfigError, DfosdError
 from dfosd_core.lora.file import DfosdLora
 from dfosd_core.lora.metadata import LoraMetadata, check_base
+from dfosd_core.lora.parts import PIXEL, SEMANTIC, split
 from dfosd_core.networks.embedded import DEFAULT_BASE, DEFAULT_WEIGHTS, EMBEDDED
 from dfosd_core.training.base import TrainingBase, enable_checkpointing, read_training_base
 from dfosd_core.training.discriminators import make_discriminator
@@ -113,7 +114,13 @@ class Networks:
                     f"It was trained at timestep {about.timestep} with the rule {about.rule}, expected "
                     f"{model.timestep} and {RULE}. Set model.timestep to its own."
                 )
-            self.generator.stand_on(pixel)
+            if set(about.parts) != {PIXEL, SEMANTIC}:
+                self.generator.stand_on(pixel)
+                return
+            parts = split(pixel)
+            self.generator.stand_on(parts[PIXEL])
+            errors = self.generator.load_lora(parts[SEMANTIC])
+            self.notes += start_notes(parts[SEMANTIC], self.generator, errors, "model.pixel_lora")
         except DfosdError as error:
             raise ConfigError(f"model.pixel_lora '{model.pixel_lora}': {error}") from error
 

@@ -47,25 +47,27 @@ def complete_start(start: DfosdLora | ImportedLora, base: Path, layout: BaseLayo
         raise ConfigError(f"model.init_lora {name}: {error}") from error
 
 
-def start_notes(start: DfosdLora, generator: DfosdGenerator, errors: Mapping[str, float]) -> list[str]:
-    """What became of it, for the user. errors: from `DfosdGenerator.load_lora`."""
+def start_notes(
+    start: DfosdLora, generator: DfosdGenerator, errors: Mapping[str, float], setting: str = "model.init_lora"
+) -> list[str]:
+    """What became of it, for the user. errors: from `DfosdGenerator.load_lora`; setting: what named the LoRA."""
     about, notes = start.metadata, list[str]()
     if (about.timestep, about.rule) != (generator.t, RULE):
         notes.append(
-            f"Warning: model.init_lora was trained at timestep {about.timestep} with the rule {about.rule}; this run "
+            f"Warning: {setting} was trained at timestep {about.timestep} with the rule {about.rule}; this run "
             f"uses timestep {generator.t} and {RULE}."
         )
     if errors:
         worst = max(errors, key=lambda name: errors[name])
         notes.append(
-            f"model.init_lora: {len(errors)} layers are cut to rank {generator.rank}; relative error of the weights' "
+            f"{setting}: {len(errors)} layers are cut to rank {generator.rank}; relative error of the weights' "
             f"change: worst {errors[worst]:.4f} ({worst}), mean {sum(errors.values()) / len(errors):.4f}."
         )
     more = generator.untrained
     if more is not None:
         names = sorted({*more.pairs, *more.set_weights, *more.set_biases})
         notes.append(
-            f"model.init_lora: {len(names)} layers that are not trained stay as they are, also in the exported LoRA, "
+            f"{setting}: {len(names)} layers that are not trained stay as they are, also in the exported LoRA, "
             f"first {names[0]}."
         )
     return notes

@@ -67,7 +67,8 @@ class ModelConfig(Section):
     init_lora: Path | None = None
     """A LoRA to start from, any of this base that `dfosd upscale` takes, of any rank; none: a fresh one."""
     pixel_lora: Path | None = None
-    """A finished LoRA of this base that stays as it is: the run adds a part to it, which strength scales (PiSA-SR)."""
+    """A finished LoRA of this base that stays as it is: the run adds a part to it, which strength scales (PiSA-SR). Of
+    a LoRA of two parts the first stays and the second is what the run starts from."""
     rank: Count = 16
     """Rank of the generator's LoRA (paper: 16)."""
     lora_alpha: Positive = 16.0
