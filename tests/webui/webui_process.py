@@ -37,6 +37,8 @@ class WebUI:
         self.name = variable.removesuffix("_PATH").lower()
         self.root = root
         self.log = log
+        self.said_at_start = ""
+        """The log up to when it had started: what tests provoke comes later."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -61,6 +63,7 @@ class WebUI:
         except BaseException:
             self.__exit__()
             raise
+        self.said_at_start = self.text()
         return self
 
     def __exit__(self, *_: object) -> None:

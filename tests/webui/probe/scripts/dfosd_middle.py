@@ -66,16 +66,15 @@ def again() -> dict[str, Any]:
 
 
 def hypernetwork(name: str = Body(..., embed=True), keep: bool = Body(..., embed=True)) -> dict[str, Any]:
-    """Write a random one of that name, or remove it."""
+    """Write a random one of that name for the checkpoint, or remove it."""
     from modules.hypernetworks.hypernetwork import Hypernetwork
 
     path = Path(shared.cmd_opts.hypernetwork_dir) / f"{name}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     if keep:
         torch.manual_seed(1)
-        random = Hypernetwork(
-            name=name, enable_sizes=[320, 640, 1024, 1280], layer_structure=[1, 2, 1], weight_init="Normal"
-        )
+        widths = {module.in_features for part, module in networks()[0].named_modules() if part.endswith("to_k")}
+        random = Hypernetwork(name=name, enable_sizes=sorted(widths), layer_structure=[1, 2, 1], weight_init="Normal")
         for weight in random.weights():
             weight.data = torch.randn_like(weight) * 0.05
         save, torch.save = torch.save, partial(torch.save, _use_new_zipfile_serialization=False)
