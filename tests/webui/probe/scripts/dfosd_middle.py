@@ -117,6 +117,9 @@ def add_unet(found: list[Any]) -> None:
     """A UNet to choose in the place of the checkpoint's, as TensorRT's is."""
     from modules import sd_unet
 
+    if not hasattr(sd_unet, "SdUnet"):
+        return  # Forge Neo
+
     class Other(sd_unet.SdUnet):
         def forward(self, x: Any, timesteps: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
             return 0.3 * x
@@ -130,5 +133,6 @@ def add_unet(found: list[Any]) -> None:
     found.append(Option())
 
 
-script_callbacks.on_list_unets(add_unet)
+if hasattr(script_callbacks, "on_list_unets"):  # SD.Next has none
+    script_callbacks.on_list_unets(add_unet)
 add_routes(watch, again, hypernetwork, unet_changes)
