@@ -114,7 +114,12 @@ class Browser:
         """Until the expression is true; returns its value."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            value = self.js(expression)
+            try:
+                value = self.js(expression)
+            except RuntimeError as error:
+                if "navigated" not in str(error):  # a page may load itself anew
+                    raise
+                value = None
             if value:
                 return value
             time.sleep(0.1)

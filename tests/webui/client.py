@@ -17,7 +17,8 @@ body = None if given["body"] is None else json.dumps(given["body"]).encode()
 request = urllib.request.Request(sys.argv[1], body, headers)
 try:
     with urllib.request.urlopen(request, timeout=float(sys.argv[2])) as answer:
-        result = answer.status, json.load(answer)
+        text = answer.read()
+        result = answer.status, json.loads(text) if text else None  # SD.Next has nothing to say to "interrupt"
 except urllib.error.HTTPError as error:
     result = error.code, error.read().decode(errors="replace")
 except OSError as error:

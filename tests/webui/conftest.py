@@ -11,17 +11,13 @@ from pathlib import Path
 
 import foreign_loras
 import pytest
-from webui_process import FLAGS, ROOT, WebUI
+from webui_process import FLAGS, ROOT, WebUI, installed_at
 
 
 @pytest.fixture(scope="module", params=list(FLAGS))
 def installed(request: pytest.FixtureRequest) -> tuple[str, Path]:
     """An installed host: the variable that names it, its folder."""
-    variable: str = request.param
-    path = os.environ.get(variable)
-    if not path:
-        pytest.skip(f"{variable} does not name an installed WebUI.")
-    return variable, Path(path)
+    return request.param, installed_at(request.param)
 
 
 @pytest.fixture(scope="module")

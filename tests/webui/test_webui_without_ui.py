@@ -19,7 +19,7 @@ def server(installed: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory
 
 
 def test_starts_without_a_complaint(server: WebUI) -> None:
-    lines = [line for line in server.text().splitlines() if "dfosd" in line.lower()]
+    lines = [line for line in server.said_at_start.splitlines() if "dfosd" in line.lower()]
     assert not [line for line in lines if "Error" in line or "Traceback" in line]
 
 

@@ -115,11 +115,44 @@ def shared_lora() -> dict[str, str]:
     return {"lora": lora_of_the_test()}
 
 
-def reference(root: Path, name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def reference(root: Path, name: str) -> torch.Tensor:
     """The same with our own networks; float32 is what the host computes in on its CPU."""
-    checkpoint = next((root / "models" / "Stable-diffusion").glob("*.safetensors"))
-    lora = load_lora(root / "models" / "DFOSD" / name)
-    return upscale(input_image(), load_base(checkpoint, dtype), lora, UpscaleSettings())
+    return run_alone(next((root / "models" / "Stable-diffusion").glob("*.safetensors")), _lora(root, name))
+
+
+def run_alone(base: Path, lora: Path, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """What our own networks make of `input_image()`, without a WebUI."""
+    return upscale(input_image(), load_base(base, dtype), load_lora(lora), UpscaleSettings())
+
+
+def _lora(root: Path, name: str) -> Path:
+    return root / "models" / "DFOSD" / name
+
+
+def assert_runs_base(webui: WebUI, choice: dict[str, str], base: Path) -> torch.Tensor:
+    """That a run with `choice` gives what our own networks make on `base`. Returns the run's image.
+
+    In float32 the same; in the format that is fast here, as near to float32 as theirs.
+    """
+    lora = _lora(webui.root, choice["lora"])
+    exact = run_alone(base, lora)
+    ok(webui.post("/dfosd-probe/number_format", {"name": "float32"}))
+    try:
+        answer, output = probed(webui, choice)
+    finally:
+        ok(webui.post("/dfosd-probe/number_format", {"name": ""}))
+    assert (answer["host"], answer["base"], answer["dtype"]) == ("OwnHost", base.name, "torch.float32")
+    assert (output - exact).abs().max() < 2e-3
+    answer, fast = probed(webui, choice)
+    assert (answer["host"], answer["base"]) == ("OwnHost", base.name)
+    assert answer["weights_unchanged"]
+    error = float((fast - exact).abs().mean())
+    if answer["dtype"] != "torch.float32":
+        # Another number of threads rounds otherwise, so the two are no nearer to each other than to float32.
+        ours = float((run_alone(base, lora, fast_dtype("cpu")) - exact).abs().mean())
+        print(answer["dtype"], "from float32:", error, "our own:", ours)  # noqa: T201
+        assert error < 1.5 * ours
+    return fast
 
 
 def assert_embedded(output: torch.Tensor) -> None:

@@ -13,21 +13,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PROBE = Path(__file__).parent / "probe"
 CLIENT = Path(__file__).parent / "client.py"
 LOGIN = "somebody", "secret"
-COMMON = [
-    *("--skip-torch-cuda-test", "--skip-prepare-environment", "--skip-python-version-check", "--skip-version-check"),
-    *("--no-download-sd-model", "--no-hashing", "--do-not-download-clip", "--api", "--server-name", "127.0.0.1"),
-    *("--api-auth", ":".join(LOGIN)),
+_CHECKS = [
+    *("--skip-torch-cuda-test", "--skip-prepare-environment", "--skip-python-version-check"),
+    *("--skip-version-check", "--no-hashing"),
 ]
+_API = ["--api", "--api-auth", ":".join(LOGIN), "--server-name", "127.0.0.1"]
+_COMMON = [*_CHECKS, *_API, "--no-download-sd-model", "--do-not-download-clip"]
 FLAGS = {
-    "FORGE_PATH": ["--always-cpu", "--disable-gpu-warning"],
-    "REFORGE_PATH": ["--always-cpu"],
-    "A1111_PATH": ["--use-cpu", "all", "--no-half", "--precision", "full"],
+    "FORGE_PATH": [*_COMMON, "--always-cpu", "--disable-gpu-warning"],
+    "REFORGE_PATH": [*_COMMON, "--always-cpu"],
+    "A1111_PATH": [*_COMMON, "--use-cpu", "all", "--no-half", "--precision", "full"],
 }
+FORKS = {
+    "NEO_PATH": [*_CHECKS, *_API, "--cpu"],
+    "SDNEXT_PATH": ["--skip-all", "--use-cpu", "all", "--server-name", "127.0.0.1"],
+}
+"""Those whose checkpoint DFOSD does not share. SD.Next has one password for all, page included: it gets none here."""
 PATIENCE_S = 600.0
+
+
+def installed_at(variable: str) -> Path:
+    """The folder of the WebUI that the variable names, or a skip."""
+    path = os.environ.get(variable)
+    if not path:
+        pytest.skip(f"{variable} does not name an installed WebUI.")
+    return Path(path)
 
 
 class WebUI:
@@ -37,13 +53,16 @@ class WebUI:
         self.name = variable.removesuffix("_PATH").lower()
         self.root = root
         self.log = log
+        self.said_at_start = ""
+        """The log up to when it had started: what tests provoke comes later."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         python = root / "venv" / "bin" / "python"
-        self._command = [str(python), "launch.py", *FLAGS[variable], *COMMON, "--port", str(self.port)]
+        self._command = [str(python), "launch.py", *(FLAGS | FORKS)[variable], "--port", str(self.port)]
         # Not the host's own file: what a test sets there would be the next one's.
-        self._command += ["--ui-settings-file", str(log.with_suffix(".json")), *flags]
+        settings = "--config" if variable == "SDNEXT_PATH" else "--ui-settings-file"
+        self._command += [settings, str(log.with_suffix(".json")), *flags]
         self._links = [root / "extensions" / name for name in ("dfosd-under-test", "dfosd-probe")]
 
     def __enter__(self) -> WebUI:
@@ -61,6 +80,7 @@ class WebUI:
         except BaseException:
             self.__exit__()
             raise
+        self.said_at_start = self.text()
         return self
 
     def __exit__(self, *_: object) -> None:

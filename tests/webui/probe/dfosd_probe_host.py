@@ -19,6 +19,8 @@ def networks() -> list[Any]:
     objects = getattr(model, "forge_objects_original", None)
     if objects is not None:
         return [objects.unet.model.diffusion_model, objects.vae.first_stage_model]
+    if not hasattr(model, "model"):
+        return []  # Forge Neo has something else in place of a checkpoint
     return [model.model.diffusion_model, model.first_stage_model] if hasattr(model, "first_stage_model") else []
 
 

@@ -1,5 +1,6 @@
 """Routes to DFOSD's script in Extras and to its tab, as a click would start them."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ def extras_folder(
         if script.name != "DFOSD":  # as the page has them at first
             for number, control in enumerate(script.controls.values()):
                 arguments[script.args_from + number] = getattr(control, "value", None)
-    _, said, _ = postprocessing.run_postprocessing(2, None, None, source, target, True, *arguments)
-    return {"said": said}
+    run = postprocessing.run_postprocessing
+    # Forge Neo and SD.Next have one more, a video.
+    named = {"extras_mode": 2, "input_dir": source, "output_dir": target, "show_extras_results": True}
+    parameters = inspect.signature(run).parameters.values()
+    leading = [named.get(each.name) for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    return {"said": next(each for each in run(*leading, *arguments) if isinstance(each, str))}
 
 
 def tab(

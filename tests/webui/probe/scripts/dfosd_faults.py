@@ -57,6 +57,7 @@ def _halve(vae: Any) -> None:
 
     @torch.inference_mode()
     def put_back() -> None:
+        vae.to(torch.float32)  # A1111's remembers the format that it was last told
         for name, parameter in vae.named_parameters():
             parameter.data = before[name]
         if holder is not None:

@@ -66,16 +66,15 @@ def again() -> dict[str, Any]:
 
 
 def hypernetwork(name: str = Body(..., embed=True), keep: bool = Body(..., embed=True)) -> dict[str, Any]:
-    """Write a random one of that name, or remove it."""
+    """Write a random one of that name for the checkpoint, or remove it."""
     from modules.hypernetworks.hypernetwork import Hypernetwork
 
     path = Path(shared.cmd_opts.hypernetwork_dir) / f"{name}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     if keep:
         torch.manual_seed(1)
-        random = Hypernetwork(
-            name=name, enable_sizes=[320, 640, 1024, 1280], layer_structure=[1, 2, 1], weight_init="Normal"
-        )
+        widths = {module.in_features for part, module in networks()[0].named_modules() if part.endswith("to_k")}
+        random = Hypernetwork(name=name, enable_sizes=sorted(widths), layer_structure=[1, 2, 1], weight_init="Normal")
         for weight in random.weights():
             weight.data = torch.randn_like(weight) * 0.05
         save, torch.save = torch.save, partial(torch.save, _use_new_zipfile_serialization=False)
@@ -118,6 +117,9 @@ def add_unet(found: list[Any]) -> None:
     """A UNet to choose in the place of the checkpoint's, as TensorRT's is."""
     from modules import sd_unet
 
+    if not hasattr(sd_unet, "SdUnet"):
+        return  # Forge Neo
+
     class Other(sd_unet.SdUnet):
         def forward(self, x: Any, timesteps: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
             return 0.3 * x
@@ -131,5 +133,6 @@ def add_unet(found: list[Any]) -> None:
     found.append(Option())
 
 
-script_callbacks.on_list_unets(add_unet)
+if hasattr(script_callbacks, "on_list_unets"):  # SD.Next has none
+    script_callbacks.on_list_unets(add_unet)
 add_routes(watch, again, hypernetwork, unet_changes)

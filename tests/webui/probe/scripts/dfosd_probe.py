@@ -121,9 +121,17 @@ def options(names: list[str] = Body(..., embed=True)) -> dict[str, Any]:  # noqa
     return {name: getattr(shared.opts, name) for name in names}
 
 
+def number_format(name: str = Body(..., embed=True)) -> dict[str, Any]:
+    """Networks of DFOSD's own are loaded in torch's dtype `name` from now on; "" is what is fast here."""
+    models = part("nodes.webui.models")
+    models.forget_models()
+    models.fast_dtype = (lambda _: getattr(torch, name)) if name else part("dfosd_core.hosts.own").fast_dtype
+    return {}
+
+
 def reload_ui() -> dict[str, Any]:
     shared.state.request_restart()
     return {}
 
 
-add_routes(upscale, hook_cost, prompts, reload_ui, state, lists, options)
+add_routes(upscale, hook_cost, prompts, number_format, reload_ui, state, lists, options)
