@@ -24,6 +24,7 @@ ROOMS = (
     "one_step.py",
     "sizes.py",
     "images.py",
+    "allocator.py",
     "tiles",
     "settings.py",
     "color_fix.py",
@@ -36,7 +37,6 @@ ROOMS = (
     "attach.py",
     "pipeline.py",
     # rooms that do one thing
-    "allocator.py",
     "networks",
     "hosts",
     "hosts/comfy",
