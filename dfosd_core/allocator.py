@@ -17,8 +17,6 @@ _KEPT = 2**31 - 1
 """Bytes that may stay free at the heap's end: the largest number that mallopt takes."""
 _MAPPED = 2**30
 """Blocks from here on still go back to the kernel."""
-_kept = False
-"""Whether this process keeps what it frees."""
 _SET_BY_USER = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
@@ -27,20 +25,15 @@ def keep_freed_memory() -> bool:
 
     Not where there is no glibc (Windows, macOS, musl), and not where the user has set glibc's own variables.
     """
-    global _kept  # a setting of the process, as mallopt's is
     mallopt = _glibc("mallopt")
     if mallopt is None or any(name in os.environ for name in _SET_BY_USER):
         return False
-    _kept = bool(mallopt(_MMAP_THRESHOLD, _MAPPED)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
-    return _kept
+    return bool(mallopt(_MMAP_THRESHOLD, _MAPPED)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
 
 
 def give_back_freed_memory() -> None:
-    """Hand what is free to the kernel now: for other programs, or for what needs other and larger blocks.
-
-    Nothing happens in a process that does not keep it.
-    """
-    trim = _glibc("malloc_trim") if _kept else None
+    """Hand what is free to the kernel now: for other programs, or for a larger image whose blocks are larger."""
+    trim = _glibc("malloc_trim")
     if trim is not None:
         trim(0)
 

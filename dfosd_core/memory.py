@@ -61,8 +61,7 @@ def need_of(
         for stage in STAGES
     }
     image = height * width * f * f * 4 * 3  # float32
-    latents = height * width * host.layout.latent_channels * 4
-    networks = {stage: latents + _inside(stage, grids[stage], host) for stage in STAGES}
+    networks = {stage: _inside(stage, grids[stage], host) for stage in STAGES}
     highest = max(
         image + networks["encode"],
         networks["unet"],

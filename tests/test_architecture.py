@@ -24,7 +24,6 @@ ROOMS = (
     "one_step.py",
     "sizes.py",
     "images.py",
-    "allocator.py",
     "tiles",
     "settings.py",
     "color_fix.py",
@@ -37,6 +36,7 @@ ROOMS = (
     "attach.py",
     "pipeline.py",
     # rooms that do one thing
+    "allocator.py",
     "networks",
     "hosts",
     "hosts/comfy",
