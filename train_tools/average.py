@@ -2,9 +2,9 @@
 
     python train_tools/average.py LORA LORA... -o OUT
 
-OUT's tensors are the means of theirs ("model soups", arXiv 2203.05482): the noise of single runs cancels, which neither
-of them could do alone. Rank, layers, timestep and base must be the same; LoRAs that were trained apart fit no average,
-even so, since equal weights can lie in different rows. Prompt and metadata are the first one's.
+OUT's tensors, the prompt among them, are the means of theirs ("model soups", arXiv 2203.05482); its metadata are the
+first one's. Base, timestep, rank and layers must be the same. LoRAs that were trained apart can pass that check and
+still have no useful mean: what is alike in them may lie in different rows.
 """
 
 from __future__ import annotations
