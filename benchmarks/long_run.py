@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dfosd_core.allocator import give_back_freed_memory
 from dfosd_core.cli.conveyor import Outcome
 from dfosd_core.cli.plan import Job
 from dfosd_core.cli.work import Task, run_task
+from dfosd_core.freed_memory import give_back_freed_memory
 from dfosd_core.hosts.own import fast_dtype, load_default
 from dfosd_core.memory import held_memory
 from dfosd_core.pipeline import upscale

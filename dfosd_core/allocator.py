@@ -7,9 +7,9 @@ programs call this: inside a host, the process is the host's.
 
 from __future__ import annotations
 
-import ctypes
 import os
-from collections.abc import Callable
+
+from . import freed_memory
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """mallopt's numbers for them, from glibc's malloc.h."""
@@ -25,24 +25,8 @@ def keep_freed_memory() -> bool:
 
     Not where there is no glibc (Windows, macOS, musl), and not where the user has set glibc's own variables.
     """
-    mallopt = _glibc("mallopt")
+    mallopt = freed_memory.glibc("mallopt")
     if mallopt is None or any(name in os.environ for name in _SET_BY_USER):
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, _MAPPED)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
-
-
-def give_back_freed_memory() -> None:
-    """Hand what is free to the kernel now: for other programs, or for a larger image whose blocks are larger."""
-    trim = _glibc("malloc_trim")
-    if trim is not None:
-        trim(0)
-
-
-def _glibc(name: str) -> Callable[..., int] | None:
-    """A function of the C library, if that is glibc."""
-    try:
-        library = ctypes.CDLL(None)
-        library.gnu_get_libc_version  # noqa: B018 - an AttributeError says that it is another library
-        return getattr(library, name)
-    except (AttributeError, OSError, TypeError):  # TypeError: Windows
-        return None
+    freed_memory.is_kept = bool(mallopt(_MMAP_THRESHOLD, _MAPPED)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
+    return freed_memory.is_kept

@@ -61,7 +61,8 @@ def need_of(
         for stage in STAGES
     }
     image = height * width * f * f * 4 * 3  # float32
-    networks = {stage: _inside(stage, grids[stage], host) for stage in STAGES}
+    latents = height * width * host.layout.latent_channels * 4
+    networks = {stage: latents + _inside(stage, grids[stage], host) for stage in STAGES}
     highest = max(
         image + networks["encode"],
         networks["unet"],

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from dfosd_core import allocator
+from dfosd_core import allocator, freed_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 FAULTS = """
 import resource, torch
-from dfosd_core.allocator import give_back_freed_memory, keep_freed_memory
+from dfosd_core.allocator import keep_freed_memory
+from dfosd_core.freed_memory import give_back_freed_memory
 from dfosd_core.memory import held_memory
 
 {before}
@@ -59,6 +60,6 @@ def test_what_the_user_has_set_stays() -> None:
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda name: object())
     assert not allocator.keep_freed_memory()
-    allocator.give_back_freed_memory()
+    freed_memory.give_back_freed_memory()

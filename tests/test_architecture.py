@@ -24,6 +24,7 @@ ROOMS = (
     "one_step.py",
     "sizes.py",
     "images.py",
+    "freed_memory.py",
     "tiles",
     "settings.py",
     "color_fix.py",

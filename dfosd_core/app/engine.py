@@ -8,8 +8,9 @@ from functools import partial
 
 import torch
 
-from ..allocator import give_back_freed_memory, keep_freed_memory
+from ..allocator import keep_freed_memory
 from ..attach import attached
+from ..freed_memory import give_back_freed_memory
 from ..host import Host
 from ..lora.file import DfosdLora
 from ..models import load_models

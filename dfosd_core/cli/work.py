@@ -40,8 +40,9 @@ def run_task(
     progress_of: Callable[[Job], ProgressCallback],
 ) -> None:
     """Do all `jobs`; both callbacks are called in this thread. Raises DfosdError if no model can be had."""
-    from ..allocator import give_back_freed_memory, keep_freed_memory
+    from ..allocator import keep_freed_memory
     from ..attach import attached
+    from ..freed_memory import give_back_freed_memory
     from ..memory import fitted, free_memory, need_of
     from ..models import load_models, pick_device
     from ..upscale_file import read_source, upscale_picture, write_result

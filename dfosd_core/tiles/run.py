@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ..freed_memory import give_back_freed_memory
 from .grid import TileGrid, tiled_apply
 from .progress import FinishedTile, Function, Progress, ProgressCallback, Ticker
 from .size import TileSize
@@ -21,6 +22,8 @@ logger = logging.getLogger("dfosd")
 
 MIN_TILE_PX = 128
 """Tiles are never halved below this: the networks see too little of the picture in less."""
+LARGE_BYTES = 2**28
+"""From such an image on, what a stage leaves free is given back: the next one needs blocks of other sizes."""
 MEMORY_ADVICE = "Free some memory or use a smaller scale."
 """What a user can do: smaller tiles have been tried by then."""
 
@@ -80,6 +83,8 @@ class TiledRun:
         longest = max(self._latent_size)
         y = with_smaller_tiles_on_oom(run, self._sizes[name], longest, self._align, self._minimum)
         self._step += 1
+        if max(x.nbytes, y.nbytes) >= LARGE_BYTES:
+            give_back_freed_memory()
         return y
 
     def _grid(self, size: TileSize) -> TileGrid:

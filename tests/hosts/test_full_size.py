@@ -34,21 +34,35 @@ SETTINGS = UpscaleSettings(color_fix="none")
 UP_HAS_ATTENTION = (False, True, True, True)
 
 
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
-    """The same weights as a diffusers folder and as a single file (float16: 1.9 GB each)."""
-    place = tmp_path_factory.mktemp("full")
-    unet, vae = build_unet(unet_config()), build_vae(vae_config())
-    unet_weights, vae_weights = random_half(unet, 0), random_half(vae, 1)
-    save_part(unet_weights, dict(unet.config), place / "folder" / "unet")
-    save_part(vae_weights, dict(vae.config), place / "folder" / "vae")
-    ldm = {f"model.diffusion_model.{ldm_unet_key(k, 2, UP_HAS_ATTENTION)}": v for k, v in unet_weights.items()}
-    for key, value in vae_weights.items():
+def random_weights() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(UNet's, VAE's), by diffusers' names: the same in every call."""
+    return random_half(build_unet(unet_config()), 0), random_half(build_vae(vae_config()), 1)
+
+
+def write_folder(place: Path) -> Path:
+    """The weights as a diffusers folder (float16, 1.9 GB)."""
+    unet, vae = random_weights()
+    save_part(unet, unet_config(), place / "folder" / "unet")
+    save_part(vae, vae_config(), place / "folder" / "vae")
+    return place / "folder"
+
+
+def write_file(place: Path) -> Path:
+    """The same weights as a single file by LDM's names (float16, 1.9 GB)."""
+    unet, vae = random_weights()
+    ldm = {f"model.diffusion_model.{ldm_unet_key(k, 2, UP_HAS_ATTENTION)}": v for k, v in unet.items()}
+    for key, value in vae.items():
         is_linear = ".attentions." in key and value.ndim == 2
         ldm[f"first_stage_model.{ldm_vae_key(key, 4)}"] = value[:, :, None, None] if is_linear else value
     safetensors.torch.save_file(ldm, place / "sd21.safetensors")
-    yield place / "folder", place / "sd21.safetensors"
-    shutil.rmtree(place)  # pytest keeps the folders of three runs
+    return place / "sd21.safetensors"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A folder that leaves nothing of its gigabytes behind, whatever happens."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
 
 
 def weights_hash(host: OwnHost) -> str:
@@ -84,8 +98,8 @@ def plain_diffusers(host: DiffusersHost, lora: DfosdLora, image: Tensor) -> Tens
     return (x_sr / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
 
-def test_image_is_the_plain_computations_and_the_weights_come_back(bases: tuple[Path, Path]) -> None:
-    folder, file = bases
+def test_image_is_the_plain_computations_and_the_weights_come_back(place: Path) -> None:
+    folder = write_folder(place)
     image = torch.rand(1, 16, 12, 3, generator=torch.Generator().manual_seed(2))
     host = load_base(folder)
     assert host.layout.block_out_channels == (320, 640, 1280, 1280)
@@ -101,7 +115,8 @@ def test_image_is_the_plain_computations_and_the_weights_come_back(bases: tuple[
     difference = (ours - plain_diffusers(theirs, lora, image)).abs().max().item()
     del theirs
     gc.collect()
-    again = upscale(image, load_base(file), lora, SETTINGS)
+    shutil.rmtree(folder)  # one of the two at a time: a full disk broke this test off
+    again = upscale(image, load_base(write_file(place)), lora, SETTINGS)
     print(f"difference {difference:.2e}, LoRA's mean effect {effect:.3f}, not clamped {inside:.0%}")  # noqa: T201
     assert difference <= TOLERANCE
     assert effect > 100 * TOLERANCE
