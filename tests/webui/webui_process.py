@@ -49,6 +49,9 @@ def installed_at(variable: str) -> Path:
 class WebUI:
     """Started by `with`. `variable` names the host, `root` is its folder with `venv/` in it."""
 
+    _running = False
+    """One at a time: each takes up to 9 GB of memory."""
+
     def __init__(self, variable: str, root: Path, log: Path, flags: Sequence[str] = ()) -> None:
         self.name = variable.removesuffix("_PATH").lower()
         self.root = root
@@ -66,6 +69,7 @@ class WebUI:
         self._links = [root / "extensions" / name for name in ("dfosd-under-test", "dfosd-probe")]
 
     def __enter__(self) -> WebUI:
+        assert not WebUI._running, "another host of these tests is still running"
         for link, target in zip(self._links, (ROOT, PROBE), strict=True):
             link.unlink(missing_ok=True)
             link.symlink_to(target)
@@ -74,6 +78,7 @@ class WebUI:
             self._process = subprocess.Popen(
                 self._command, cwd=self.root, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
+        WebUI._running = True
         self.started = time.time()
         try:
             self.wait_until_up()
@@ -90,6 +95,7 @@ class WebUI:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        WebUI._running = False
         for link in self._links:
             link.unlink(missing_ok=True)
 
