@@ -41,7 +41,7 @@ THINGS = {
     "merged tokens": Thing(options={"token_merging_ratio": 0.5}),
     "hypernetwork": Thing(
         asked={"prompt": f"a cat <hypernet:{HYPERNETWORK}:1>"},
-        missing={"forge": "has no hypernetworks", "reforge": "loads them, and never applies one"},
+        missing=dict.fromkeys(("forge", "reforge"), "loads hypernetworks, and never applies one"),
     ),
     "exchanged UNet": Thing(
         options={"sd_unet": "dfosd-probe"},
