@@ -158,6 +158,11 @@ def test_profile_of_adobe_rgb_has_its_published_numbers() -> None:
     expected = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
     found = [getattr(profile, f"{color}_colorant")[0] for color in ("red", "green", "blue")]
     assert np.abs(np.array(found) - expected).max() < 2e-4
+    for level in (32, 64, 128, 224):
+        light = (level / 255) ** 2.19921875
+        srgb = 12.92 * light if light <= 0.0031308 else 1.055 * light ** (1 / 2.4) - 0.055
+        assert abs(shown(adobe_rgb(is_grey=True), level, "L")[0] - 255 * srgb) < 1
+        assert abs(shown(adobe_rgb(is_grey=False), (level,) * 3)[0] - 255 * srgb) < 1
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.avif"])
