@@ -121,7 +121,8 @@ def test_damaged_statements_are_no_statements() -> None:
     image = Image.new("RGB", (4, 4))
     for kind, content in ((b"gAMA", b"\0\0"), (b"cICP", b"\1\1"), (b"cHRM", b"\0" * 31)):
         assert decode_image(png(image, chunk(kind, content)), "a").metadata.color == ()
-    for color in ((b"gAMA", b"\0\0\0\0"), (b"cHRM", b"\0" * 32), (b"cHRM", b"\xff" * 32)):
+    on_a_line = struct.pack(">8I", 31270, 32900, 20000, 20000, 40000, 30000, 60000, 40000)
+    for color in ((b"gAMA", b"\0\0\0\0"), (b"cHRM", b"\0" * 32), (b"cHRM", b"\xff" * 32), (b"cHRM", on_a_line)):
         assert to_pil(picture((color,))).info == {}
 
 
