@@ -38,7 +38,7 @@ def main(arguments: "list[str]") -> int:
     if sys.version_info < (3, 10):
         return fail("DFOSD needs Python 3.10 or newer, this is " + sys.version.split()[0] + ".")
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
+        show(USAGE)
         return 0 if arguments else 2
     command = arguments[0]
     try:
@@ -167,6 +167,13 @@ def read(path: str) -> "str | None":
 def write(path: str, text: str) -> None:
     with open(path, "w") as file:
         file.write(text)
+
+
+def show(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the reader, such as `head`, has gone, and Python would fail over it again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(text: str) -> None:

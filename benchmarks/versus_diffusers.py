@@ -90,6 +90,8 @@ def photos(folder: Path | None) -> list[Tensor]:
     if folder is None:
         return [torch.rand(1, EDGE, EDGE, 3, generator=torch.Generator().manual_seed(0))]
     files = sorted(path for path in folder.iterdir() if is_image_name(path))[:3]
+    if len(files) < 3:
+        raise SystemExit(f"Expected at least three pictures in '{folder}', found {len(files)}. Give another folder.")
     pictures = [to_bchw(to_tensor(read_image(file))) for file in files]
     return [to_bhwc(enlarge(picture, (EDGE, EDGE))) for picture in pictures]
 

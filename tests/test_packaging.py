@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -144,6 +145,17 @@ def test_licence_is_apache() -> None:
     text = (ROOT / "LICENSE").read_text("utf-8")
     assert "Apache License" in text
     assert "Version 2.0, January 2004" in text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no closed pipe of this kind.")
+def test_bootstrap_whose_reader_has_gone_is_silent() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "run.py"), "--help"], stdout=closed, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_bootstrap_uses_a_python_that_has_everything(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

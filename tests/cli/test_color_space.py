@@ -121,7 +121,8 @@ def test_damaged_statements_are_no_statements() -> None:
     image = Image.new("RGB", (4, 4))
     for kind, content in ((b"gAMA", b"\0\0"), (b"cICP", b"\1\1"), (b"cHRM", b"\0" * 31)):
         assert decode_image(png(image, chunk(kind, content)), "a").metadata.color == ()
-    for color in ((b"gAMA", b"\0\0\0\0"), (b"cHRM", b"\0" * 32), (b"cHRM", b"\xff" * 32)):
+    on_a_line = struct.pack(">8I", 31270, 32900, 20000, 20000, 40000, 30000, 60000, 40000)
+    for color in ((b"gAMA", b"\0\0\0\0"), (b"cHRM", b"\0" * 32), (b"cHRM", b"\xff" * 32), (b"cHRM", on_a_line)):
         assert to_pil(picture((color,))).info == {}
 
 
@@ -158,6 +159,11 @@ def test_profile_of_adobe_rgb_has_its_published_numbers() -> None:
     expected = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
     found = [getattr(profile, f"{color}_colorant")[0] for color in ("red", "green", "blue")]
     assert np.abs(np.array(found) - expected).max() < 2e-4
+    for level in (32, 64, 128, 224):
+        light = (level / 255) ** 2.19921875
+        srgb = 12.92 * light if light <= 0.0031308 else 1.055 * light ** (1 / 2.4) - 0.055
+        assert abs(shown(adobe_rgb(is_grey=True), level, "L")[0] - 255 * srgb) < 1
+        assert abs(shown(adobe_rgb(is_grey=False), (level,) * 3)[0] - 255 * srgb) < 1
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.avif"])

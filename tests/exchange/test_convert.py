@@ -219,6 +219,21 @@ def test_vae_encoder_layers_come_along(models: Path, tmp_path: Path, run: Run) -
     assert any(name.startswith("lora_vae_encoder_") for name in lora.pairs)
 
 
+@pytest.mark.parametrize("part", ["diff", "diff_b"])
+def test_difference_of_a_layer_in_full_changes_what_it_names(part: str, models: Path, tmp_path: Path, run: Run) -> None:
+    layer = sd_host().unet.get_submodule("conv_out")
+    value = layer.weight if part == "diff" else layer.bias
+    added = torch.rand(value.shape, generator=torch.Generator().manual_seed(5))
+    safetensors.torch.save_file(kohya(pairs(), 4.0) | {f"lora_unet_conv_out.{part}": added}, tmp_path / "x.safetensors")
+    out = tmp_path / "out.safetensors"
+    words = ("convert", tmp_path / "x.safetensors", "-o", out, *USAGE, "--base", models / "sd")
+    assert run(*words)[0] == 0
+    lora = open_lora(out)
+    changed, other = (lora.set_weights, lora.set_biases) if part == "diff" else (lora.set_biases, lora.set_weights)
+    assert (list(changed), dict(other)) == (["lora_unet_conv_out"], {})
+    torch.testing.assert_close(changed["lora_unet_conv_out"], value.detach() + added, rtol=0, atol=1e-6)
+
+
 def test_without_a_base_the_layers_are_those_of_sd21(tmp_path: Path, run: Run) -> None:
     layout, shapes = sd21_shapes()
     assert (layout.context_dim, layout.block_out_channels) == (1024, (320, 640, 1280, 1280))
