@@ -1,7 +1,7 @@
 """One picture on Stable Diffusion 2.1's layout with random weights: our networks against plain diffusers'.
 
     python -m benchmarks.versus_diffusers --dtype bfloat16    # 128x128 -> 512x512, 10 GB of memory, minutes
-    python -m benchmarks.versus_diffusers --dtype float32 --photos examples/photos/pairs/LR
+    python -m benchmarks.versus_diffusers --dtype float32 --photos examples/photos/train
 
 Both run what the method needs of its networks: encode the enlarged picture, one UNet call, decode. diffusers has the
 LoRA merged, channels-last weights and the same number format. The two take turns, so that whatever else slows the
@@ -86,14 +86,16 @@ def diffusers_run(base: Path, lora: DfosdLora, dtype: torch.dtype) -> Iterator[C
 
 
 def photos(folder: Path | None) -> list[Tensor]:
-    """Three pictures of the folder, or one of noise, as (1, EDGE, EDGE, 3)."""
+    """Three pictures in colour of the folder, or one of noise, as (1, EDGE, EDGE, 3)."""
     if folder is None:
         return [torch.rand(1, EDGE, EDGE, 3, generator=torch.Generator().manual_seed(0))]
-    files = sorted(path for path in folder.iterdir() if is_image_name(path))[:3]
-    if len(files) < 3:
-        raise SystemExit(f"Expected at least three pictures in '{folder}', found {len(files)}. Give another folder.")
-    pictures = [to_bchw(to_tensor(read_image(file))) for file in files]
-    return [to_bhwc(enlarge(picture, (EDGE, EDGE))) for picture in pictures]
+    files = sorted(path for path in folder.iterdir() if is_image_name(path))
+    pictures = (to_bchw(to_tensor(read_image(file))) for file in files)
+    # Grey ones come out grey from our program whatever the networks say, so they cannot be compared with diffusers'.
+    colored = [picture for picture in pictures if picture.shape[1] == 3 and (picture[:, 0] != picture[:, 1]).any()][:3]
+    if len(colored) < 3:
+        raise SystemExit(f"Expected at least three pictures in colour in '{folder}', found {len(colored)}.")
+    return [to_bhwc(enlarge(picture, (EDGE, EDGE))) for picture in colored]
 
 
 def seconds(run: Callable[[Tensor], Tensor], image: Tensor) -> float:
@@ -116,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--pairs", type=int, default=5, help="timed turns of each, after one that is not counted")
-    parser.add_argument("--photos", type=Path, help="a folder of pictures; default: one of noise")
+    parser.add_argument("--photos", type=Path, help="a folder of pictures, three are taken; default: one of noise")
     args = parser.parse_args()
     dtype, settings = getattr(torch, args.dtype), UpscaleSettings(color_fix="none")
     images, found = photos(args.photos), dict[str, Any](dtype=args.dtype, threads=torch.get_num_threads())
