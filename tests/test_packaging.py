@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -279,6 +280,19 @@ def test_bootstrap_runs_all_checks_and_fails_if_one_fails(
     seen.clear()
     assert bootstrap.run_checks(sys.executable, ["-k", "x"]) == 0
     assert [command[2:] for command in seen] == [["pytest", "-k", "x"]]
+
+
+def test_entry_of_the_webuis_index_has_its_fields() -> None:
+    entry = json.loads((ROOT / "docs" / "webui" / "index_entry.json").read_text("utf-8"))
+    assert list(entry) == ["name", "url", "description", "tags"]
+    # Those of the index's own extension_template.json.
+    known = (
+        "script localization tab dropdown ads training models prompting editing manipulations online animation extras"
+    )
+    assert entry["tags"]
+    assert set(entry["tags"]) <= set(known.split())
+    for method in ("OSEDiff", "PiSA-SR", "HYPIR", "OMGSR-S"):
+        assert method in entry["description"]
 
 
 def test_citation_names_the_version_and_the_paper() -> None:
