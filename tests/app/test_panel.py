@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -42,6 +43,12 @@ def panel(engine: HeldEngine, tmp_path: Path) -> Iterator[Panel]:
 def run(panel: Panel, files: Any, **changed: Any) -> list[tuple[Any, ...]]:
     values = [changed.get(field.name, field.default) for field in fields(UpscaleSettings)]
     return list(panel.run(files, "", "", "", *values))
+
+
+def test_time_that_is_shown_is_the_runs_own(panel: Panel, photo: Photo) -> None:
+    shown = " ".join(str(part) for outputs in run(panel, [str(photo())]) for part in outputs)
+    assert re.search(r"\d+\.\d s", shown)
+    assert " min " not in shown
 
 
 def draw_all() -> dict[str, Any]:

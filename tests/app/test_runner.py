@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from support.held_engine import TILES, HeldEngine, end_of
 
+from dfosd_core.app import view
 from dfosd_core.app.limits import Limits
 from dfosd_core.app.preview import Pair
 from dfosd_core.app.runner import Engine, Run, Snapshot
@@ -61,6 +62,8 @@ def test_fraction_counts_tiles_and_files_that_are_done_or_have_failed(photo: Pho
     assert Snapshot(files=4, progress=half).fraction == 0.125
     assert Snapshot(files=4, progress=half, pairs=(pair,), problems=("b",)).fraction == 0.625
     assert Snapshot(files=2, pairs=(pair,), problems=("b", "and the zip")).fraction == 1.0
+    third = Snapshot(state="running", files=5, name="c.png", progress=half, pairs=(pair,), problems=("b",))
+    assert "50 % · c.png (3 of 5) · " in view.progress(third, 1.0)
 
 
 def test_one_file_needs_no_zip(make_run: MakeRun, photo: Photo) -> None:
@@ -186,6 +189,10 @@ def test_bad_file_is_named_and_the_others_are_done(make_run: MakeRun, photo: Pho
     end = end_of(run)
     assert [pair.name for pair in end.pairs] == ["a.png", "c.png"]
     assert end.problems == ("'bad.png' is damaged or not a PNG, JPEG, WebP, AVIF, TIFF, GIF or BMP image.",)
+
+
+def test_result_of_the_largest_size_is_made() -> None:
+    Limits(megapixels=4).check_result("a", (2000, 2000))
 
 
 def test_too_large_result_is_refused_before_computing(make_run: MakeRun, photo: Photo, engine: HeldEngine) -> None:

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from support.pngs import chunk, chunks_of, png
 
 from dfosd_core.errors import ImageFileError
-from dfosd_core.image_files.color_space import adobe_rgb
+from dfosd_core.image_files.color_space import adobe_rgb, chunks_of_box
 from dfosd_core.image_files.icc import SRGB_PRIMARIES, color_from_grey, curve, grey_from_color, make_profile
 from dfosd_core.image_files.metadata import ImageMetadata
 from dfosd_core.image_files.picture import Picture, Samples
@@ -124,6 +124,12 @@ def test_damaged_statements_are_no_statements() -> None:
     on_a_line = struct.pack(">8I", 31270, 32900, 20000, 20000, 40000, 30000, 60000, 40000)
     for color in ((b"gAMA", b"\0\0\0\0"), (b"cHRM", b"\0" * 32), (b"cHRM", b"\xff" * 32), (b"cHRM", on_a_line)):
         assert to_pil(picture((color,))).info == {}
+
+
+@pytest.mark.parametrize("box", [b"", b"colrnclx", b"colrnclx" + bytes((0, 12, 0))])
+def test_box_that_ends_too_early_is_no_statement(box: bytes) -> None:
+    assert chunks_of_box(box) == {}
+    assert chunks_of_box(b"colrnclx" + bytes((0, 12, 0, 13, 0, 0, 128))) == dict([P3])
 
 
 def test_hosts_get_a_profile_for_what_pillow_reads() -> None:

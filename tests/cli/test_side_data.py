@@ -508,6 +508,23 @@ def test_place_on_earth_is_named_where_the_picture_is_cut_and_only_there() -> No
         assert (placed.geo == ()) == (words != [] or not metadata.geo)
 
 
+@pytest.mark.parametrize("name", ["a.avif", "a.png", "a.tif"])
+def test_what_is_long_for_a_jpeg_is_kept_where_there_is_room(tmp_path: Path, name: str) -> None:
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>" + b" " * 70_000 + b"</x:xmpmeta>"
+    picture = Picture(samples=COLORS, metadata=ImageMetadata(xmp=xmp))
+    write_image(tmp_path / name, picture, overwrite=True)
+    assert read_image(tmp_path / name).metadata.xmp == xmp
+
+
+@pytest.mark.parametrize(("name", "channels"), [("a.tif", 4), ("a.png", 2)])
+def test_deep_grey_with_alpha_is_coloured_in_a_tiff_alone(tmp_path: Path, name: str, channels: int) -> None:
+    samples = RNG.integers(0, 65536, (6, 7, 2), np.uint16)
+    write_image(tmp_path / name, Picture(samples=samples), overwrite=True)
+    found = read_image(tmp_path / name).samples
+    assert found.shape[2] == channels
+    assert np.array_equal(found[..., [0, -1]], samples)
+
+
 def test_thousands_of_damaged_entries_are_not_all_told(caplog: pytest.LogCaptureFixture) -> None:
     decode_image(png(IMAGE, *(chunk(b"tEXt", b"%d\0a" % i, checksum=1) for i in range(3000))), "a.png")
     entries = [chunk(b"zTXt", b"%d\0\0not deflated" % i) for i in range(3000)]

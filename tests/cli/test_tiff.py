@@ -233,7 +233,7 @@ def test_size_that_is_stated_twice_cannot_grow(bits: int, compression: str | Non
 
 
 def geo_tags(raster_type: int) -> list[tuple[int, str, int, Any, bool]]:
-    keys = (1, 1, 0, 2, 1025, 0, 1, raster_type, 3072, 0, 1, 32633)
+    keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, raster_type, 3072, 0, 1, 32633)
     return [
         (33550, "d", 3, (10.0, 20.0, 0.0), True),
         (33922, "d", 6, (5.0, 6.0, 0.0, 500000.0, 4649776.0, 0.0), True),

@@ -18,6 +18,8 @@ from dfosd_core.hosts.own import OwnHost, load_default
 from dfosd_core.image_files.picture import Picture
 from dfosd_core.memory import fitted, free_memory, gigabytes, held_memory, need_of
 from dfosd_core.settings import UpscaleSettings
+from dfosd_core.tiles.grid import TileGrid
+from dfosd_core.tiles.size import TileSize
 from dfosd_core.upscale_file import upscale_picture
 
 AUTO = UpscaleSettings()
@@ -75,6 +77,19 @@ def test_each_stage_counts_with_the_width_of_its_widest_map(host: OwnHost) -> No
     for stage, width in widths.items():
         places = cells if stage == "unet" else cells * f**2
         assert memory._inside(stage, grids[stage], host) == memory._HELD[stage] * places * width * item
+
+
+def test_strips_of_a_large_stage_are_counted_as_such(host: OwnHost) -> None:
+    grids = need_of((8192, 8192), host, AUTO).grids
+    rows, width, f = grids["decode"].rows[0].length, grids["decode"].width, host.layout.latent_factor
+    assert len(grids["decode"]) > 1
+    assert memory._strip(grids["decode"], f) == rows * width * f**2 * 3 * 4  # float32
+    assert memory._strip(need_of((64, 64), host, AUTO).grids["decode"], f) == 0
+
+
+def test_stage_that_goes_through_its_map_part_by_part_holds_no_more_than_the_parts(host: OwnHost) -> None:
+    at_once, in_parts = (TileGrid(4096, 4096, TileSize(0, 0, parts=parts)) for parts in (1, 64))
+    assert memory._inside("decode", at_once, host) > memory._inside("decode", in_parts, host) == memory._STREAMED
 
 
 def test_tiles_are_those_of_the_run(host: OwnHost) -> None:

@@ -56,6 +56,10 @@ def test_values_outside_their_limits_are_refused_by_name(settings: dict[str, Any
     assert message in str(caught.value)
 
 
+def test_overlap_may_be_half_the_tile() -> None:
+    assert UpscaleSettings(unet_tile=64, unet_overlap=32, vae_tile=65, vae_overlap=32).unet_overlap == 32
+
+
 @pytest.mark.parametrize(
     ("settings", "size", "expected"),
     [

@@ -20,7 +20,7 @@ from dfosd_core.hosts.own import load_default
 from dfosd_core.lora.file import LoraPair
 from dfosd_core.models import load_models
 from dfosd_core.networks.complexity import macs, sd21_models
-from dfosd_core.networks.light_decoder import NarrowDecoder, TinyDecoder, read_decoder
+from dfosd_core.networks.light_decoder import NarrowDecoder, TinyDecoder, is_decoder, read_decoder
 from dfosd_core.pipeline import upscale
 from dfosd_core.settings import ModelChoice, UpscaleSettings
 
@@ -212,3 +212,12 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     torch.save({**taesd_tensors(), "x": Harm(victim)}, tmp_path / "x.pth")
     assert "found io.open, which was not loaded or run" in refused(tmp_path / "x.pth")
     assert not victim.exists()
+
+
+def test_lists_show_decoders_alone(tmp_path: Path) -> None:
+    names = ("taesd_decoder.safetensors", "taesdxl_decoder.safetensors", "taesd_decoder.txt")
+    for name in names:
+        safetensors.torch.save_file(taesd_tensors(), tmp_path / name)
+    assert [is_decoder(tmp_path / name) for name in names] == [True, False, False]
+    assert not is_decoder(tmp_path / "gone.safetensors")
+    assert not is_decoder(tmp_path / "gone.txt")
