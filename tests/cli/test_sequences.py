@@ -16,9 +16,11 @@ from support.tiny_models import random_lora, tiny_host
 
 from dfosd_core.attach import attached
 from dfosd_core.errors import ImageFileError
+from dfosd_core.image_files.animation import open_animation
 from dfosd_core.image_files.icc import SRGB_PRIMARIES, curve, make_profile
 from dfosd_core.image_files.picture import Picture
 from dfosd_core.image_files.read import decode_image, read_image, read_size
+from dfosd_core.image_files.side_data import SideData
 from dfosd_core.image_files.write import check_target, write_image
 from dfosd_core.settings import UpscaleSettings
 from dfosd_core.tiles.run import Progress
@@ -224,3 +226,20 @@ def test_damaged_animation_is_named(tmp_path: Path) -> None:
         data = animation(tmp_path / name).read_bytes()
         with pytest.raises(ImageFileError, match="^'a' is "):
             decode_image(data[: len(data) * 2 // 3], "a", sequences=True)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_size_of_an_animation_is_that_of_its_upright_frames(tmp_path: Path, orientation: int) -> None:
+    image = Image.open(animation(tmp_path / "a.gif"))
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    opened = open_animation(image, SideData(exif=exif))
+    assert opened.size == opened.decode().size == ((16, 12) if orientation >= 5 else (12, 16))
+
+
+def test_frame_without_a_duration_has_none(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), color) for color in COLORS]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    sequence = read_image(tmp_path / "a.gif", sequences=True).sequence
+    assert sequence is not None
+    assert sequence.durations == (0.0,) * 4

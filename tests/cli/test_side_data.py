@@ -17,7 +17,7 @@ from support.pngs import chunk, chunks_of, png
 
 from dfosd_core.errors import ImageFileError
 from dfosd_core.image_files import png_read
-from dfosd_core.image_files.exif import load_exif
+from dfosd_core.image_files.exif import load_exif, resolution_of
 from dfosd_core.image_files.icc import SRGB_CURVE, SRGB_PRIMARIES, curve, make_profile
 from dfosd_core.image_files.metadata import ImageMetadata
 from dfosd_core.image_files.picture import Picture
@@ -330,6 +330,15 @@ def test_no_resolution_in_none_out_and_a_stated_one_everywhere(tmp_path: Path, t
         write_image(tmp_path / f"in{source}", stated, overwrite=True)
         found = upscaled(tmp_path / f"in{source}", tmp_path / target).metadata.dpi
         assert found == pytest.approx((300, 200), rel=1e-3), source
+
+
+@pytest.mark.parametrize(("unit", "dpi"), [(1, None), (2, (72.0, 90.0)), (3, (72.0 * 2.54, 90.0 * 2.54))])
+def test_resolution_needs_both_directions_and_a_unit(unit: int, dpi: tuple[float, float] | None) -> None:
+    exif = Image.Exif()
+    exif[282], exif[296] = 72.0, unit
+    assert resolution_of(exif) is None
+    exif[283] = 90.0
+    assert resolution_of(exif) == dpi
 
 
 def test_resolution_of_a_turned_picture_is_turned(tmp_path: Path) -> None:

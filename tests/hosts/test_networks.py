@@ -175,3 +175,10 @@ def test_missing_default_is_named(tmp_path: Path) -> None:
     with pytest.raises(BaseModelMismatchError, match="The embedded default is incomplete: there is no '.*small_base'"):
         load_default(weights=tmp_path)
     assert (DEFAULT_WEIGHTS / DEFAULT_BASE).is_dir()
+
+
+def test_loaded_convolutions_have_their_channels_last() -> None:
+    host, _ = load_default(torch.float32, "cpu")
+    weights = [weight for weight in host.unet.parameters() if weight.ndim == 4 and 1 not in weight.shape]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
