@@ -1,8 +1,12 @@
-"""Bars on standard error: one over the images of a batch, one over the tiles of each image at work."""
+"""Bars on standard error: one over the images of a batch, one over the tiles of each image at work.
+
+Into a file or pipe, where bars would be a mess, a line now and then.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -17,20 +21,28 @@ if TYPE_CHECKING:
 
 _IMAGES = "{l_bar}{bar}| {n_fmt}/{total_fmt} images [{elapsed}<{remaining}]"
 _TILES = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
+EVERY_S = 30.0
+"""Without a terminal, a line at most so often."""
 
 
 class Bars:
-    """Bars for `images` images; none are drawn when `quiet`, or where there is no terminal."""
+    """Bars for `images` images. Without a terminal, lines about images that take long; when `quiet`, nothing."""
 
     def __init__(self, images: int, *, quiet: bool = False, file: TextIO | None = None) -> None:
         screen = file or sys.stderr
         hidden = quiet or not screen.isatty()
+        self._lines = None if quiet or not hidden else screen
+        self._spoken = time.monotonic()
         self._bar = partial(tqdm, leave=False, file=screen, disable=hidden, dynamic_ncols=True)
         self._images = self._bar(total=images, desc="images", bar_format=_IMAGES, position=0) if images > 1 else None
         self._tiles: dict[int, tuple[str, tqdm[Any]]] = {}
 
     def show(self, name: str, progress: Progress, worker: int = 0) -> None:
         """Tiles of the image `name`, on which the process number `worker` is."""
+        if self._lines is not None and time.monotonic() - self._spoken >= EVERY_S:
+            self.say(
+                f"{printable(name)}: {PHASES[progress.phase]}, {progress.done} of {progress.total} tiles", self._lines
+            )
         shown, bar = self._tiles.get(worker, ("", None))
         if bar is None or shown != name:
             self.hide(worker)
@@ -53,6 +65,7 @@ class Bars:
 
     def say(self, line: str, file: TextIO) -> None:
         """A line that leaves the bars whole."""
+        self._spoken = time.monotonic()
         say(line, file)
 
     def close(self) -> None:

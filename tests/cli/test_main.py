@@ -15,6 +15,7 @@ import pytest
 from support.tiny_models import random_lora, tiny_host, write_folder
 
 from dfosd_core.cli import arguments as arguments_module
+from dfosd_core.cli import progress
 from dfosd_core.cli.main import main
 from dfosd_core.cli.progress import Bars
 from dfosd_core.lora.file import save_lora
@@ -282,6 +283,22 @@ def test_bars_stay_away_where_nobody_looks(screen: StringIO) -> None:
     bars.show("a.png", Progress(phase="unet", done=1, total=2))
     bars.close()
     assert screen.getvalue() == ""
+
+
+def test_file_or_pipe_gets_a_line_of_an_image_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    screen = StringIO()
+    bars, quiet = Bars(2, file=screen), Bars(2, quiet=True, file=screen)
+    for second in range(0, 100, 10):
+        clock[0] = float(second)
+        for each in (bars, quiet):
+            each.show("a\r.png", Progress(phase="decode", done=second, total=99))
+    assert screen.getvalue() == "".join(f"a\\r.png: painting, {done} of 99 tiles\n" for done in (30, 60, 90))
+    bars.say("a.png -> b.png", screen)
+    clock[0] = 119.0
+    bars.show("b.png", Progress(phase="unet", done=1, total=2))
+    assert screen.getvalue().endswith("a.png -> b.png\n")
 
 
 def test_half_precision_runs_on_a_cpu(capsys: pytest.CaptureFixture[str], photo: Path, model: list[str]) -> None:
