@@ -40,9 +40,8 @@ class Bars:
     def show(self, name: str, progress: Progress, worker: int = 0) -> None:
         """Tiles of the image `name`, on which the process number `worker` is."""
         if self._lines is not None and time.monotonic() - self._spoken >= EVERY_S:
-            self.say(
-                f"{printable(name)}: {PHASES[progress.phase]}, {progress.done} of {progress.total} tiles", self._lines
-            )
+            tiles = f"{progress.done} of {progress.total} tiles"
+            self.say(f"{name}: {PHASES[progress.phase]}, {tiles}", self._lines)
         shown, bar = self._tiles.get(worker, ("", None))
         if bar is None or shown != name:
             self.hide(worker)
