@@ -1,9 +1,10 @@
-"""For all tests: the same random numbers each time, and no network."""
+"""For all tests: the same random numbers each time, no network, and Ctrl-C as in a terminal."""
 
 from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -24,6 +25,12 @@ def _same_random_numbers() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_is_heard() -> None:
+    """Whoever is started in the background of a script is to ignore it, and hands that on to what it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

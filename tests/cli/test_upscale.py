@@ -284,7 +284,7 @@ def test_freed_memory_goes_back_before_smaller_tiles_are_taken(
 ) -> None:
     """What the process keeps for its next layers counts as taken, though it is free for the next image."""
     given_back: list[bool] = []
-    monkeypatch.setattr("dfosd_core.allocator.give_back_freed_memory", lambda: given_back.append(True))
+    monkeypatch.setattr("dfosd_core.freed_memory.give_back_freed_memory", lambda: given_back.append(True))
     monkeypatch.setattr("dfosd_core.memory.free_memory", lambda *_: 10**12 if given_back else 1000)
     code, _, err = run(photo)
     assert (code, "are free" in err) == (0, False)
