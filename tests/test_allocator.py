@@ -62,4 +62,5 @@ def test_what_the_user_has_set_stays() -> None:
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda name: object())
     assert not allocator.keep_freed_memory()
+    monkeypatch.setattr(freed_memory, "is_kept", True)
     freed_memory.give_back_freed_memory()
