@@ -193,6 +193,56 @@ def test_grey_with_a_profile_for_colours_keeps_its_curve(tmp_path: Path) -> None
     assert grey_from_color(color_from_grey(found) or b"") == found
 
 
+@pytest.mark.parametrize("transfer", [1, 2, 6, 13])
+@pytest.mark.parametrize("primaries", [1, 2])
+def test_what_screens_assume_anyway_needs_no_profile(primaries: int, transfer: int) -> None:
+    assert to_pil(picture(((b"cICP", bytes((primaries, transfer, 0, 1))),))).info == {}
+
+
+D65, C, DCI = (0.3127, 0.329), (0.31, 0.316), (0.314, 0.351)
+H273 = {  # table 2: white, red, green, blue
+    4: (C, (0.67, 0.33), (0.21, 0.71), (0.14, 0.08)),
+    5: (D65, (0.64, 0.33), (0.29, 0.60), (0.15, 0.06)),
+    6: (D65, (0.630, 0.340), (0.310, 0.595), (0.155, 0.070)),
+    7: (D65, (0.630, 0.340), (0.310, 0.595), (0.155, 0.070)),
+    8: (C, (0.681, 0.319), (0.243, 0.692), (0.145, 0.049)),
+    9: (D65, (0.708, 0.292), (0.170, 0.797), (0.131, 0.046)),
+    11: (DCI, (0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
+    12: (D65, (0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
+    22: (D65, (0.630, 0.340), (0.295, 0.605), (0.155, 0.077)),
+}
+
+
+def profile_of(primaries: int, transfer: int) -> bytes:
+    return to_pil(picture(((b"cICP", bytes((primaries, transfer, 0, 1))),))).info["icc_profile"]
+
+
+@pytest.mark.parametrize("primaries", H273)
+def test_stated_primaries_are_those_of_the_standard(primaries: int) -> None:
+    """Their columns of XYZ, moved to the profile's white (D50) as Bradford has it."""
+    white, *colors = (np.array((x / y, 1, (1 - x - y) / y)) for x, y in H273[primaries])
+    columns = np.stack(colors, 1)
+    columns = columns * np.linalg.solve(columns, white)
+    cones = np.array(((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296)))
+    moved = np.diag(cones @ np.array((0.9642, 1, 0.8249)) / (cones @ white))
+    expected = np.linalg.solve(cones, moved @ cones @ columns)
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(profile_of(primaries, 8))).profile
+    found = [getattr(profile, f"{color}_colorant")[0] for color in ("red", "green", "blue")]
+    assert np.abs(np.array(found).T - expected).max() < 5e-4
+
+
+@pytest.mark.parametrize("transfer", [1, 4, 5, 6, 8, 14, 15])
+def test_stated_curves_are_those_of_the_standard(transfer: int) -> None:
+    for level in (8, 32, 64, 128, 224):
+        signal = level / 255
+        gamma = {4: 2.2, 5: 2.8, 8: 1.0}.get(transfer)
+        video = signal / 4.5 if signal < 0.081 else ((signal + 0.099) / 1.099) ** (1 / 0.45)
+        light = signal**gamma if gamma else video
+        srgb = 12.92 * light if light <= 0.0031308 else 1.055 * light ** (1 / 2.4) - 0.055
+        primaries = 5 if transfer in (1, 6) else 1  # with those of sRGB, BT.709's curve means sRGB
+        assert abs(shown(profile_of(primaries, transfer), (level,) * 3)[0] - 255 * srgb) < 1.5
+
+
 def test_profiles_of_tables_cannot_change_sides() -> None:
     for damaged in (b"", b"\xff" * 200, make_profile("a", curve(1.0), None)[:140]):
         assert color_from_grey(damaged) is None

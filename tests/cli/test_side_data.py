@@ -377,6 +377,14 @@ def test_texts_go_where_other_programs_look_for_them(tmp_path: Path, name: str) 
     assert exif[270].encode("latin-1").decode() == "Ein Baum: ü"
 
 
+@pytest.mark.parametrize(
+    ("key", "tag"), [("Description", 270), ("Title", 270), ("Software", 305), ("Author", 315), ("Copyright", 33432)]
+)
+def test_texts_go_where_exif_has_them(tmp_path: Path, key: str, tag: int) -> None:
+    write_image(tmp_path / "a.jpg", Picture(samples=COLORS, metadata=ImageMetadata(text=((key, "by hand"),))))
+    assert Image.open(tmp_path / "a.jpg").getexif()[tag] == "by hand"
+
+
 def test_texts_without_a_place_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     exif = Image.Exif()
     exif[271] = "Camera"
