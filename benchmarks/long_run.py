@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dfosd_core.allocator import keep_freed_memory
 from dfosd_core.cli.conveyor import Outcome
 from dfosd_core.cli.plan import Job
 from dfosd_core.cli.work import Task, run_task
@@ -124,6 +125,7 @@ def main() -> int:
         "--sizes", type=int, nargs=2, default=(32, 32), metavar=("LEAST", "MOST"), help="edges in pixels"
     )
     args = parser.parse_args()
+    keep_freed_memory()  # as our programs do; then `resident_bytes` gives it back, also with --images 0
     courses: list[Course] = []
     for planned, name, work in (
         (args.images, f"images of {args.sizes[0]} to {args.sizes[1]} pixels", _images_of(args)),

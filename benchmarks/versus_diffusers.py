@@ -92,7 +92,7 @@ def photos(folder: Path | None) -> list[Tensor]:
     files = sorted(path for path in folder.iterdir() if is_image_name(path))
     pictures = (to_bchw(to_tensor(read_image(file))) for file in files)
     # Grey ones come out grey from our program whatever the networks say, so they cannot be compared with diffusers'.
-    colored = [picture for picture in pictures if picture.shape[1] == 3 and (picture[:, 0] != picture[:, 1]).any()][:3]
+    colored = [picture for picture in pictures if (picture != picture[:, :1]).any()][:3]
     if len(colored) < 3:
         raise SystemExit(f"Expected at least three pictures in colour in '{folder}', found {len(colored)}.")
     return [to_bhwc(enlarge(picture, (EDGE, EDGE))) for picture in colored]

@@ -31,7 +31,7 @@ class Bars:
     def __init__(self, images: int, *, quiet: bool = False, file: TextIO | None = None) -> None:
         screen = file or sys.stderr
         hidden = quiet or not screen.isatty()
-        self._lines = None if quiet or not hidden else screen
+        self._lines = screen if hidden and not quiet else None
         self._spoken = time.monotonic()
         self._bar = partial(tqdm, leave=False, file=screen, disable=hidden, dynamic_ncols=True)
         self._images = self._bar(total=images, desc="images", bar_format=_IMAGES, position=0) if images > 1 else None

@@ -47,6 +47,11 @@ def shown(profile: bytes, value: Any, mode: str = "RGB") -> list[int]:
     return list(cast("tuple[int, ...]", image.getpixel((0, 0))))
 
 
+def srgb_level(light: float) -> float:
+    """What of 255 sRGB has for that share of the light (IEC 61966-2-1)."""
+    return 255 * (12.92 * light if light <= 0.0031308 else 1.055 * light ** (1 / 2.4) - 0.055)
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("color", [(LINEAR,), (LINEAR, P3_CHRM), (SRGB,), (PQ, *HDR), (P3,)])
@@ -167,9 +172,8 @@ def test_profile_of_adobe_rgb_has_its_published_numbers() -> None:
     assert np.abs(np.array(found) - expected).max() < 2e-4
     for level in (32, 64, 128, 224):
         light = (level / 255) ** 2.19921875
-        srgb = 12.92 * light if light <= 0.0031308 else 1.055 * light ** (1 / 2.4) - 0.055
-        assert abs(shown(adobe_rgb(is_grey=True), level, "L")[0] - 255 * srgb) < 1
-        assert abs(shown(adobe_rgb(is_grey=False), (level,) * 3)[0] - 255 * srgb) < 1
+        assert abs(shown(adobe_rgb(is_grey=True), level, "L")[0] - srgb_level(light)) < 1
+        assert abs(shown(adobe_rgb(is_grey=False), (level,) * 3)[0] - srgb_level(light)) < 1
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.avif"])
@@ -238,9 +242,8 @@ def test_stated_curves_are_those_of_the_standard(transfer: int) -> None:
         gamma = {4: 2.2, 5: 2.8, 8: 1.0}.get(transfer)
         video = signal / 4.5 if signal < 0.081 else ((signal + 0.099) / 1.099) ** (1 / 0.45)
         light = signal**gamma if gamma else video
-        srgb = 12.92 * light if light <= 0.0031308 else 1.055 * light ** (1 / 2.4) - 0.055
         primaries = 5 if transfer in (1, 6) else 1  # with those of sRGB, BT.709's curve means sRGB
-        assert abs(shown(profile_of(primaries, transfer), (level,) * 3)[0] - 255 * srgb) < 1.5
+        assert abs(shown(profile_of(primaries, transfer), (level,) * 3)[0] - srgb_level(light)) < 1.5
 
 
 def test_profiles_of_tables_cannot_change_sides() -> None:

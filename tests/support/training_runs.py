@@ -14,6 +14,7 @@ from PIL import Image
 from support.small_networks import RANK, small_unet, small_vae
 
 from train_tools.loop.checkpoint import read_checkpoint
+from train_tools.loop.logbook import Logbook
 from train_tools.loop.trainer import Trainer
 from train_tools.settings.config import (
     DataConfig,
@@ -26,6 +27,9 @@ from train_tools.settings.config import (
     ValidationConfig,
 )
 from train_tools.train import make_accelerator, run
+
+OPEN_LOGBOOKS: list[Logbook] = []
+"""Of trainers that no test may ever run. tests/train/conftest.py closes them: they write from a thread of their own."""
 
 
 def write_material(folder: Path) -> Path:
@@ -74,7 +78,10 @@ def train(settings: TrainConfig) -> dict[str, Any]:
 
 def trainer(settings: TrainConfig) -> Trainer:
     settings.run.out.mkdir(parents=True, exist_ok=True)
-    return Trainer(settings, accelerator())
+    made = Trainer(settings, accelerator())
+    if made.logbook:
+        OPEN_LOGBOOKS.append(made.logbook)
+    return made
 
 
 def saved(out: Path) -> dict[str, Any]:
