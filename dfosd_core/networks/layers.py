@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .convolving import activated_conv
 from .norms import MakeNorm
 from .winograd import WinogradConv2d
 
@@ -47,11 +48,9 @@ class Resnet(nn.Module):
 
     def first_half(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """Up to the second norm: (B, C, H, W) -> (B, C', H, W)."""
-        h = activated(self.norm1, x)
         if self.folded is not None and time is None:
-            # The layer knows how it pads: with zeros, or with what is at the border.
-            return self.conv1._conv_forward(h, *self.folded[:2])  # pyright: ignore[reportPrivateUsage]
-        h = self.conv1(h)
+            return activated_conv(self.norm1, x, self.conv1, self.folded[:2])
+        h = activated_conv(self.norm1, x, self.conv1)
         if self.time_emb_proj is not None:
             h.add_(self.time_emb_proj(time)[:, :, None, None])
         return h
@@ -62,13 +61,7 @@ class Resnet(nn.Module):
 
     def second_half(self, h: Tensor, x: Tensor, norm: nn.Module) -> Tensor:
         """What the first half made of `x`, and `x` -> (B, C', H, W)."""
-        h = self.conv2(activated(norm, h))
-        return h.add_(x if self.conv_shortcut is None else self.conv_shortcut(x))
-
-
-def activated(norm: nn.Module, x: Tensor) -> Tensor:
-    """SiLU of the normalised map."""
-    return F.silu(norm(x), inplace=True)
+        return activated_conv(norm, h, self.conv2, plus=x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 class Downsample(nn.Module):

@@ -59,6 +59,15 @@ class ChannelAffine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, ...) to the same shape and dtype."""
+        weight, bias = self._along(x)
+        return torch.addcmul(bias, x, weight)
+
+    def into(self, out: Tensor, x: Tensor) -> None:
+        """Write that to `out`, of the same shape and dtype."""
+        weight, bias = self._along(x)
+        torch.addcmul(bias, x, weight, out=out)
+
+    def _along(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and bias as x has its channels."""
         shape = (1, -1) + (1,) * (x.dim() - 2)
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        return torch.addcmul(bias.view(shape), x, weight.view(shape))
+        return self.weight.to(x.dtype).view(shape), self.bias.to(x.dtype).view(shape)

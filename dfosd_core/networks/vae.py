@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from .borders import repeat_borders
 from .config import VaeConfig
-from .layers import Attention, Downsample, Resnet, Upsample, activated, to_map, to_sequence
+from .convolving import activated
+from .layers import Attention, Downsample, Resnet, Upsample, to_map, to_sequence
 from .norms import MakeNorm, norms
 from .sd_configs import Config
 

@@ -33,13 +33,14 @@ class WinogradConv2d(nn.Conv2d):
     """torch's convolution, which takes the shorter way where it is 3x3, keeps the map's size, and that pays."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
-        if not (_pays(input, weight) and self._keeps_size()):
+        if not self.pays(input, weight):
             return super()._conv_forward(input, weight, bias)
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
         return torch.cat([conv3x3(x, weight, bias, mode) for x in input.split(1)])
 
-    def _keeps_size(self) -> bool:
-        return (
+    def pays(self, x: Tensor, weight: Tensor) -> bool:
+        """Whether the map takes the shorter way."""
+        return _pays(x, weight) and (
             self.kernel_size == (3, 3) and self.padding == self.stride == self.dilation == (1, 1) and self.groups == 1
         )
 

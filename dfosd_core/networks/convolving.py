@@ -1,0 +1,92 @@
+"""Norm, activation, convolution and sum of a residual block, on a CPU in fewer passes over the map.
+
+A pass over a large map in memory takes as long as a fifth of a convolution. Where borders are repeated, the activation
+is written into the padded map at once, instead of being copied there; in bfloat16, oneDNN's convolution adds the
+shortcut itself. Elsewhere, and while gradients are recorded, the layers run one by one.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .norms import ChannelAffine
+from .winograd import WinogradConv2d
+
+
+def activated(norm: nn.Module, x: Tensor) -> Tensor:
+    """SiLU of the normalised map."""
+    return F.silu(norm(x), inplace=True)
+
+
+def activated_conv(
+    norm: nn.Module,
+    x: Tensor,
+    conv: WinogradConv2d,
+    own: tuple[Tensor, Tensor] | None = None,
+    plus: Tensor | None = None,
+) -> Tensor:
+    """`conv(SiLU(norm(x))) + plus`: (B, C, H, W) and (B, O, H, W) -> (B, O, H, W).
+
+    own: weight and bias in place of the convolution's. Without a norm (`nn.Identity`) `x` may be overwritten.
+    """
+    weight, bias = own or (conv.weight, cast("Tensor", conv.bias))
+    is_plain = x.device.type == "cpu" and not torch.is_grad_enabled() and not conv.pays(x, weight)
+    if is_plain and conv.padding_mode == "replicate":
+        return _convolved(_activated_and_padded(norm, x), weight, bias, 0, plus)
+    h = activated(norm, x)
+    if is_plain and plus is not None and _adds(h, plus):
+        return _convolved(h, weight, bias, 1, plus)
+    # The layer knows how it pads: with zeros, or with what is at the border.
+    y = conv(h) if own is None else conv._conv_forward(h, *own)  # pyright: ignore[reportPrivateUsage]
+    return y if plus is None else y.add_(plus)
+
+
+def _activated_and_padded(norm: nn.Module, x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, H + 2, W + 2), the outermost values repeated."""
+    batch, channels, height, width = x.shape
+    padded = x.new_empty(batch, height + 2, width + 2, channels).permute(0, 3, 1, 2)
+    inside = padded[:, :, 1:-1, 1:-1]
+    if isinstance(norm, ChannelAffine):
+        norm.into(inside, x)
+        F.silu(inside, inplace=True)
+    else:
+        torch.ops.aten.silu.out(norm(x), out=inside)
+    for outer, inner in ((0, 1), (-1, -2)):
+        padded[:, :, 1:-1, outer] = padded[:, :, 1:-1, inner]
+    for outer, inner in ((0, 1), (-1, -2)):
+        padded[:, :, outer] = padded[:, :, inner]
+    return padded
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor, padding: int, plus: Tensor | None) -> Tensor:
+    if plus is not None and _adds(x, plus):
+        return _summed(x, plus, weight, bias, padding)
+    y = F.conv2d(x, weight, bias, padding=padding)
+    return y if plus is None else y.add_(plus)
+
+
+def _summed(x: Tensor, plus: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
+    once = [1, 1]
+    fused: Any = torch.ops.mkldnn._convolution_pointwise.binary
+    return fused(x, plus, weight, bias, [padding, padding], once, once, 1, "add", 1.0, None, [], None)
+
+
+def _adds(x: Tensor, plus: Tensor) -> bool:
+    """Whether the convolution can add it. In float32 it is no faster."""
+    is_bfloat16 = x.dtype == plus.dtype == torch.bfloat16
+    return is_bfloat16 and plus.is_contiguous(memory_format=torch.channels_last) and _has_fused_sum()
+
+
+@cache
+def _has_fused_sum() -> bool:
+    """Tried once: it is made for torch's own compiler, without a public name, and for processors with bfloat16."""
+    one = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16)
+    try:
+        return float(_summed(one, one, one, one.view(1), 0)) == 3.0
+    except (AttributeError, RuntimeError, TypeError):
+        return False
