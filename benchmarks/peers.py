@@ -39,19 +39,54 @@ PEERS = (
 )
 
 
+def named(folder: str) -> Peer:
+    """The peer whose images go there."""
+    return next(peer for peer in PEERS if peer.folder == folder)
+
+
+def is_installed(peer: Peer) -> bool:
+    """Whether ncnn and the peer's package are."""
+    return all(importlib.util.find_spec(name) is not None for name in ("ncnn", peer.package))
+
+
+def _files(peer: Peer) -> Path:
+    """Of the network, without the suffix. Raises ConfigError where a package is missing."""
+    found = importlib.util.find_spec(peer.package)
+    if found is None or not found.submodule_search_locations or not is_installed(peer):
+        raise ConfigError(f"{peer.folder} needs ncnn and {peer.package}: pip install ncnn {peer.package}.")
+    return Path(found.submodule_search_locations[0]) / "models" / peer.model
+
+
 def open_peer(peer: Peer, threads: int) -> Any:
     """The network. Raises ConfigError where a package is missing."""
-    found = importlib.util.find_spec(peer.package)
-    if found is None or not found.submodule_search_locations or importlib.util.find_spec("ncnn") is None:
-        raise ConfigError(f"{peer.folder} needs ncnn and {peer.package}: pip install ncnn {peer.package}.")
+    start = _files(peer)
     import ncnn  # pyright: ignore[reportMissingImports]  # no part of the project's environment
 
     net: Any = ncnn.Net()
     net.opt.use_vulkan_compute, net.opt.num_threads = False, threads
-    start = Path(found.submodule_search_locations[0]) / "models" / peer.model
     if net.load_param(f"{start}.param") or net.load_model(f"{start}.bin"):
         raise ConfigError(f"{peer.package} holds no network {peer.model}: install the version named in the table.")
     return net
+
+
+def macs_of(peer: Peer, edge: int) -> float:
+    """Multiplications of the convolutions for an output of `edge` pixels squared, read from the network's description.
+
+    ncnn's lines: type, name, counts of inputs and outputs, their names, then numbered settings; a convolution's sixth
+    is how many weights it has, an Interp's first and second and a PixelShuffle's zeroth are factors.
+    """
+    scales, macs = dict[str, float](), 0.0
+    for line in _files(peer).with_suffix(".param").read_text("ascii").splitlines()[2:]:
+        kind, _, inputs, outputs, *rest = line.split()
+        names = rest[: int(inputs) + int(outputs)]
+        settings = dict(setting.split("=", 1) for setting in rest[len(names) :])
+        scale = max((scales[name] for name in names[: int(inputs)]), default=1.0)
+        if kind in ("Interp", "PixelShuffle"):
+            scale *= float(settings["1" if kind == "Interp" else "0"])
+        elif kind == "Convolution":
+            macs += int(settings["6"]) * (scale * edge / 4) ** 2
+        scales |= dict.fromkeys(names[int(inputs) :], scale)
+    return macs
 
 
 def enlarge(net: Any, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import cast
 
 import torch
@@ -27,17 +27,9 @@ TOKENS = 77
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArchitectureReport:
-    """What `dfosd info --architecture sd21` shows. MACs are for one image of `SIZE_PX` and `TOKENS` text tokens."""
+class RunMacs:
+    """MACs of one image."""
 
-    lora_layers: int
-    """Layers with a LoRA."""
-    lora_parameters: int
-    """Their parameters at rank `RANK`."""
-    base_parameters: int
-    """UNet and VAE, all of them."""
-    thop_parameters: int
-    """Base and LoRA as thop counts (no group norms); the paper's 966.3 M."""
     encode_macs: int
     """VAE encoder."""
     unet_macs: int
@@ -45,9 +37,12 @@ class ArchitectureReport:
     decode_macs: int
     """VAE decoder."""
     lora_macs: int
-    """What the LoRA adds while it is not merged."""
-    folded_away: int
-    """What `folding.py` saves: most of the upsampling convolutions, keys and values of the prompt, the timestep."""
+    """What the LoRA adds while it is not merged, at rank `RANK`."""
+    unet_folded_away: int
+    """What `folding.py` saves in the UNet: most of the upsampling convolutions, keys and values of the prompt, the
+    timestep."""
+    decode_folded_away: int
+    """The same in the decoder."""
 
     @property
     def macs_merged(self) -> int:
@@ -64,6 +59,25 @@ class ArchitectureReport:
         """What a run takes."""
         return self.macs_merged - self.folded_away
 
+    @property
+    def folded_away(self) -> int:
+        """What `folding.py` saves in all."""
+        return self.unet_folded_away + self.decode_folded_away
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureReport(RunMacs):
+    """What `dfosd info --architecture sd21` shows. MACs are for one image of `SIZE_PX` and `TOKENS` text tokens."""
+
+    lora_layers: int
+    """Layers with a LoRA."""
+    lora_parameters: int
+    """Their parameters at rank `RANK`."""
+    base_parameters: int
+    """UNet and VAE, all of them."""
+    thop_parameters: int
+    """Base and LoRA as thop counts (no group norms); the paper's 966.3 M."""
+
 
 def sd21_models() -> tuple[Unet, Vae]:
     """SD 2.1's UNet and VAE on the meta device."""
@@ -73,22 +87,32 @@ def sd21_models() -> tuple[Unet, Vae]:
 def sd21_report() -> ArchitectureReport:
     """Count SD 2.1-base with DFOSD's LoRA; takes seconds and no memory, since nothing is computed."""
     unet, vae = sd21_models()
-    image = torch.empty(1, 3, SIZE_PX, SIZE_PX, device="meta")
-    z = torch.empty(1, 4, SIZE_PX // 8, SIZE_PX // 8, device="meta")
-    prompt_embeds = torch.empty(1, TOKENS, 1024, device="meta")
-    layers = {unet.get_submodule(name) for name in lora_target_names(unet)}
-    unet_macs, lora_macs = _count(unet, lambda: unet(z, 399, prompt_embeds), layers)
+    layers = [unet.get_submodule(name) for name in lora_target_names(unet)]
     lora_parameters = sum(_pair_parameters(layer) for layer in layers)
     return ArchitectureReport(
         lora_layers=len(layers),
         lora_parameters=lora_parameters,
         base_parameters=sum(p.numel() for model in (unet, vae) for p in model.parameters()),
         thop_parameters=_thop_parameters(unet) + _thop_parameters(vae) + lora_parameters,
-        encode_macs=_count(vae, lambda: vae.encode(image))[0],
+        **asdict(run_macs(unet, vae, SIZE_PX, TOKENS)),
+    )
+
+
+def run_macs(unet: Unet, vae: Vae, size_px: int, tokens: int) -> RunMacs:
+    """Count one image of `size_px` squared with a prompt of `tokens`. Networks on the meta device compute nothing."""
+    device, layers = next(unet.parameters()).device, {unet.get_submodule(name) for name in lora_target_names(unet)}
+    cells = size_px >> len(vae.config.block_out_channels) - 1
+    image = torch.empty(1, 3, size_px, size_px, device=device)
+    z = torch.empty(1, vae.config.latent_channels, cells, cells, device=device)
+    prompt_embeds = torch.empty(1, tokens, unet.config.context_dim, device=device)
+    unet_macs, lora_macs = _count(unet, lambda: unet(z, 399, prompt_embeds), layers)
+    return RunMacs(
+        encode_macs=macs(vae, lambda: vae.encode(image)),
         unet_macs=unet_macs,
-        decode_macs=_count(vae, lambda: vae.decode(z))[0],
+        decode_macs=macs(vae, lambda: vae.decode(z)),
         lora_macs=lora_macs,
-        folded_away=_folded_away(unet, lambda: unet(z, 399, prompt_embeds)) + _folded_away(vae, lambda: vae.decode(z)),
+        unet_folded_away=_folded_away(unet, lambda: unet(z, 399, prompt_embeds)),
+        decode_folded_away=_folded_away(vae, lambda: vae.decode(z)),
     )
 
 
