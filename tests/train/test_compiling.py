@@ -117,6 +117,7 @@ def test_compiled_block_has_the_gradients_of_the_plain_one(channels_last: bool) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # on a busy machine
 @pytest.mark.parametrize("share", [0.0, 0.5])  # of the adversarial gradient: a second backward pass
 def test_step_of_compiled_networks_is_the_same_step(
     base: Path, material: Path, tmp_path: Path, share: float, monkeypatch: pytest.MonkeyPatch
