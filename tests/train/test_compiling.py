@@ -122,7 +122,7 @@ def test_compiled_block_has_the_gradients_of_the_plain_one(channels_last: bool) 
 def test_step_of_compiled_networks_is_the_same_step(
     base: Path, material: Path, tmp_path: Path, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # All of the compiler but the C++ that it writes, whose translation would take most of an hour on a busy machine.
+    # All of the compiler but the C++ that it writes, whose translation takes a quarter of an hour on a busy machine.
     compile_ = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda network: compile_(network, backend="aot_eager"))
     results: list[tuple[dict[str, float], dict[str, Tensor]]] = []
