@@ -2,6 +2,8 @@
 
     python -m benchmarks.train_speed                  # some minutes
     python -m benchmarks.train_speed --rounds 1 --steps 5
+    python -m benchmarks.train_speed --compile        # run.compile off and on: minutes before the first step
+    python -m benchmarks.train_speed --compile --set data.crop=192 loss.perceptual=ea_dists loss.vgg=vgg16-397923af.pth
 
 The step is `configs/small_cpu.yaml`'s with the discriminator at work from the start, on the photographs of this
 repository. The variants take turns, each for a few steps, so that a busy moment of the machine hits all of them; a row
@@ -54,11 +56,17 @@ class Variant:
     precision: Any
     channels_last: bool
     workers: int
+    compiled: bool = False
+    settings: Sequence[str] = ()
+    """As after `--set`."""
     steps: list[Step] = field(default_factory=list[Step])
 
     def __post_init__(self) -> None:
-        self.config = small_config(self.precision, self.channels_last, self.workers)
+        config = small_config(self.precision, self.channels_last, self.workers, self.settings)
+        self.config = replace(config, run=replace(config.run, compile=self.compiled))
         self.recipe, self.crops = build(self.config)
+        self.first: Step | None = None
+        """Before all others, with the compiler's time."""
 
     def run(self, steps: int) -> None:
         """Warm up, then measure `steps` steps on new batches."""
@@ -69,6 +77,7 @@ class Variant:
             now = time.process_time()
             measured.append(Step(waited + time.perf_counter() - wall, waited, now - began))
             began = now
+        self.first = self.first or measured[0]
         self.steps += measured[WARM_UP:]
 
     def row(self) -> str:
@@ -77,12 +86,15 @@ class Variant:
         waited = sum(step.waited for step in self.steps) / sum(step.wall for step in self.steps)
         numbers = "float32" if self.precision == "no" else "bfloat16"
         layout = "channels last" if self.channels_last else "contiguous"
+        layout += ", compiled" if self.compiled else ""
         return f"| {numbers} | {layout} | {self.workers} | {1 / wall:.2f} | {wall:.3f} | {cpu:.3f} | {waited:.1%} |"
 
 
-def small_config(precision: Any = "bf16", channels_last: bool = True, workers: int = 0) -> TrainConfig:
+def small_config(
+    precision: Any = "bf16", channels_last: bool = True, workers: int = 0, settings: Sequence[str] = ()
+) -> TrainConfig:
     """`small_cpu.yaml` with both networks at work from the first step."""
-    config = load_config(CONFIG)
+    config = load_config(CONFIG, list(settings))
     return replace(
         config,
         data=replace(config.data, photos=PHOTOS, workers=workers),
@@ -182,28 +194,46 @@ def data_alone(steps: int) -> float:
     return statistics.median(spent[WARM_UP:])
 
 
+def in_turns(variants: Sequence[Variant], steps: int, rounds: int) -> str:
+    """A Markdown table of all variants."""
+    for _ in range(rounds):
+        for variant in variants:
+            variant.run(steps)
+    heading = "| numbers | layout | workers | steps/s | s | CPU s | waiting for data |\n|---|---|---|---|---|---|---|"
+    return "\n".join([heading, *(variant.row() for variant in variants)])
+
+
+def compiled_or_not(steps: int, rounds: int, settings: Sequence[str]) -> str:
+    """The step of `run.compile` off and on, and what the first compiled one took."""
+    eager, compiled = (Variant("bf16", True, 0, on, settings) for on in (False, True))
+    table = in_turns((eager, compiled), steps, rounds)
+    assert compiled.first is not None
+    return f"{table}\n\nThe first compiled step took {compiled.first.wall:.0f} s, {compiled.first.cpu:.0f} CPU s."
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, print tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=15, help="of a variant, in each of its turns")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each variant")
     parser.add_argument("--profile", action="store_true", help="print torch's operators too")
+    parser.add_argument("--compile", action="store_true", help="run.compile off and on, and nothing else")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="A.B=VALUE", help="with --compile")
     args = parser.parse_args(argv)
     print(
         f"{torch.get_num_threads()} threads, {platform.processor() or platform.machine()}, torch {torch.__version__}, "
         f"median of {args.rounds} x {args.steps} steps; load of the machine {os.getloadavg()[0]:.1f}\n"
     )
+    if args.compile:
+        print(compiled_or_not(args.steps, args.rounds, args.set))
+        return
     variants = [
         Variant(precision, channels_last, workers)
         for precision in ("no", "bf16")
         for channels_last in (False, True)
         for workers in ((0, 1, 2) if precision == "bf16" and channels_last else (0,))
     ]
-    for _ in range(args.rounds):
-        for variant in variants:
-            variant.run(args.steps)
-    print("| numbers | layout | workers | steps/s | s | CPU s | waiting for data |\n|---|---|---|---|---|---|---|")
-    print("\n".join(variant.row() for variant in variants))
+    print(in_turns(variants, args.steps, args.rounds))
     print("\n" + "\n".join(stages(args.steps)))
     print(f"\nA step's crops take one process {data_alone(args.steps):.3f} CPU s.")
     if args.profile:

@@ -64,7 +64,7 @@ def find_timestep(args: argparse.Namespace) -> str:
         for t in args.grid:
             metric, score = _train(config, t, args.steps, pairs, args.out)
             found[t][f"trained {metric}"] = score
-    save_picture(draw(found), args.out / "timestep.png")
+    save_picture(draw(found, config.model.timestep), args.out / "timestep.png")
     write_text(args.out / "timestep.json", json.dumps({str(t): row for t, row in found.items()}, indent=1) + "\n")
     text = f"{_table(found)}\n\nLeast error of the base itself at t = {best(found, 'error', is_higher_better=False)}."
     if metric:

@@ -15,6 +15,7 @@ from dfosd_core.lora.metadata import LoraMetadata, check_base
 from dfosd_core.lora.parts import PIXEL, SEMANTIC, split
 from dfosd_core.networks.embedded import DEFAULT_BASE, DEFAULT_WEIGHTS, EMBEDDED
 from dfosd_core.training.base import TrainingBase, enable_checkpointing, read_training_base
+from dfosd_core.training.compiling import compile_in_place
 from dfosd_core.training.discriminators import make_discriminator
 from dfosd_core.training.dists import Dists
 from dfosd_core.training.generator import DfosdGenerator
@@ -145,11 +146,10 @@ class Networks:
         return cast("Any", discriminator).to(self.device, memory_format=self.memory_format())
 
     def _compile(self) -> None:
-        """In place: names, and so checkpoints, stay as they are."""
-        cast("Any", self.base.vae).decoder.compile()
-        self.generator.unet.compile()
+        compile_in_place(cast("Any", self.base.vae).decoder)
+        compile_in_place(self.generator.unet)
         if self.discriminator is not None:
-            self.discriminator.compile()
+            compile_in_place(self.discriminator)
 
     def _make_perceptual(self) -> PerceptualLoss | None:
         loss = self.config.loss

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -76,22 +77,33 @@ def best(found: Mapping[int, Scores], column: str, *, is_higher_better: bool) ->
     return max(found, key=lambda t: sign * found[t][column])
 
 
-def draw(found: Mapping[int, Scores]) -> Image.Image:
-    """A curve for each column over t."""
+def draw(found: Mapping[int, Scores], timestep: int) -> Image.Image:
+    """A curve for each column over t; a dotted line at the configuration's own `timestep`."""
     columns = list(next(iter(found.values())))
     titles = {
         "error": "latent error of the base's own answer (1: doing nothing)",
         "target": "RMS of the eps that gives z_hr (the UNet gives 1)",
-        "PSNR-Y": "PSNR-Y of the base's own answer (dB)",
+        "PSNR-Y": "PSNR-Y of the base's own answer, dB",
     }
     figure = Figure(figsize=(5.2 * len(columns), 3.8), dpi=100, layout="constrained")
     for index, column in enumerate(columns):
+        values = [row[column] for row in found.values()]
         axes: Any = figure.add_subplot(1, len(columns), index + 1)
-        axes.plot(list(found), [row[column] for row in found.values()], marker="o", color=f"C{index}")
+        axes.plot(list(found), values, marker="o", color=f"C{index}")
+        axes.axvline(timestep, color="black", linestyle=":", linewidth=1, label=f"model.timestep={timestep}")
         if column in ("error", "target"):
             axes.axhline(1, color="black", linestyle="--", linewidth=1)
+        if column == "error":
+            # Late timesteps are tens of times worse than doing nothing, and would flatten what is to be seen.
+            least, reach = min(values), max(0.1, 1 - min(values))
+            axes.set_ylim(least - 0.1 * reach, 1 + 2 * reach)
+        if column == "target":
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set(title=titles.get(column, f"{column} on held-out pairs"), xlabel="timestep t")
         axes.title.set_fontsize(10)
+        axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
     return to_image(figure)

@@ -256,7 +256,7 @@ class RunConfig(Section):
     channels_last: bool = True
     """Convolutions with their channels last: faster on CPUs and recent GPUs."""
     compile: bool = False
-    """torch.compile of UNets and decoder: faster steps after a minute or more at the start."""
+    """torch.compile of UNets and decoder, minutes at the start. On a CPU short runs lose; not yet measured on a GPU."""
     checkpoint_every: Count = 500
     """Steps between checkpoints; besides, one at Ctrl-C and at the end."""
     keep_checkpoints: Count = 3
