@@ -245,6 +245,15 @@ def test_uploads_are_looked_at_in_the_queue() -> None:
     assert made.in_use() == []
 
 
+def test_stop_is_as_wide_as_the_button_beside_it() -> None:
+    with gr.Blocks() as page:
+        build_panel(HeldEngine(), None, results=Path(), previews=Path(), prefix="x")
+    buttons = {block.elem_id: block for block in page.blocks.values() if isinstance(block, gr.Button)}
+    start, stop = buttons["x_start"], buttons["x_stop"]
+    assert start.min_width == stop.min_width
+    assert (start.interactive, stop.interactive) == (True, False)
+
+
 def test_upload_that_is_gone_is_named(panel: Panel, tmp_path: Path) -> None:
     status = panel.summary([str(tmp_path / "gone.png")], *DEFAULTS)
     assert "&#x27;gone.png&#x27; is no longer here. Upload it again." in status

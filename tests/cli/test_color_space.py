@@ -155,7 +155,15 @@ def adobe_exif(space: int, mark: str | None) -> bytes:
 @pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.avif", "a.png", "a.tif"])
 def test_cameras_mark_of_adobe_rgb_becomes_a_profile(tmp_path: Path, name: str, mode: str) -> None:
     samples = np.zeros((4, 4, 1 if mode == "L" else 3), np.uint8)
-    for space, mark, is_adobe in ((65535, "R03", True), (65535, "R98", False), (65535, None, False), (1, "R98", False)):
+    for space, mark, is_adobe in (
+        (65535, "R03", True),
+        (65535, "R98", False),
+        (65535, None, False),
+        (1, "R98", False),
+        (1, "R03", False),  # sRGB is stated, and the mark alone says nothing
+        (2, None, True),  # of no standard, and meant so
+        (2, "R98", True),
+    ):
         marked = Picture(samples=samples, metadata=ImageMetadata(exif=adobe_exif(space, mark)))
         write_image(tmp_path / name, marked, overwrite=True)
         found = read_image(tmp_path / name)

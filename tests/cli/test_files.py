@@ -345,6 +345,18 @@ def test_too_large_tiff_is_refused(tmp_path: Path) -> None:
         check_target(tmp_path / "a.tif", Picture(samples=SAMPLES_16), (40000, 40000))
 
 
+def test_avif_holds_as_many_pixels_as_libavif_decodes(tmp_path: Path) -> None:
+    """AVIF_DEFAULT_IMAGE_SIZE_LIMIT of avif/avif.h: 16384 x 16384."""
+    if not pil.has_avif():
+        pytest.skip("this Pillow writes no AVIF")
+    picture = Picture(samples=COLORS)
+    for size in ((16384, 16384), (8192, 32768)):
+        check_target(tmp_path / "a.avif", picture, size)
+    for size in ((16384, 16385), (8193, 32768)):
+        with pytest.raises(ImageFileError, match=r"is too large for AVIF \(268 megapixels\)\. Write \.png instead\."):
+            check_target(tmp_path / "a.avif", picture, size)
+
+
 def test_pillow_without_avif_says_so_and_reads_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.avif", "a.jpg"):
         Image.fromarray(COLORS).save(tmp_path / name)

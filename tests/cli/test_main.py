@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,9 @@ import pytest
 from support.tiny_models import random_lora, tiny_host, write_folder
 
 from dfosd_core.cli import arguments as arguments_module
-from dfosd_core.cli import progress
 from dfosd_core.cli.main import main
-from dfosd_core.cli.progress import Bars
 from dfosd_core.lora.file import save_lora
 from dfosd_core.settings import UpscaleSettings
-from dfosd_core.tiles.run import Progress
 
 ROOT = Path(__file__).parents[2]
 
@@ -258,47 +254,6 @@ def test_unusable_device_is_named(capsys: pytest.CaptureFixture[str], photo: Pat
     assert code == 2
     assert "--device abacus cannot be used: " in err
     assert " Leave --device out or name another. See" in err
-
-
-class Terminal(StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_bars_count_images_and_tiles() -> None:
-    screen = Terminal()
-    bars = Bars(2, file=screen)
-    for name in ("a.png", "b.png"):
-        bars.show(name, Progress(phase="unet", done=3, total=9))
-        bars.count()
-    bars.close()
-    shown = screen.getvalue()
-    for part in ("a.png: restoring", "b.png: restoring", "3/9", "1/2 images", "2/2 images"):
-        assert part in shown
-
-
-@pytest.mark.parametrize("screen", [StringIO(), Terminal()])
-def test_bars_stay_away_where_nobody_looks(screen: StringIO) -> None:
-    bars = Bars(1, quiet=screen.isatty(), file=screen)
-    bars.show("a.png", Progress(phase="unet", done=1, total=2))
-    bars.close()
-    assert screen.getvalue() == ""
-
-
-def test_file_or_pipe_gets_a_line_of_an_image_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    screen = StringIO()
-    bars, quiet = Bars(2, file=screen), Bars(2, quiet=True, file=screen)
-    for second in range(0, 100, 10):
-        clock[0] = float(second)
-        for each in (bars, quiet):
-            each.show("a\r.png", Progress(phase="decode", done=second, total=99))
-    assert screen.getvalue() == "".join(f"a\\r.png: painting, {done} of 99 tiles\n" for done in (30, 60, 90))
-    bars.say("a.png -> b.png", screen)
-    clock[0] = 119.0
-    bars.show("b.png", Progress(phase="unet", done=1, total=2))
-    assert screen.getvalue().endswith("a.png -> b.png\n")
 
 
 def test_half_precision_runs_on_a_cpu(capsys: pytest.CaptureFixture[str], photo: Path, model: list[str]) -> None:

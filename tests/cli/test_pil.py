@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from dfosd_core.errors import ImageFileError
 from dfosd_core.image_files.metadata import ImageMetadata
@@ -168,3 +169,16 @@ def test_integers_beyond_16_bits_are_refused(value: int) -> None:
         from_pil(image)
     kept = from_pil(Image.fromarray(np.array([[0, 65535]], np.int32)))
     assert kept.samples.ravel().tolist() == [0, 65535]
+
+
+def test_texts_of_a_png_are_kept_but_for_those_that_are_metadata_of_other_kinds() -> None:
+    """XMP, and what ImageMagick hides in texts: both have their own place."""
+    info, file = PngInfo(), io.BytesIO()
+    info.add_text("Title", "a")
+    info.add_text("parameters", "Steps: 20")
+    info.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>")
+    info.add_text("Raw profile type iptc", "\niptc\n       0\n\n", zip=True)
+    Image.new("RGB", (4, 4)).save(file, "PNG", pnginfo=info)
+    metadata = from_pil(Image.open(file)).metadata
+    assert metadata.text == (("Title", "a"), ("parameters", "Steps: 20"))
+    assert metadata.xmp == b"<x:xmpmeta/>"

@@ -17,12 +17,14 @@ from support.pngs import chunk, chunks_of, png
 
 from dfosd_core.errors import ImageFileError
 from dfosd_core.image_files import png_read
+from dfosd_core.image_files.carry import carry
 from dfosd_core.image_files.exif import load_exif, resolution_of
 from dfosd_core.image_files.icc import SRGB_CURVE, SRGB_PRIMARIES, curve, make_profile
 from dfosd_core.image_files.metadata import ImageMetadata
 from dfosd_core.image_files.picture import Picture
 from dfosd_core.image_files.read import decode_image, read_image
 from dfosd_core.image_files.write import write_image
+from dfosd_core.image_files.xmp import scaled_xmp
 from dfosd_core.settings import UpscaleSettings
 from dfosd_core.sizes import Placement
 
@@ -227,6 +229,15 @@ def test_panorama_grows_with_its_picture(tmp_path: Path) -> None:
     assert 'GPano:ProjectionType="equirectangular"' in found
 
 
+@pytest.mark.parametrize("value", ["", "wide", "1e999", "nan", "300/0", "1/2/3"])
+def test_numbers_in_xmp_that_are_none_stay_as_they_are(value: str) -> None:
+    namespaces = f'{EXIF.format("exif")} xmlns:GPano="{GOOGLE}/panorama/"'
+    attributes = f' exif:FocalPlaneXResolution="{value}" GPano:FullPanoWidthPixels="{value}"'
+    packet = xmp(namespaces, attributes + ' exif:FocalPlaneYResolution="3000/10"')
+    found = scaled_xmp(packet, (10, 10), (20, 20))
+    assert found == packet.replace(b"3000/10", b"600000/1000")
+
+
 REGIONS = (
     '<mwg-rs:Regions rdf:parseType="Resource">'
     '<mwg-rs:AppliedToDimensions stDim:w="72" stDim:h="48" stDim:unit="pixel"/>'
@@ -406,6 +417,15 @@ def test_what_is_too_long_for_a_jpeg_is_named(tmp_path: Path, caplog: pytest.Log
         "JPEG has no place for: long texts, XMP (more than 64 KB), the comment (more than 64 KB)."
     )
     assert read_image(tmp_path / "a.jpg").size == (48, 72)
+
+
+def test_profile_for_a_jpeg_may_have_16_megabytes() -> None:
+    """ICC.1 has it in up to 255 segments, about 16.7 million bytes."""
+    for size, lost in ((16_000_000, ()), (16_000_001, ("the colour profile (more than 16 MB)",))):
+        profile = bytes(size)
+        carried = carry(ImageMetadata(icc_profile=profile), "JPEG", is_grey=False)
+        assert carried.lost == lost
+        assert carried.icc_profile == (None if lost else profile)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.gif"])

@@ -15,9 +15,12 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from dfosd_core.errors import ImageFileError
+from dfosd_core.image_files import tiff_pages
 from dfosd_core.image_files.metadata import ImageMetadata
 from dfosd_core.image_files.picture import Picture, turn_upright
 from dfosd_core.image_files.read import decode_image, decode_size, read_image, read_size
+from dfosd_core.image_files.tiff_pages import pages_of
+from dfosd_core.image_files.tiff_samples import is_plain, read_samples
 from dfosd_core.image_files.write import write_image
 
 RNG = np.random.default_rng(6)
@@ -144,6 +147,51 @@ def test_compressions_of_other_writers_are_read(tmp_path: Path, compression: str
     samples = samples_of(16, 3)
     encoded = cv2.imencode(".tif", samples[..., ::-1])[1].tobytes()  # LZW over differences
     assert np.array_equal(decode_image(encoded, "a").samples, samples)
+
+
+@pytest.mark.parametrize(
+    ("compression", "number"),
+    [(None, 1), ("tiff_lzw", 5), ("tiff_adobe_deflate", 8), ("packbits", 32773), ("lzma", 34925), ("zstd", 50000)],
+)
+def test_every_compression_of_bytes_is_read_without_pillows_modes(compression: str | None, number: int) -> None:
+    """The numbers of TIFF 6.0 and of libtiff's tiff.h. Pillow's modes have no colour of 16 bits."""
+    file = io.BytesIO()
+    try:
+        Image.fromarray(COLORS).save(file, "TIFF", compression=compression)
+    except (OSError, RuntimeError):
+        pytest.skip("this Pillow's libtiff has no such compression")
+    (page,) = pages_of(file.getvalue())
+    assert page.one(259, 0) == number
+    assert is_plain(page)
+    assert np.array_equal(read_samples(file.getvalue(), page)[0], COLORS)
+
+
+def test_tags_have_their_registered_numbers() -> None:
+    """As tifffile lists them, of TIFF 6.0, its supplements and DNG."""
+    names = {
+        "ImageWidth": tiff_pages.WIDTH,
+        "ImageLength": tiff_pages.LENGTH,
+        "BitsPerSample": tiff_pages.BITS,
+        "SamplesPerPixel": tiff_pages.CHANNELS,
+        "PlanarConfiguration": tiff_pages.PLANES,
+        "Predictor": tiff_pages.PREDICTOR,
+        "TileWidth": tiff_pages.TILE_WIDTH,
+        "TileLength": tiff_pages.TILE_LENGTH,
+        "TileOffsets": tiff_pages.TILES,
+        "TileByteCounts": tiff_pages.TILE_BYTES,
+        "ExtraSamples": tiff_pages.EXTRA,
+        "SampleFormat": tiff_pages.FORMAT,
+        "DNGVersion": tiff_pages.DNG,
+    }
+    assert {name: tifffile.TIFF.TAGS[name] for name in names} == names
+
+
+@pytest.mark.parametrize("width", [1, 45])
+def test_tiles_whose_width_is_not_stated_are_refused(width: int) -> None:
+    data = tiff(COLORS[:, :width, 0].copy(), photometric="minisblack", tile=(16, 16))
+    stated, not_stated = (struct.pack("<HHI", tag, 4, 1) for tag in (322, 321))
+    assert decode_image(data, "a").size == (HEIGHT, width)
+    assert complaint(data.replace(stated, not_stated)).startswith("'a' is damaged")
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "CMYK", "LAB", "jpeg"])
@@ -281,6 +329,18 @@ def test_picture_without_resolution_keeps_none(tmp_path: Path) -> None:
     Image.fromarray(COLORS).save(tmp_path / "a.tif")
     write_image(tmp_path / "b.tif", read_image(tmp_path / "a.tif"))
     assert not {282, 283, 296} & set(Image.open(tmp_path / "b.tif").tag_v2)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("kind", [1, 2, 7], ids=["bytes", "text", "undefined"])
+def test_resolution_that_is_no_number_is_none(kind: int) -> None:
+    """The picture beside it is whole, and is read."""
+    data = tiff(COLORS, photometric="rgb", resolution=(10, 10), resolutionunit="CENTIMETER")
+    assert decode_image(data, "a").metadata.dpi == pytest.approx((25.4, 25.4))
+    place = data.index(struct.pack("<HHI", 282, 5, 1))
+    damaged = data[:place] + struct.pack("<HHI4s", 282, kind, 4, b"abc\0") + data[place + 12 :]
+    found = decode_image(damaged, "a")
+    assert found.metadata.dpi is None
+    assert np.array_equal(found.samples, COLORS)
 
 
 @pytest.mark.parametrize("rows", [64, 65, 200])

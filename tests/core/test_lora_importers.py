@@ -97,6 +97,15 @@ def test_origin_is_kept_when_saved(tmp_path: Path) -> None:
     assert again.metadata.license.startswith("Apache-2.0")
 
 
+@pytest.mark.parametrize("more", ["conv_in.weight", "unet.conv_in.lora_A.weight", "conv_in.alpha", "epoch"])
+@pytest.mark.parametrize("name", ["osediff", "pisa_sr"])
+def test_tensor_that_is_no_half_of_a_pair_is_named(name: str, more: str, tmp_path: Path) -> None:
+    """A weight of the network, a layer behind a network's name, an alpha, a name of another kind."""
+    entries = SMALL[name]()
+    entries["state_dict_unet"][more] = torch.ones(1)
+    assert f"is damaged: expected tensors of a LoRA only, found {more}. Get" in refused(write(name, tmp_path, entries))
+
+
 @pytest.mark.parametrize(("rank", "alpha"), [(32, 64), (32, 16), (32.0, 32), (True, 1), (None, None)])
 def test_omgsr_wants_alpha_equal_to_a_whole_rank(rank: Any, alpha: Any, tmp_path: Path) -> None:
     entries = SMALL["omgsr"]()

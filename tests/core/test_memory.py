@@ -19,6 +19,7 @@ from dfosd_core.image_files.picture import Picture
 from dfosd_core.memory import fitted, free_memory, gigabytes, held_memory, need_of
 from dfosd_core.settings import UpscaleSettings
 from dfosd_core.tiles.grid import TileGrid
+from dfosd_core.tiles.run import MIN_TILE_PX
 from dfosd_core.tiles.size import TileSize
 from dfosd_core.upscale_file import upscale_picture
 
@@ -112,6 +113,24 @@ def test_little_memory_makes_the_automatic_tiles_smaller(host: OwnHost, caplog: 
     half = fitted(need, size, host, UpscaleSettings(unet_tile=640), need.bytes * 2 // 3)
     assert half.unet_tile == 640
     assert half.vae_tile is not None
+
+
+def test_tiles_become_smaller_step_by_step_down_to_the_smallest(host: OwnHost) -> None:
+    """Each step is a whole number of the smallest tiles, and is taken as soon as it fits."""
+    size, edges = (2048, 2048), list[int]()
+    need = need_of(size, host, AUTO)
+    free = need.bytes
+    while not edges or edges[-1] != MIN_TILE_PX:
+        smaller = fitted(need, size, host, AUTO, free - 1)
+        assert smaller.unet_tile == smaller.vae_tile
+        assert smaller.vae_tile is not None
+        edges.append(smaller.vae_tile)
+        free = need_of(size, host, smaller).bytes
+        assert fitted(need, size, host, AUTO, free) == smaller
+    assert edges == sorted(set(edges), reverse=True)
+    assert all(edge % MIN_TILE_PX == 0 for edge in edges), edges
+    with pytest.raises(ImageFileError):
+        fitted(need, size, host, AUTO, free - 1)
 
 
 def test_too_little_memory_is_one_line(host: OwnHost) -> None:

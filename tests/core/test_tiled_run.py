@@ -40,6 +40,18 @@ def test_error_is_raised_again_with_what_was_tried() -> None:
     assert [size.tile for size in tried] == [0, 48, 24, 12]
 
 
+def test_without_a_minimum_a_tile_of_one_latent_is_tried_too() -> None:
+    tried: list[int] = []
+
+    def run(size: TileSize) -> None:
+        tried.append(size.tile)
+        raise MemoryError
+
+    with pytest.raises(MemoryError, match="even with tiles of 1 latents"):
+        with_smaller_tiles_on_oom(run, TileSize(0, 0), longest=5)
+    assert tried == [0, 2, 1]
+
+
 def test_other_errors_are_not_retried() -> None:
     tried: list[TileSize] = []
     with pytest.raises(RuntimeError, match="shapes"):

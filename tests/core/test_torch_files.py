@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import stat
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dfosd_core.tensor_files import TensorFileError, read_tensors
+from dfosd_core.torch_files import archive
 from dfosd_core.torch_files.archive import TorchFileError
 from dfosd_core.torch_files.machine import read_torch_file
 
@@ -148,3 +151,48 @@ def test_file_of_another_kind_is_called_so(tmp_path: Path) -> None:
     (tmp_path / "x.pkl").write_bytes(b"a text, and no archive")
     with pytest.raises(TorchFileError, match="found a file of another kind"):
         read_torch_file(tmp_path / "x.pkl")
+
+
+def test_checkpoint_is_mapped_and_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be as large as the memory, and the tensors that are taken from it are few."""
+    path = save(tmp_path / "x.ckpt", {"state_dict": {"x": VALUES}})
+
+    def read(_: object) -> None:
+        pytest.fail("all of it was read")
+
+    monkeypatch.setattr(archive, "_read", read)
+    assert torch.equal(read_tensors(path).tensors["x"], VALUES)
+
+
+def rewritten(path: Path, change: Callable[[zipfile.ZipInfo], object]) -> Path:
+    """The archive with what `change` does to each entry. An entry for which it gives False is left out."""
+    changed = path.with_name("changed.pkl")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(changed, "w") as target:
+        for entry in source.infolist():
+            content = source.read(entry)
+            if change(entry) is not False:
+                target.writestr(entry, content)
+    return changed
+
+
+@pytest.mark.parametrize("rights", [0o777, 0o644, 0o000])
+def test_link_in_the_archive_is_refused_whatever_its_rights(rights: int, tmp_path: Path) -> None:
+    """As Info-ZIP stores one: the kind of file and its rights are one number, in the upper half of the attributes."""
+    path = save(tmp_path / "x.pkl", {"x": torch.ones(2)})
+
+    def link(entry: zipfile.ZipInfo) -> None:
+        entry.external_attr = (stat.S_IFLNK | rights) << 16
+
+    def plain(entry: zipfile.ZipInfo) -> None:
+        entry.external_attr = (stat.S_IFREG | rights) << 16
+
+    assert same(read_torch_file(rewritten(path, plain)), {"x": torch.ones(2)})
+    with pytest.raises(TorchFileError, match=r"expected plain records, found .*/data\.pkl encrypted or a link"):
+        read_torch_file(rewritten(path, link))
+
+
+def test_record_that_is_missing_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.pkl", {"x": torch.ones(2)})
+    without = rewritten(path, lambda entry: not entry.filename.endswith("/data/0"))
+    with pytest.raises(TorchFileError, match="^expected 2 values in record 0, found no such record$"):
+        read_torch_file(without)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import time
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from dfosd_core import tensor_files
 from dfosd_core.errors import BaseModelMismatchError
+from dfosd_core.networks.config import UnetConfig
 from dfosd_core.networks.reading import read_base, read_checkpoint
+from dfosd_core.networks.sd_configs import unet_config
 from dfosd_core.tensor_files import context_dim, kind_of_file
 
 UNET = "model.diffusion_model."
@@ -36,6 +39,24 @@ def refused(path: Path, words: str = "") -> None:
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 500
     assert path.name in str(error.value)
+
+
+DOWN, UP = (f"one of {kind}, CrossAttn{kind} for each level" for kind in ("DownBlock2D", "UpBlock2D"))
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "expected"),
+    [
+        ("block_out_channels", ([], (), 64, None, [64] * 9), "a list of widths"),
+        ("down_block_types", ([], [[], [], [], []], [1, 2, 3, 4], 4, None, "DownBlock2D"), DOWN),
+        ("up_block_types", ([], [[], [], [], []], ["UpBlock2D"] * 3, 4, None, "UpBlock2D"), UP),
+    ],
+)
+def test_levels_of_a_unet_are_told_to_be_lists_of_one_length(key: str, values: tuple[Any, ...], expected: str) -> None:
+    for value in values:
+        words = re.escape(f"{key} is {value!r}, expected {expected}. Give SD 2.1-base.")
+        with pytest.raises(BaseModelMismatchError, match=f"^'x' is no model that DFOSD runs on its own: {words}$"):
+            UnetConfig.from_diffusers(unet_config() | {key: value}, "x")
 
 
 CHANGES: dict[str, Callable[[dict[Any, Any]], object]] = {

@@ -19,6 +19,7 @@ from dfosd_core.hosts.light import LightHost
 from dfosd_core.hosts.own import load_default
 from dfosd_core.lora.file import LoraPair
 from dfosd_core.models import load_models
+from dfosd_core.networks import light_decoder
 from dfosd_core.networks.complexity import macs, sd21_models
 from dfosd_core.networks.light_decoder import NarrowDecoder, TinyDecoder, is_decoder, read_decoder
 from dfosd_core.pipeline import upscale
@@ -41,6 +42,22 @@ def write_taesd(path: Path, tensors: dict[str, Any]) -> Path:
     else:
         safetensors.torch.save_file(tensors, path)
     return path
+
+
+def test_lists_do_not_look_into_files_above_300_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints lie in the same folders."""
+    looked_into: list[str] = []
+
+    def look(path: Path, *_: int) -> bool:
+        looked_into.append(path.name)
+        return True
+
+    monkeypatch.setattr(light_decoder, "_is_decoder", look)
+    for name, size in (("small.pth", 300_000_000), ("large.pth", 300_000_001)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)  # the disk has none of it
+    assert [is_decoder(tmp_path / name) for name in ("small.pth", "large.pth")] == [True, False]
+    assert looked_into == ["small.pth"]
 
 
 @pytest.mark.parametrize("widths", [(64, 128, 256, 256), (32, 64, 64, 96)])

@@ -80,10 +80,9 @@ def write_base(folder: Path) -> Path:
     return folder
 
 
-def write_checkpoint(path: Path) -> Path:
-    """The same base in a single file, as LDM and OpenCLIP name the tensors; with OpenCLIP's last, unused layer."""
+def openclip_tensors(start: str = "") -> dict[str, Tensor]:
+    """The text encoder's as OpenCLIP names them, with its last, unused layer; `start` before each name."""
     theirs = encoder_tensors()
-    start = "cond_stage_model.model."
     tensors = {
         f"{start}token_embedding.weight": theirs["text_model.embeddings.token_embedding.weight"],
         f"{start}positional_embedding": theirs["text_model.embeddings.position_embedding.weight"],
@@ -99,7 +98,12 @@ def write_checkpoint(path: Path) -> Path:
                 tensors[f"{ours}{name}.{kind}"] = theirs[f"{block}{other}.{kind}"]
             for name, other in (("c_fc", "fc1"), ("c_proj", "fc2")):
                 tensors[f"{ours}mlp.{name}.{kind}"] = theirs[f"{block}mlp.{other}.{kind}"]
-    tensors |= ldm_tensors(sd_host())
+    return tensors
+
+
+def write_checkpoint(path: Path) -> Path:
+    """The same base in a single file, as LDM and OpenCLIP name the tensors."""
+    tensors = openclip_tensors("cond_stage_model.model.") | ldm_tensors(sd_host())
     safetensors.torch.save_file({key: value.contiguous().clone() for key, value in tensors.items()}, path)
     return path
 

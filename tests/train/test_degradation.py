@@ -114,6 +114,18 @@ def test_blur_kernel_is_centred_and_as_wide_as_it_says(shape: str) -> None:
         assert (kernel.sum(0) * x**2).sum() ** 0.5 == pytest.approx(2.5, rel=1e-3)
 
 
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.5])
+@pytest.mark.parametrize("shape", ["generalized", "plateau"])
+def test_exponent_of_a_blur_is_that_of_the_published_formulas(shape: str, beta: float) -> None:
+    """Real-ESRGAN, section 3.1: exp(-1/2 (C^T S^-1 C)^beta), and 1 / (1 + (C^T S^-1 C)^beta) for a plateau."""
+    kernel = Blur(shape=shape, size=21, sigma_x=2.5, sigma_y=1.5, theta=0.0, beta=beta).kernel()
+    steps = np.arange(11)
+    for line, sigma in ((kernel[10, 10:], 2.5), (kernel[10:, 10], 1.5)):
+        distance = (steps / sigma) ** (2 * beta)
+        expected = 1 / (1 + distance) if shape == "plateau" else np.exp(-distance / 2)
+        np.testing.assert_allclose(line / line[0], expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize(("height", "width", "size"), [(40, 37, 21), (23, 61, 7), (8, 8, 21), (1, 3, 9)])
 def test_filter_is_a_correlation_with_mirrored_borders(height: int, width: int, size: int) -> None:
     x = torch.rand(1, 3, height, width, generator=rng())
@@ -175,6 +187,16 @@ def test_shot_noise_has_the_variance_of_its_photons() -> None:
     grey = noisy(photo(1), Noise(is_gaussian=False, strength=0.2, is_grey=True), draws(0)) - photo(1)
     inside = (noisy(photo(1), Noise(is_gaussian=False, strength=0.2, is_grey=True), draws(0)) % 1 > 0).all(1)
     assert (grey[:, 0] - grey[:, 1])[inside].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(("channel", "weight"), [(0, 0.299), (1, 0.587), (2, 0.114)])
+def test_grey_shot_noise_has_the_photons_of_the_luma(channel: int, weight: float) -> None:
+    """By the weights of ITU-R BT.601."""
+    x = torch.full((1, 3, 200, 200), 0.25)
+    x[:, channel] = 0.75
+    noise = Noise(is_gaussian=False, strength=0.1, is_grey=True, levels=256)
+    found = (noisy(x, noise, draws(0)) - x)[:, channel]
+    assert found.std().item() == pytest.approx(0.1 * ((0.25 + 0.5 * weight) / 256) ** 0.5, rel=0.03)
 
 
 def test_gaussian_noise_has_its_deviation() -> None:

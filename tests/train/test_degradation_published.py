@@ -161,6 +161,35 @@ def test_kernels_of_a_thousand_draws(draws: list[Draw], number: int) -> None:
     uniform((blur.theta for blur in turned), -math.pi, math.pi)
 
 
+class Same(np.random.Generator):
+    """Draws one and the same number wherever it is compared with a probability."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.number = number
+
+    def random(self, *_: object, **__: object) -> float:  # type: ignore[override]
+        return self.number
+
+
+def test_a_low_number_takes_the_first_branch_everywhere_as_in_the_published_code() -> None:
+    """`np.random.uniform() < probability` each time: below one half the last JPEG comes at the end."""
+    low, high = HEAVY.draw(Same(0.0)), HEAVY.draw(Same(0.999))
+    for drawn in (low.first, low.second):
+        assert isinstance(drawn.blur, Sinc)
+        assert drawn.factor > 1
+        assert (drawn.noise.is_gaussian, drawn.noise.is_grey) == (True, True)
+    assert isinstance(low.final_filter, Sinc)
+    assert low.jpeg_last
+    assert isinstance(high.first.blur, Blur)
+    assert high.second.blur is None
+    for drawn in (high.first, high.second):
+        assert drawn.factor == 1
+        assert (drawn.noise.is_gaussian, drawn.noise.is_grey) == (False, False)
+    assert high.final_filter is None
+    assert not high.jpeg_last
+
+
 def test_betas_of_a_thousand_draws(draws: list[Draw]) -> None:
     blurs = [r.blur for number in (0, 1) for r in of_round(draws, number) if isinstance(r.blur, Blur)]
     assert {blur.beta for blur in blurs if blur.shape == "gaussian"} == {1.0}

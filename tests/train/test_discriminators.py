@@ -13,6 +13,7 @@ from dfosd_core.training.discriminators import make_discriminator
 from dfosd_core.training.heads import Head
 from dfosd_core.training.lora_layers import LoraLayer
 from dfosd_core.training.nad import fresh_weights
+from dfosd_core.training.pixel_discriminator import PixelDiscriminator
 from dfosd_core.training.sdxl import SDXL_UNET, SdxlDiscriminator
 
 
@@ -124,6 +125,17 @@ def test_pixel_discriminator_scores_patches_and_names_the_smallest_crop() -> Non
     assert discriminator(torch.randn(1, 3, 64, 64), t_noise).shape == (1, 1, 6, 6)
     with pytest.raises(ConfigError, match="needs crops of 24 pixels or more, found 16x16"):
         discriminator(torch.randn(1, 3, 16, 16), t_noise)
+
+
+def test_pixel_discriminator_is_a_patch_gan_of_70_pixels() -> None:
+    """Isola et al. 2017 (arXiv 1611.07004), section 6.1.2: C64-C128-C256-C512. The last is half as wide here."""
+    discriminator = PixelDiscriminator(rng=rng())
+    convolutions = [module for module in discriminator.modules() if isinstance(module, nn.Conv2d)]
+    assert [conv.out_channels for conv in convolutions] == [64, 128, 256, 512 // 2, 1]
+    x = torch.randn(1, 3, 128, 128, generator=rng(), requires_grad=True)
+    (seen,) = torch.autograd.grad(discriminator(x, torch.tensor([0]))[0, 0, 7, 7], x)
+    rows, columns = (int(seen.abs().sum((0, 1, axis)).count_nonzero()) for axis in (3, 2))
+    assert (rows, columns) == (70, 70)
 
 
 def make(kind: str) -> nn.Module:

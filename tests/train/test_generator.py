@@ -206,6 +206,14 @@ def test_exported_lora_is_a_copy_in_the_wanted_dtype() -> None:
     assert lora.prompt_embeds.dtype == torch.float16
 
 
+def test_generator_is_the_papers_where_nothing_else_is_said() -> None:
+    """Rank and alpha are stated in arXiv 2410.04224; T_L is that of its relatives with public code."""
+    generator = DfosdGenerator(small_vae(), small_unet(), rng=rng())
+    assert (generator.rank, generator.lora_alpha, generator.t) == (16, 16.0, 399)
+    layers = [module for module in generator.unet.modules() if isinstance(module, LoraLayer)]
+    assert {layer.down_weight.shape[0] for layer in layers} == {16}
+
+
 def test_export_refuses_metadata_of_another_training() -> None:
     unet = small_unet()
     generator = DfosdGenerator(small_vae(), unet, rank=RANK, lora_alpha=RANK, rng=rng())

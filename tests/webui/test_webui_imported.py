@@ -18,12 +18,11 @@ from support.decoders import taesd_tensors
 from support.fakes.install import installed
 from support.fakes.networks import TinySd, sd_of, tiny_sd
 from support.fakes.webui import WebUI, text_encoder
-from support.peers import PEERS, empty_prompt, encoder_tensors, sd_host, write_checkpoint
+from support.peers import PEERS, empty_prompt, encoder_tensors, openclip_tensors, sd_host, write_checkpoint
 from torch import Tensor
 
 from dfosd_core.lora.file import save_lora
 from dfosd_core.networks.text_encoder import empty_prompt as prompt_of
-from dfosd_core.tensor_files import LDM_TEXT
 from dfosd_core.training.base import config_of, own_networks
 
 pytest.importorskip("gradio")  # every WebUI has one
@@ -46,7 +45,7 @@ class Place(NamedTuple):
 
     def load(self) -> Any:
         """Make the peers' base the loaded checkpoint, with its text encoder, and a LoRA of the user's on both."""
-        theirs = encoder_tensors() if self.program.kind != "a1111" else openclip_tensors(self.program.folder)
+        theirs = encoder_tensors() if self.program.kind != "a1111" else openclip_tensors()
         return self.program.load(self.sd, text_encoder(self.program.kind, theirs))
 
     def run(self, **choice: str) -> tuple[Tensor, Any]:
@@ -67,11 +66,6 @@ def peer_sd() -> TinySd:
     host = sd_host()
     unet, vae = own_networks(host.unet, host.vae)
     return sd_of(unet, vae, config_of(host.unet), config_of(host.vae), host.layout, tiny_sd().lora)
-
-
-def openclip_tensors(folder: Path) -> dict[str, Tensor]:
-    file = write_checkpoint(folder / "checkpoint.safetensors")
-    return {key.removeprefix(LDM_TEXT): value for key, value in load_file(file).items() if key.startswith(LDM_TEXT)}
 
 
 @pytest.fixture(params=NAMES)
