@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from dfosd_core.training.base import remove_self_attention, repeat_all_borders, 
 from dfosd_core.training.compiling import compile_in_place, repeated
 from dfosd_core.training.lora_layers import LoraLayer
 from train_tools.small_base import save_part
+
+takes_minutes = pytest.mark.skipif(
+    "DFOSD_TEST_COMPILER" not in os.environ, reason="the compiler takes minutes: set DFOSD_TEST_COMPILER=1"
+)
 
 
 class Operations(TorchDispatchMode):
@@ -93,7 +98,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@takes_minutes
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_compiled_block_has_the_gradients_of_the_plain_one(channels_last: bool) -> None:
     torch.manual_seed(0)
@@ -116,8 +121,8 @@ def test_compiled_block_has_the_gradients_of_the_plain_one(channels_last: bool) 
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # on a busy machine
+@takes_minutes
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("share", [0.5])  # of the adversarial gradient: a second backward pass
 def test_step_of_compiled_networks_is_the_same_step(
     base: Path, material: Path, tmp_path: Path, share: float, monkeypatch: pytest.MonkeyPatch
