@@ -57,8 +57,8 @@ class Row:
     size: int
     gmacs: float
     seconds: list[float]
-    ratio: float
-    """To the group's first row."""
+    ratios: list[float]
+    """To the group's first row, turn by turn."""
     peak_mib: float
     share: float
     """Of the machine's rate."""
@@ -68,7 +68,13 @@ class Row:
 
     @property
     def median(self) -> float:
+        """Of the seconds."""
         return statistics.median(self.seconds)
+
+    @property
+    def ratio(self) -> float:
+        """Median of the turns'."""
+        return statistics.median(self.ratios)
 
     def cells(self) -> str:
         """A line of the table."""
@@ -117,7 +123,7 @@ def measure(
     results: dict[int, list[Tensor]] = {}
     rows: list[Row] = []
 
-    def add(index: int, entrant: Entrant, seconds: list[float], ratio: float) -> None:
+    def add(index: int, entrant: Entrant, seconds: list[float], ratios: list[float]) -> None:
         contender, peak = contenders[index], entrant.peak_mib
         gmacs = contender.macs(4 * size) / 1e9
         share = gmacs * 1e9 / statistics.median(seconds) / rates[contender.numbers]
@@ -125,7 +131,7 @@ def measure(
         wanted = results.get(contender.equals) if contender.equals is not None else None
         compared = differences(results[index], wanted) if wanted else (None, None)
         said = GROUPS[group].title, contender.name, contender.numbers
-        rows.append(Row(*said, size, gmacs, seconds, ratio, peak, share, *compared))
+        rows.append(Row(*said, size, gmacs, seconds, ratios, peak, share, *compared))
         print(rows[-1].cells(), flush=True)
 
     with closing(Entrant(group, first, base)) as leader:
@@ -134,8 +140,8 @@ def measure(
                 try:
                     turns = [(leader.run(images[0]), entrant.run(images[0])) for _ in range(runs + 1)][1:]
                     if not rows:
-                        add(first, leader, [turn[0] for turn in turns], 1.0)
-                    add(index, entrant, [turn[1] for turn in turns], statistics.median(b / a for a, b in turns))
+                        add(first, leader, [turn[0] for turn in turns], [1.0] * runs)
+                    add(index, entrant, [turn[1] for turn in turns], [b / a for a, b in turns])
                 except (EOFError, BrokenPipeError):
                     print(f"{contenders[index].name} or {contenders[first].name} ended at {size}.", flush=True)
     return rows
@@ -148,7 +154,10 @@ def differences(images: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[flo
 
 
 def write_plot(rows: Sequence[Row], path: Path) -> None:
-    """Bars of seconds, a panel for each group and size, with the spread, ratio and memory."""
+    """Bars of the ratios, which a slow moment of the machine leaves as they are, with their spread, seconds and memory.
+
+    A panel for each group and size.
+    """
     from matplotlib.figure import Figure
 
     panels: dict[tuple[str, int], list[Row]] = {}
@@ -158,19 +167,21 @@ def write_plot(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(9, 0.42 * sum(heights) + 0.5), layout="constrained")
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for panel, ((group, size), found) in zip(axes, panels.items(), strict=True):
-        places, seconds = range(len(found)), [row.median for row in found]
-        spread = [[row.median - min(row.seconds) for row in found], [max(row.seconds) - row.median for row in found]]
+        places, ratios = range(len(found)), [row.ratio for row in found]
+        spread = [[row.ratio - min(row.ratios) for row in found], [max(row.ratios) - row.ratio for row in found]]
         colors = ["#3b6fb6" if row.name.startswith("ours") else "#b0b0b0" for row in found]
-        panel.barh(places, seconds, xerr=spread, color=colors, height=0.7, error_kw={"lw": 1, "capsize": 2})
+        panel.barh(places, ratios, xerr=spread, color=colors, height=0.7, error_kw={"lw": 1, "capsize": 2})
         panel.set_yticks(places, [f"{row.name}, {row.numbers}" for row in found])
         panel.invert_yaxis()
-        panel.set_xlim(0, max(max(row.seconds) for row in found) * 1.35)
-        panel.set_title(f"{group}: {size}x{size} to {4 * size}x{4 * size}, seconds", loc="left", fontsize=10)
+        panel.set_xlim(0, max(max(row.ratios) for row in found) * 1.35)
+        panel.set_title(
+            f"{group}: {size}x{size} to {4 * size}x{4 * size}, time over the first's", loc="left", fontsize=10
+        )
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
         for place, row in zip(places, found, strict=True):
-            text = f"  {row.median:.2f} s, x{row.ratio:.2f}, {row.peak_mib:,.0f} MiB"
-            panel.text(max(row.seconds), place, text, va="center", fontsize=8)
+            text = f"  {row.ratio:.2f}: {row.median:.2f} s, {row.peak_mib:,.0f} MiB"
+            panel.text(max(row.ratios), place, text, va="center", fontsize=8)
     with write_whole(path) as file:
         figure.savefig(file, format="png", dpi=110)
 

@@ -86,7 +86,7 @@ def test_turns_ratios_and_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Fake.order == [0, 1] * 4
     first, second = found
     assert (first.group, first.seconds, first.ratio, first.peak_mib) == ("Title", [1.0, 8.0, 2.0], 1.0, 100.0)
-    assert (second.seconds, second.ratio, second.median) == ([3.0, 4.0, 1.0], 0.5, 3.0)
+    assert (second.seconds, second.ratios, second.ratio, second.median) == ([3.0, 4.0, 1.0], [3.0, 0.5, 0.5], 0.5, 3.0)
     assert (first.share, second.share) == (0.5, pytest.approx(1 / 3))  # 1 GMAC in 2 and in 3 s at 1 GMAC/s
     assert first.difference is None
     assert second.difference == pytest.approx(0.1)
@@ -112,7 +112,9 @@ def test_a_program_that_ends_leaves_its_row_out(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_table_and_plot_are_written(tmp_path: Path) -> None:
-    row = compare.Row("Small networks", "ours", "bfloat16", 128, 125.0, [0.3, 0.5, 0.4], 0.11, 536.0, 0.33, 9e-3, 60.8)
+    row = compare.Row(
+        "Small networks", "ours", "bfloat16", 128, 125.0, [0.3, 0.5, 0.4], [0.1, 0.12, 0.11], 536.0, 0.33, 9e-3, 60.8
+    )
     assert row.cells() == "| ours | bfloat16 | 512 | 125 | 0.40 (0.30 to 0.50) | 0.11 | 536 | 33% | 9.0e-03, 60.8 dB |"
     compare.write_plot([row, row], tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as plot:
