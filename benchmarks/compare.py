@@ -7,7 +7,7 @@
 Writes OUT/compare.md, .json and .png. Stable Diffusion 2.1's layout has random weights. Each row runs in a process of
 its own and takes turns with the group's first row, so that whatever else slows the machine slows both; its ratio is the
 median of the turns'. A first turn is not counted. Peak memory is the process's own, imports included. The rate is what
-this machine reaches in products of 2048x2048 matrices of that number format, measured at the start; Winograd's
+this machine reaches in products of 2048x2048 matrices of that number format, measured after each row; Winograd's
 convolutions multiply less than is counted and may pass it. Differences are the largest over three pictures, of values
 in [0, 1], from the row that computes the same.
 
@@ -23,11 +23,10 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,9 +91,9 @@ HEAD = (
 )
 
 
-def rate(dtype: torch.dtype, seconds: float = 2.0) -> float:
-    """Multiplications a second in matrix products."""
-    a, b = (torch.randn(PRODUCT, PRODUCT).to(dtype) for _ in range(2))
+def rate(numbers: str, seconds: float = 1.0) -> float:
+    """Multiplications a second in matrix products of this number format."""
+    a, b = (torch.randn(PRODUCT, PRODUCT).to(getattr(torch, numbers)) for _ in range(2))
     _ = a @ b
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
@@ -115,7 +114,7 @@ def pictures(folder: Path, size: int) -> list[Tensor]:
 
 
 def measure(
-    group: str, size: int, runs: int, base: Path, images: Sequence[Tensor], rates: dict[str, float]
+    group: str, size: int, runs: int, base: Path, images: Sequence[Tensor], rate_of: Callable[[str], float]
 ) -> list[Row]:
     """The group's rows at one size, in turn with its first. A row whose process ends, as without memory, is missing."""
     contenders = GROUPS[group].rows
@@ -126,7 +125,7 @@ def measure(
     def add(index: int, entrant: Entrant, seconds: list[float], ratios: list[float]) -> None:
         contender, peak = contenders[index], entrant.peak_mib
         gmacs = contender.macs(4 * size) / 1e9
-        share = gmacs * 1e9 / statistics.median(seconds) / rates[contender.numbers]
+        share = gmacs * 1e9 / statistics.median(seconds) / rate_of(contender.numbers)
         results[index] = [entrant.result_of(image) for image in images]
         wanted = results.get(contender.equals) if contender.equals is not None else None
         compared = differences(results[index], wanted) if wanted else (None, None)
@@ -195,11 +194,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="turns of each, after one that is not counted")
     parser.add_argument("--photos", type=Path, default=PHOTOS, help="a folder of pictures, of which three are taken")
     args = parser.parse_args()
-    rates = {str(dtype)[6:]: rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
     about = (
         f"{time.strftime('%Y-%m-%d')}, {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"load {os.getloadavg()[0]:.1f}; matrix products: "
-        + ", ".join(f"{numbers} {each / 1e9:.0f} GMAC/s" for numbers, each in rates.items())
+        + ", ".join(f"{numbers} {rate(numbers) / 1e9:.0f} GMAC/s" for numbers in ("float32", "bfloat16"))
     )
     print(f"{about}\n", *HEAD, sep="\n", flush=True)
     rows: list[Row] = []
@@ -209,16 +207,21 @@ def main() -> None:
             write_random_sd21(base)
         for group in args.only:
             for size in args.sizes:
-                rows += measure(group, size, args.runs, base, pictures(args.photos, size), rates)
+                rows += measure(group, size, args.runs, base, pictures(args.photos, size), rate)
+                if rows:
+                    write(args.out, about, rows)
     if not rows:
         raise SystemExit("Nothing was measured: the group's first program ended, probably for want of memory.")
-    args.out.mkdir(parents=True, exist_ok=True)
-    with write_whole(args.out / "compare.md") as file:
+
+
+def write(out: Path, about: str, rows: Sequence[Row]) -> None:
+    """What has been measured so far, as table, numbers and plot."""
+    out.mkdir(parents=True, exist_ok=True)
+    with write_whole(out / "compare.md") as file:
         file.write("\n".join((about, "", *HEAD, *(row.cells() for row in rows), "")).encode())
-    with write_whole(args.out / "compare.json") as file:
-        facts: dict[str, Any] = {"about": about, "rows": [asdict(row) for row in rows]}
-        file.write(json.dumps(facts, indent=1).encode())
-    write_plot(rows, args.out / "compare.png")
+    with write_whole(out / "compare.json") as file:
+        file.write(json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=1).encode())
+    write_plot(rows, out / "compare.png")
 
 
 def processor() -> str:

@@ -82,7 +82,7 @@ def test_turns_ratios_and_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "Entrant", Fake)
     # The first turn is a warm-up. A slow moment hits both: the ratio is of turns, not of medians.
     Fake.order, Fake.seconds = [], {0: [50.0, 1.0, 8.0, 2.0], 1: [90.0, 3.0, 4.0, 1.0]}
-    found = compare.measure("test", 128, 3, Path(), [torch.zeros(1, 4, 4, 3)], {"float32": 1e9})
+    found = compare.measure("test", 128, 3, Path(), [torch.zeros(1, 4, 4, 3)], lambda _: 1e9)
     assert Fake.order == [0, 1] * 4
     first, second = found
     assert (first.group, first.seconds, first.ratio, first.peak_mib) == ("Title", [1.0, 8.0, 2.0], 1.0, 100.0)
@@ -106,7 +106,7 @@ def test_a_program_that_ends_leaves_its_row_out(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setitem(GROUPS, "test", Group("Title", (row("first"), row("second"), row("third"))))
     monkeypatch.setattr(compare, "Entrant", Ending)
     Fake.order, Fake.seconds = [], {0: [1.0] * 6, 1: [], 2: [2.0, 2.0]}
-    found = compare.measure("test", 128, 1, Path(), [torch.zeros(1, 4, 4, 3)], {"float32": 1e9})
+    found = compare.measure("test", 128, 1, Path(), [torch.zeros(1, 4, 4, 3)], lambda _: 1e9)
     assert [each.name for each in found] == ["first", "third"]
     assert "second or first ended at 128.\n" in capsys.readouterr().out
 
@@ -116,8 +116,9 @@ def test_table_and_plot_are_written(tmp_path: Path) -> None:
         "Small networks", "ours", "bfloat16", 128, 125.0, [0.3, 0.5, 0.4], [0.1, 0.12, 0.11], 536.0, 0.33, 9e-3, 60.8
     )
     assert row.cells() == "| ours | bfloat16 | 512 | 125 | 0.40 (0.30 to 0.50) | 0.11 | 536 | 33% | 9.0e-03, 60.8 dB |"
-    compare.write_plot([row, row], tmp_path / "plot.png")
-    with Image.open(tmp_path / "plot.png") as plot:
+    compare.write(tmp_path / "out", "a machine", [row, row])
+    assert (tmp_path / "out" / "compare.md").read_text("utf-8").splitlines()[-1] == row.cells()
+    with Image.open(tmp_path / "out" / "compare.png") as plot:
         assert plot.width > 500
         assert len(np.unique(np.asarray(plot.convert("RGB")).reshape(-1, 3), axis=0)) > 10
 
