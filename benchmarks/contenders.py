@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from dfosd_core.hosts.own import OwnHost, load_base, load_default
+from dfosd_core.hosts.own import load_base, load_default
 from dfosd_core.images import enlarge, to_bchw, to_bhwc, to_signed, to_unit
 from dfosd_core.lora.file import DfosdLora, LoraPair
 from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.lora.names import UNET_PREFIX, VAE_PREFIX, kohya_name
 from dfosd_core.networks.complexity import RunMacs, macs, run_macs, sd21_models
+from dfosd_core.networks.config import base_layout
 from dfosd_core.one_step import predict_z_sr
 
 from . import peers
@@ -61,16 +62,17 @@ class Group(NamedTuple):
     rows: tuple[Contender, ...]
 
 
-def random_lora(host: OwnHost) -> DfosdLora:
-    """Rank 16 on the UNet's attention layers, of a strength that can be seen."""
-    rng = torch.Generator().manual_seed(2)
+def random_lora() -> DfosdLora:
+    """For SD 2.1: rank 16 on the UNet's attention layers, of a strength that can be seen."""
+    rng, (unet, vae) = torch.Generator().manual_seed(2), sd21_models()
     pairs: dict[str, LoraPair] = {}
-    for name, layer in host.unet.named_modules():
+    for name, layer in unet.named_modules():
         if isinstance(layer, torch.nn.Linear) and ".attn" in name:
             down = torch.randn(RANK, layer.in_features, generator=rng) / layer.in_features**0.5
             up = torch.randn(layer.out_features, RANK, generator=rng) * 0.2
             pairs[kohya_name(name)] = LoraPair(down=down, up=up, alpha=float(RANK))
-    metadata = LoraMetadata(base_layout=host.layout, timestep=TIMESTEP, rank=RANK, lora_alpha=float(RANK))
+    layout = base_layout(unet.config, vae.config, "epsilon")
+    metadata = LoraMetadata(base_layout=layout, timestep=TIMESTEP, rank=RANK, lora_alpha=float(RANK))
     prompt_embeds = torch.randn(1, TOKENS, 1024, generator=rng)
     return DfosdLora(pairs=pairs, prompt_embeds=prompt_embeds, metadata=metadata)
 
@@ -80,8 +82,7 @@ def ours(base: Path, dtype: torch.dtype, *, decoder: Callable[[], LightDecoder] 
     """Our program on Stable Diffusion's layout, with a light decoder (of random weights) where one is given."""
     from dfosd_core.hosts.light import LightHost
 
-    own = load_base(base, dtype)
-    lora = random_lora(own)
+    own, lora = load_base(base, dtype), random_lora()
     host = own if decoder is None else LightHost(own, filled(decoder(), dtype))
     with running(host, lora, color_fix="none") as run:
         yield run
@@ -134,7 +135,7 @@ def diffusers(base: Path, dtype: torch.dtype, *, is_merged: bool) -> Iterator[Ru
     unet, vae = (
         cast("Any", net).to(dtype, memory_format=torch.channels_last).eval() for net in (networks.unet, networks.vae)
     )
-    lora = random_lora(load_base(base, dtype))
+    lora = random_lora()
     scale, prompt = vae.config.scaling_factor, lora.prompt_embeds.to(dtype)
 
     @torch.inference_mode()

@@ -49,7 +49,8 @@ def activated_conv(
 def _activated_and_padded(norm: nn.Module, x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, H + 2, W + 2), the outermost values repeated."""
     batch, channels, height, width = x.shape
-    padded = x.new_empty(batch, height + 2, width + 2, channels).permute(0, 3, 1, 2)
+    size = (batch, channels, height + 2, width + 2)
+    padded = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     inside = padded[:, :, 1:-1, 1:-1]
     if isinstance(norm, ChannelAffine):
         norm.into(inside, x)
