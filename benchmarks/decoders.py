@@ -15,13 +15,9 @@ from torch import Tensor, nn
 
 from dfosd_core.hosts.own import fast_dtype
 from dfosd_core.networks.complexity import macs, sd21_models
-from dfosd_core.networks.config import VaeConfig
-from dfosd_core.networks.light_decoder import NarrowDecoder, TinyDecoder
-from dfosd_core.networks.sd_configs import vae_config
 
+from .contenders import narrow_decoder, tiny_decoder
 from .random_base import random_half
-
-VOSR_WIDTHS = (64, 128, 256, 256)
 
 Decode = Callable[[Tensor], Tensor]
 
@@ -30,10 +26,8 @@ def decoders(dtype: torch.dtype, device: str) -> dict[str, tuple[Decode, int]]:
     """By name: the decoder with random weights, and its MACs for a latent of 64x64."""
     z = torch.empty(1, 4, 64, 64, device="meta")
     vae = sd21_models()[1]
-    with torch.device("meta"):
-        narrow = NarrowDecoder(VaeConfig.from_diffusers(vae_config(block_out_channels=VOSR_WIDTHS), "VOSR's"))
-        tiny = TinyDecoder()
-    work = macs(vae, lambda: vae.decode(z)), macs(narrow, lambda: narrow(z)), macs(tiny, lambda: tiny.layers(z))
+    narrow, tiny = narrow_decoder(), tiny_decoder()
+    work = macs(vae, lambda: vae.decode(z)), macs(narrow, lambda: narrow(z)), macs(tiny, lambda: tiny(z))
     for network in (vae, narrow, tiny):
         _fill(network, dtype, device)
     calls: tuple[Decode, ...] = (lambda z: vae.decode(z.to(device, dtype)), narrow, tiny)
