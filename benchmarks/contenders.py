@@ -110,17 +110,12 @@ def running(host: Any, lora: DfosdLora, **settings: Any) -> Iterator[Run]:
 
 
 def filled(network: LightDecoder, dtype: torch.dtype) -> LightDecoder:
-    """With random weights, as our program holds them."""
+    """With random weights, folded as our program folds it."""
     from dfosd_core.networks.folding import fold_upsampling
 
-    from .random_base import random_half
+    from .random_base import fill_randomly
 
-    placed: dict[str, Tensor] = {}
-    for key, value in random_half(network, 0).items():
-        memory_format = torch.channels_last if value.ndim == 4 else torch.contiguous_format
-        placed[key] = value.to(dtype, memory_format=memory_format)
-    network.load_state_dict(placed, assign=True)
-    network.eval().requires_grad_(False)
+    fill_randomly(network, dtype)
     fold_upsampling(network)
     return network
 

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dfosd_core.hosts.own import fast_dtype
 from dfosd_core.networks.complexity import macs, sd21_models
 
 from .contenders import narrow_decoder, tiny_decoder
-from .random_base import random_half
+from .random_base import fill_randomly
 
 Decode = Callable[[Tensor], Tensor]
 
@@ -29,18 +29,9 @@ def decoders(dtype: torch.dtype, device: str) -> dict[str, tuple[Decode, int]]:
     narrow, tiny = narrow_decoder(), tiny_decoder()
     work = macs(vae, lambda: vae.decode(z)), macs(narrow, lambda: narrow(z)), macs(tiny, lambda: tiny(z))
     for network in (vae, narrow, tiny):
-        _fill(network, dtype, device)
+        fill_randomly(network, dtype, device)
     calls: tuple[Decode, ...] = (lambda z: vae.decode(z.to(device, dtype)), narrow, tiny)
     return dict(zip(("full", "VOSR's", "TAESD's"), zip(calls, work, strict=True), strict=True))
-
-
-def _fill(network: nn.Module, dtype: torch.dtype, device: str) -> None:
-    placed: dict[str, Tensor] = {}
-    for key, value in random_half(network, 0).items():
-        memory_format = torch.channels_last if value.ndim == 4 else torch.contiguous_format
-        placed[key] = value.to(device, dtype, memory_format=memory_format)
-    network.load_state_dict(placed, assign=True)
-    network.eval().requires_grad_(False)
 
 
 def main() -> None:

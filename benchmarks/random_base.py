@@ -29,6 +29,16 @@ def random_half(model: nn.Module, seed: int) -> dict[str, Tensor]:
     return weights
 
 
+def fill_randomly(network: nn.Module, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
+    """Give a network on the meta device such weights, for inference, as our program holds them."""
+    placed: dict[str, Tensor] = {}
+    for key, value in random_half(network, 0).items():
+        memory_format = torch.channels_last if value.ndim == 4 else torch.contiguous_format
+        placed[key] = value.to(device, dtype, memory_format=memory_format)
+    network.load_state_dict(placed, assign=True)
+    network.eval().requires_grad_(False)
+
+
 def save_part(weights: dict[str, Tensor], config: dict[str, Any], folder: Path) -> None:
     """Write a UNet or VAE as diffusers lays it out."""
     folder.mkdir(parents=True)

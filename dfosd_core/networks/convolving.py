@@ -36,13 +36,16 @@ def activated_conv(
     """
     weight, bias = own or (conv.weight, cast("Tensor", conv.bias))
     is_plain = x.device.type == "cpu" and not torch.is_grad_enabled() and not conv.pays(x, weight)
-    if is_plain and conv.padding_mode == "replicate":
-        return _convolved(_activated_and_padded(norm, x), weight, bias, 0, plus)
-    h = activated(norm, x)
+    is_padded = is_plain and conv.padding_mode == "replicate"
+    h = _activated_and_padded(norm, x) if is_padded else activated(norm, x)
     if is_plain and plus is not None and _adds(h, plus):
-        return _convolved(h, weight, bias, 1, plus)
-    # The layer knows how it pads: with zeros, or with what is at the border.
-    y = conv(h) if own is None else conv._conv_forward(h, *own)  # pyright: ignore[reportPrivateUsage]
+        return _summed(h, plus, weight, bias, 0 if is_padded else 1)
+    if is_padded:
+        y = F.conv2d(h, weight, bias)
+    elif own is None:
+        y = conv(h)
+    else:  # the layer knows how it pads: with zeros, or with what is at the border
+        y = conv._conv_forward(h, *own)  # pyright: ignore[reportPrivateUsage]
     return y if plus is None else y.add_(plus)
 
 
@@ -62,13 +65,6 @@ def _activated_and_padded(norm: nn.Module, x: Tensor) -> Tensor:
     for outer, inner in ((0, 1), (-1, -2)):
         padded[:, :, outer] = padded[:, :, inner]
     return padded
-
-
-def _convolved(x: Tensor, weight: Tensor, bias: Tensor, padding: int, plus: Tensor | None) -> Tensor:
-    if plus is not None and _adds(x, plus):
-        return _summed(x, plus, weight, bias, padding)
-    y = F.conv2d(x, weight, bias, padding=padding)
-    return y if plus is None else y.add_(plus)
 
 
 def _summed(x: Tensor, plus: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:

@@ -123,9 +123,8 @@ def test_compiled_block_has_the_gradients_of_the_plain_one(channels_last: bool) 
 
 @takes_minutes
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("share", [0.5])  # of the adversarial gradient: a second backward pass
 def test_step_of_compiled_networks_is_the_same_step(
-    base: Path, material: Path, tmp_path: Path, share: float, monkeypatch: pytest.MonkeyPatch
+    base: Path, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All of the compiler but the C++ that it writes, whose translation takes a quarter of an hour on a busy machine.
     compile_ = nn.Module.compile
@@ -137,7 +136,7 @@ def test_step_of_compiled_networks_is_the_same_step(
             tmp_path / "out",
             model={"base": str(base)},
             data={"crop": 32, "batch_size": 2, "micro_batch": 2},
-            loss={"adversarial_share": share},
+            loss={"adversarial_share": 0.5},  # a second backward pass
             optim={"clip": 0.0},
             run={"compile": compiled},
         )
