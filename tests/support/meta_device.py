@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.memory_model import CudaAutocast
 from train_tools.data.crops import MicroBatch
 from train_tools.loop.networks import Networks
 from train_tools.loop.recipe import Recipe
@@ -100,23 +100,10 @@ class _MadeFromNumbers(TorchFunctionMode):
         return result
 
 
-@contextmanager
-def autocast_on_meta() -> Iterator[None]:
-    """torch.autocast knows no meta device; without numbers its formats don't matter."""
-    real = torch.autocast
-
-    def autocast(device_type: str, *args: Any, **options: Any) -> Any:
-        return nullcontext() if device_type == "meta" else real(device_type, *args, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "autocast", autocast)
-        yield
-
-
-def recipe_on_meta(config: TrainConfig) -> Recipe:
-    """The networks of `config`, without values, and what moves them."""
+def recipe_on_meta(config: TrainConfig, networks: Networks | None = None) -> Recipe:
+    """The networks of `config`, or those given, without values, and what moves them."""
     accelerator = SimpleNamespace(device=META, prepare_model=lambda network: network, no_sync=lambda _: nullcontext())
-    return Recipe(config, Networks(config, META), cast("Accelerator", accelerator))
+    return Recipe(config, networks or Networks(config, META), cast("Accelerator", accelerator))
 
 
 def batch_of(config: TrainConfig, first: int = 0) -> MicroBatch:
@@ -129,7 +116,7 @@ def batch_of(config: TrainConfig, first: int = 0) -> MicroBatch:
 def traffic_of_a_step(recipe: Recipe, micro_batches: int) -> Traffic:
     """What one step copies."""
     batches = [batch_of(recipe.config, index * recipe.config.data.micro_batch) for index in range(micro_batches)]
-    with autocast_on_meta(), Traffic() as traffic:
+    with CudaAutocast().in_place_of_torchs(), Traffic() as traffic:
         report = recipe.train_step(0, batches)
     assert all(value.device == META for value in report.values())
     return traffic

@@ -11,7 +11,9 @@ from support.meta_device import META, Traffic, recipe_on_meta, traffic_of_a_step
 from support.small_networks import RANK, rng
 from support.training_runs import config
 
+from benchmarks.memory_model import MetaNetworks
 from benchmarks.random_base import write_zero_vgg
+from benchmarks.train_memory import CONFIGS
 from dfosd_core.hosts.own import OwnHost
 from dfosd_core.lora.metadata import LoraMetadata
 from dfosd_core.pipeline import UpscaleSettings, upscale_attached
@@ -23,6 +25,7 @@ from dfosd_core.training.losses import PERCEPTUAL_TERMS
 from dfosd_core.training.sdxl import SDXL_UNET
 from train_tools.loop import networks
 from train_tools.settings.config import TrainConfig
+from train_tools.settings.config_file import load_config
 
 BLOCKING_COPIES = 2
 """Allowed in a micro-batch."""
@@ -75,6 +78,17 @@ def test_step_waits_for_no_copy_and_reads_nothing_back(
     assert len(traffic.blocking) <= BLOCKING_COPIES * micro_batches, traffic.blocking
     # x_lr and x_hr at least: the test can see copies.
     assert len(traffic.queued) >= 2 * micro_batches
+
+
+def test_step_of_sd21_waits_for_no_copy(vgg: Path) -> None:
+    # Stable Diffusion 2.1's own layers, as the smallest card trains them. How many copies is no matter of the crop.
+    changes = [f"loss.vgg={vgg}", "data.crop=64", "discriminator.from_step=0", "discriminator.warmup_steps=0"]
+    settings = load_config(CONFIGS / "sd21_8gb.yaml", changes)
+    recipe = recipe_on_meta(settings, MetaNetworks(settings))
+    traffic_of_a_step(recipe, 1)
+    traffic = traffic_of_a_step(recipe, 1)
+    assert len(traffic.blocking) <= BLOCKING_COPIES, traffic.blocking
+    assert len(traffic.queued) >= 2
 
 
 def test_copies_that_wait_mixed_devices_and_values_read_back_are_seen() -> None:
