@@ -22,7 +22,8 @@ CHECKS = (
     ("ruff", "format", "--check", "."),
     ("pyright", "--pythonpath", "{python}"),
     # One process a core: more than the two that the tests were tried with gain little and cost memory.
-    ("pytest", "-n", str(min(2, os.cpu_count() or 1)), "--dist", "loadfile"),
+    # In the order that tests/conftest.py gives: by number of tests, the longest would come last and run alone.
+    ("pytest", "-n", str(min(2, os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder"),
 )
 USAGE = """usage: python3 run.py upscale INPUT... [options]   make images larger and sharper
        python3 run.py app                         the same in the browser, with before and after

@@ -44,6 +44,7 @@ def test_rows_are_stated_for_every_check() -> None:
     assert [*ROWS] == [*results.CHECKS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", results.CHECKS)
 def test_check_runs_small_on_a_cpu(name: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["--tiny", "--minutes", "0", name]) == 0, capsys.readouterr()

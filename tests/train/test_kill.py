@@ -16,6 +16,7 @@ import pytest
 KILLS = int(os.environ.get("DFOSD_KILLS", "8"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 @pytest.mark.timeout(1800)
 def test_killed_runs_go_on_and_end_in_the_same_bits(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def straight(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return settings.run.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_forty_steps_equal_twenty_and_twenty_more(
     material: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int

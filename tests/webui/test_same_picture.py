@@ -174,6 +174,7 @@ def rows(files: list[Path], folder: Path) -> dict[str, str]:
     return cells
 
 
+@pytest.mark.slow
 def test_every_program_gives_equal_pixels_and_the_page_says_what_it_keeps(files: list[Path], tmp_path: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # another number may round differently
