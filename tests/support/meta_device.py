@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -14,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.memory_model import CudaAutocast
+from benchmarks.memory_model import META, CudaAutocast, OneDevice
 from train_tools.data.crops import MicroBatch
 from train_tools.loop.networks import Networks
 from train_tools.loop.recipe import Recipe
@@ -23,7 +21,6 @@ from train_tools.settings.config import TrainConfig
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-META = torch.device("meta")
 aten = torch.ops.aten
 COPIES = (aten._to_copy.default, aten.copy_.default)
 
@@ -102,8 +99,7 @@ class _MadeFromNumbers(TorchFunctionMode):
 
 def recipe_on_meta(config: TrainConfig, networks: Networks | None = None) -> Recipe:
     """The networks of `config`, or those given, without values, and what moves them."""
-    accelerator = SimpleNamespace(device=META, prepare_model=lambda network: network, no_sync=lambda _: nullcontext())
-    return Recipe(config, networks or Networks(config, META), cast("Accelerator", accelerator))
+    return Recipe(config, networks or Networks(config, META), cast("Accelerator", OneDevice(META)))
 
 
 def batch_of(config: TrainConfig, first: int = 0) -> MicroBatch:
