@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-KILLS = int(os.environ.get("DFOSD_KILLS", "8"))
+KILLS = int(os.environ.get("DFOSD_KILLS", "5"))
 
 
 @pytest.mark.slow
