@@ -113,7 +113,8 @@ def venv_commands() -> "list[list[str]]":
 def install(extra: str) -> bool:
     inside = subprocess.call([PYTHON, "-c", "import pip"], stderr=subprocess.DEVNULL) == 0
     pip = [PYTHON, "-m", "pip"] if inside else [sys.executable, "-m", "pip", "--python", PYTHON]
-    command = [*pip, "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt"]
+    # Python compiles what is imported, then; pip would compile every file of every package, which takes as long again.
+    command = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-compile", "-c", "constraints.txt"]
     write(OURS, "installing")  # stays so if pip is killed: then the environment is made anew
     failed = subprocess.call([*command, "-e", ".[" + extra + "]"], cwd=ROOT)
     write(OURS, "complete")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save
 from torch import nn
 
 from dfosd_core.files import write_text, write_whole
 from dfosd_core.training.base import config_of, remove_self_attention, repeat_all_borders, replace_group_norms
+
+if TYPE_CHECKING:  # slow to import
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -23,6 +25,8 @@ PROMPT_TOKENS = 8
 
 def make_vae() -> AutoencoderKL:
     """An autoencoder with f = 4 and 16 latent channels: no attention, no statistics, a finite receptive field."""
+    from diffusers import AutoencoderKL
+
     vae = cast("Any", AutoencoderKL)(  # annotated upstream as one-tuples
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -42,6 +46,8 @@ def make_vae() -> AutoencoderKL:
 
 def make_unet() -> UNet2DConditionModel:
     """An eps-predicting UNet whose only attention is to the prompt, so that it too sees a finite neighbourhood."""
+    from diffusers import UNet2DConditionModel
+
     unet = cast("Any", UNet2DConditionModel)(
         sample_size=128,
         in_channels=LATENT_CHANNELS,

@@ -23,10 +23,13 @@ Place = tuple[str, str]
 _merged_now: WeakSet[nn.Module] = WeakSet()
 
 
-def delta_weight(pair: LoraPair, strength: float, shape: torch.Size) -> Tensor:
-    """The float32 change of a weight of `shape` (out, in) or (out, in, kh, kw), on the pair's device."""
-    product = pair.up.float().flatten(1) @ pair.down.float().flatten(1)
-    return (product * (strength * pair.scaling)).reshape(shape)
+def delta_weight(
+    pair: LoraPair, strength: float, shape: torch.Size, device: torch.device | str | None = None
+) -> Tensor:
+    """The float32 change of a weight of `shape` (out, in) or (out, in, kh, kw), on `device`; None: the pair's."""
+    up, down = (factor.to(device, torch.float32).flatten(1) for factor in (pair.up, pair.down))
+    # The small factor is scaled, not the product, which is as large as the weight.
+    return (up * (strength * pair.scaling) @ down).reshape(shape)
 
 
 @contextmanager
@@ -60,7 +63,7 @@ def merged(networks: Mapping[str, nn.Module], lora: DfosdLora, strength: float) 
 def changed(weight: Tensor, source: LoraPair | Tensor, strength: float) -> Tensor:
     """A float32 weight or bias changed by a pair, or towards the tensor that takes its place."""
     if isinstance(source, LoraPair):
-        return weight + delta_weight(source, strength, weight.shape).to(weight.device)
+        return delta_weight(source, strength, weight.shape, weight.device).add_(weight)
     return torch.lerp(weight, source.to(weight.device, torch.float32), strength)
 
 

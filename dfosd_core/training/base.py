@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.utils.checkpoint
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.unets.unet_2d_blocks import UpDecoderBlock2D
 from torch import Tensor, nn
 
 from ..lora.metadata import BaseLayout
@@ -25,6 +22,9 @@ from ..networks.unet import Unet
 from ..networks.unet import build_unet as build_own_unet
 from ..networks.vae import Vae
 from ..networks.vae import build_vae as build_own_vae
+
+if TYPE_CHECKING:  # diffusers takes seconds to import: only who builds a network waits for it
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -65,6 +65,8 @@ def hold_in(network: ModuleT, dtype: torch.dtype) -> ModuleT:
 
 def enable_checkpointing(network: UNet2DConditionModel | AutoencoderKL) -> None:
     """Compute activations again in the backward pass: of the UNet's layers, and of the decoder's."""
+    from diffusers import AutoencoderKL
+
     cast("Any", network).enable_gradient_checkpointing(_checkpointed)
     if isinstance(network, AutoencoderKL):
         # The decoder has it computed again as a whole; its layers would be once more inside that.
@@ -72,6 +74,8 @@ def enable_checkpointing(network: UNet2DConditionModel | AutoencoderKL) -> None:
 
 
 def _checkpointed(module: nn.Module, *args: Any) -> Any:
+    from diffusers.models.unets.unet_2d_blocks import UpDecoderBlock2D
+
     if isinstance(module, UpDecoderBlock2D):
         # Layer by layer, since those at full size are most of the decoder's memory.
         hidden = args[0]
@@ -82,6 +86,8 @@ def _checkpointed(module: nn.Module, *args: Any) -> Any:
 
 
 def _layer_checkpointed(layer: Any, *args: Any) -> Any:
+    from diffusers.models.resnet import ResnetBlock2D
+
     if isinstance(layer, ResnetBlock2D) and len(args) == 1:
         args = (*args, None)  # a decoder has no time embedding
     # Nothing is drawn inside, so no generator's state is to be kept.
@@ -90,11 +96,15 @@ def _layer_checkpointed(layer: Any, *args: Any) -> Any:
 
 def build_unet(config: Mapping[str, Any]) -> UNet2DConditionModel:
     """A UNet on the meta device: shapes and no weights."""
+    from diffusers import UNet2DConditionModel
+
     return cast("UNet2DConditionModel", _build(UNet2DConditionModel, config))
 
 
 def build_vae(config: Mapping[str, Any]) -> AutoencoderKL:
     """An autoencoder on the meta device: shapes and no weights."""
+    from diffusers import AutoencoderKL
+
     return cast("AutoencoderKL", _build(AutoencoderKL, config))
 
 

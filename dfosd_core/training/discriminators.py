@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -13,6 +12,9 @@ from .heads import HeadKind
 from .nad import Nad, fresh_weights
 from .pixel_discriminator import PixelDiscriminator
 from .sdxl import SdxlDiscriminator
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 DiscriminatorKind = Literal["none", "nad", "nad_random", "sdxl", "pixel"]
 

@@ -6,10 +6,9 @@ The equation itself lives in `one_step.py`, what an upscaled image goes through 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -23,6 +22,9 @@ from ..one_step import EPS_X0, predict_z_sr
 from .lora_layers import LoraLayer, inject_lora, lora_pairs, new_prompt, share_weights
 from .noise import Rng, randn
 from .starting_lora import fit_pair, freeze_into, layers_of, untrained_part
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
 IDENTITY = "timestep, rank, lora_alpha, rule"
 """What an exported LoRA's metadata and a generator must agree on."""

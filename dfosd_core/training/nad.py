@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from ..networks.norms import ChannelAffine
 from .heads import Head, HeadKind, Space
 from .lora_layers import inject_lora, new_prompt, share_weights
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 
 class Nad(nn.Module):

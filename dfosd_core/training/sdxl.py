@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from ..errors import ConfigError
@@ -22,6 +21,9 @@ from ..tensor_files import LDM_UNET, TensorFileError, read_tensors
 from .base import build_unet
 from .heads import HeadKind
 from .nad import Nad
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 SDXL_UNET: Config = {
     "in_channels": 4,

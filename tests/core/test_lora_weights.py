@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -141,12 +142,12 @@ def test_weights_are_restored_when_merging_itself_is_interrupted(monkeypatch: py
     toy, calls = Toy(), 0
     before = bits(toy)
 
-    def interrupted(value: LoraPair, strength: float, shape: torch.Size) -> Tensor:
+    def interrupted(value: LoraPair, *place: Any) -> Tensor:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise KeyboardInterrupt
-        return delta_weight(value, strength, shape)
+        return delta_weight(value, *place)
 
     monkeypatch.setattr("dfosd_core.lora.merge.delta_weight", interrupted)
     changes = lora({"to_q": pair(6, 8), "proj_in": pair(8, 8)})

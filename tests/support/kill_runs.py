@@ -35,7 +35,7 @@ from train_tools.loop import checkpoint, recipe, trainer  # noqa: E402
 from train_tools.settings.config import TrainConfig  # noqa: E402
 
 INTERVAL = 4
-STEPS = 48
+STEPS = 32
 SLOW_S = 0.05
 """How long a save sleeps half-way and again before its rename."""
 

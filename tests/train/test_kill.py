@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-KILLS = int(os.environ.get("DFOSD_KILLS", "5"))
+KILLS = int(os.environ.get("DFOSD_KILLS", "3"))
 
 
 @pytest.mark.slow

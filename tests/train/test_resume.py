@@ -21,9 +21,9 @@ from train_tools.train import run
 
 EVERYTHING: dict[str, dict[str, Any]] = {
     "data": {"micro_batch": 2},
-    "optim": {"steps": 24, "schedule": "cosine", "warmup_steps": 3, "ema": 0.9},
-    "discriminator": {"from_step": 9, "warmup_steps": 3},
-    "run": {"log_every": 7, "checkpoint_every": 100, "precision": "bf16"},
+    "optim": {"steps": 12, "schedule": "cosine", "warmup_steps": 3, "ema": 0.9},
+    "discriminator": {"from_step": 5, "warmup_steps": 2},
+    "run": {"log_every": 4, "checkpoint_every": 100, "precision": "bf16"},
 }
 
 
@@ -41,7 +41,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int = signal
 
 @pytest.fixture(scope="module")
 def straight(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of 24 steps without a stop."""
+    """The folder of 12 steps without a stop."""
     settings = config(material, tmp_path_factory.mktemp("straight") / "out", **EVERYTHING)
     train(settings)
     return settings.run.out
@@ -49,26 +49,26 @@ def straight(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_24_steps_equal_12_and_12_more(
+def test_12_steps_equal_6_and_6_more(
     material: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     expected = saved(straight)
     stopped = config(material, tmp_path / "out", **EVERYTHING)
     stopped.data.workers = workers
     with monkeypatch.context() as patch:
-        stop_after(patch, 12)
+        stop_after(patch, 6)
         assert run(stopped, accelerator()) == 130
     halfway = saved(stopped.run.out)
-    assert halfway["step"] == 12
-    assert len(halfway["meter"]["loss/mse"]) == 5, "the log line of step 14 is half collected"
+    assert halfway["step"] == 6
+    assert len(halfway["meter"]["loss/mse"]) == 2, "the log line of step 8 is half collected"
     actual = train(stopped)
     expected["config"]["data"]["workers"] = workers
     assert differences(expected, actual) == []
-    assert actual["step"] == 24
+    assert actual["step"] == 12
     assert {"generator", "discriminator"} == set(actual["networks"]) == set(actual["optimizers"])
     assert len(actual["ema"]["averages"]) == len(actual["networks"]["generator"])
     assert rows(straight) == rows(stopped.run.out)
-    assert [row["step"] for row in rows(stopped.run.out)] == [7, 14, 21, 24]
+    assert [row["step"] for row in rows(stopped.run.out)] == [4, 8, 12]
     if workers == 0:
         assert (straight / "last.safetensors").read_bytes() == (stopped.run.out / "last.safetensors").read_bytes()
 

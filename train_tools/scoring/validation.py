@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from dfosd_core import images
@@ -23,6 +23,9 @@ from dfosd_core.training.dists import Dists
 from .library import Library
 from .metrics import FORMATS, Scores, mean, score
 from .pair_files import Sample, evenly, find_pairs, read_pair
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 from .pictures import SheetRow, contact_sheet, rounded, save_picture, to_tensor
 
 SHEET_ROWS = 8
