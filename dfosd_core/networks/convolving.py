@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .norms import ChannelAffine
 from .winograd import WinogradConv2d
 
 
@@ -37,7 +36,7 @@ def activated_conv(
     weight, bias = own or (conv.weight, cast("Tensor", conv.bias))
     is_plain = x.device.type == "cpu" and not torch.is_grad_enabled() and not conv.pays(x, weight)
     is_padded = is_plain and conv.padding_mode == "replicate"
-    h = _activated_and_padded(norm, x) if is_padded else activated(norm, x)
+    h = _activated_and_padded(norm, x, x.dtype) if is_padded else activated(norm, x)
     if is_plain and plus is not None and _adds(h, plus):
         return _summed(h, plus, weight, bias, 0 if is_padded else 1)
     if is_padded:
@@ -49,17 +48,26 @@ def activated_conv(
     return y if plus is None else y.add_(plus)
 
 
-def _activated_and_padded(norm: nn.Module, x: Tensor) -> Tensor:
+def activated_conv_in_float32(norm: nn.Module, x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """`conv(SiLU(norm(x)))`, the convolution in float32: (B, C, H, W) -> (B, O, H, W), float32."""
+    assert conv.bias is not None
+    weight, bias = conv.weight.float(), conv.bias.float()
+    if conv.padding_mode == "replicate" and x.device.type == "cpu" and not torch.is_grad_enabled():
+        return F.conv2d(_activated_and_padded(norm, x, torch.float32), weight, bias)
+    h = activated(norm, x).float()
+    return conv._conv_forward(h, weight, bias)  # pyright: ignore[reportPrivateUsage]
+
+
+def _activated_and_padded(norm: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, C, H, W) -> (B, C, H + 2, W + 2), the outermost values repeated."""
     batch, channels, height, width = x.shape
     size = (batch, channels, height + 2, width + 2)
-    padded = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    padded = torch.empty(size, dtype=dtype, device=x.device, memory_format=torch.channels_last)
     inside = padded[:, :, 1:-1, 1:-1]
-    if isinstance(norm, ChannelAffine):
-        norm.into(inside, x)
-        F.silu(inside, inplace=True)
-    else:
+    if dtype == x.dtype:
         torch.ops.aten.silu.out(norm(x), out=inside)
+    else:
+        inside.copy_(activated(norm, x))
     for outer, inner in ((0, 1), (-1, -2)):
         padded[:, :, 1:-1, outer] = padded[:, :, 1:-1, inner]
     for outer, inner in ((0, 1), (-1, -2)):

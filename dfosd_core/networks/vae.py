@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .borders import repeat_borders
 from .config import VaeConfig
-from .convolving import activated
+from .convolving import activated, activated_conv_in_float32
 from .layers import Attention, Downsample, Resnet, Upsample, to_map, to_sequence
 from .norms import MakeNorm, norms
 from .sd_configs import Config
@@ -110,10 +110,7 @@ class Decoder(Half):
         """In float32: the picture's own steps are finer than a 16-bit format's near white. It takes no longer."""
         if x.dtype == torch.float32:
             return super().last(x)
-        conv, h = self.conv_out, activated(self.conv_norm_out, x).float()
-        assert conv.bias is not None
-        # The layer knows how it pads: with zeros, or with what is at the border.
-        return conv._conv_forward(h, conv.weight.float(), conv.bias.float())  # pyright: ignore[reportPrivateUsage]
+        return activated_conv_in_float32(self.conv_norm_out, x, self.conv_out)
 
 
 def _levels(widths: Sequence[int], layers: int, norm: MakeNorm, name: str, step: MakeStep) -> nn.ModuleList:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dfosd_core.networks import convolving
 from dfosd_core.networks.borders import repeat_borders
-from dfosd_core.networks.convolving import activated_conv
+from dfosd_core.networks.convolving import activated_conv, activated_conv_in_float32
 from dfosd_core.networks.norms import ChannelAffine, GroupNorm
 from dfosd_core.networks.winograd import WinogradConv2d
 
@@ -71,6 +71,33 @@ def test_what_it_is_given_stays(repeats: bool, dtype: torch.dtype) -> None:
     activated_conv(made, x, conv, plus=plus)
     assert torch.equal(x, kept[0])
     assert torch.equal(plus, kept[1])
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize("norm", ["affine", "groups"])
+@torch.inference_mode()
+def test_the_last_convolution_has_finer_steps_than_bfloat16(norm: str, repeats: bool) -> None:
+    made, conv = layers(norm, repeats=repeats, dtype=torch.bfloat16)
+    x, _ = maps(torch.bfloat16)
+    found = activated_conv_in_float32(made, x, conv)
+    rounded = F.silu(made(x)).float()  # all that is in bfloat16
+    h = F.pad(rounded, (1, 1, 1, 1), "replicate" if repeats else "constant")
+    assert conv.bias is not None
+    expected = F.conv2d(h, conv.weight.float(), conv.bias.float())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert not torch.equal(found, found.bfloat16().float())
+
+
+@pytest.mark.parametrize("channels", [3, 24, 48, 128])
+def test_affine_map_is_bit_for_bit_what_it_is_with_gradients(channels: int) -> None:
+    norm = ChannelAffine(channels).to(torch.bfloat16)
+    rng = torch.Generator().manual_seed(7)
+    for parameter in norm.parameters():
+        nn.init.uniform_(parameter, -2, 2, generator=rng)
+    x = torch.randn(2, channels, 7, 5, generator=rng).to(torch.bfloat16)
+    recorded = norm(x)
+    with torch.no_grad():
+        assert torch.equal(norm(x), recorded)
 
 
 @torch.inference_mode()

@@ -66,7 +66,9 @@ def holds(host: OwnHost, *weights: dict[str, Tensor]) -> bool:
     """Whether the host's weights are these, bit for bit."""
     pairs = zip((host.unet, host.vae), weights, strict=True)
     return all(
-        torch.equal(value, expected[name].float()) for model, expected in pairs for name, value in model.named_parameters()
+        torch.equal(value, expected[name].float())
+        for model, expected in pairs
+        for name, value in model.named_parameters()
     )
 
 
