@@ -52,7 +52,7 @@ def merged(networks: Mapping[str, nn.Module], lora: DfosdLora, strength: float) 
         for parameter, source in changes if strength != 0 else ():
             # The copy lies in main memory, so that a graphics card holds the weights once.
             backup.append((parameter, parameter.detach().to("cpu", copy=True)))
-            _write(parameter, changed(parameter.detach().float(), source, strength))
+            _write(parameter, changed(parameter.detach(), source, strength))
         yield
     finally:
         for parameter, saved in reversed(backup):
@@ -61,10 +61,10 @@ def merged(networks: Mapping[str, nn.Module], lora: DfosdLora, strength: float) 
 
 
 def changed(weight: Tensor, source: LoraPair | Tensor, strength: float) -> Tensor:
-    """A float32 weight or bias changed by a pair, or towards the tensor that takes its place."""
+    """A weight or bias, changed by a pair or towards the tensor that takes its place, in float32."""
     if isinstance(source, LoraPair):
         return delta_weight(source, strength, weight.shape, weight.device).add_(weight)
-    return torch.lerp(weight, source.to(weight.device, torch.float32), strength)
+    return torch.lerp(weight.float(), source.to(weight.device, torch.float32), strength)
 
 
 def _write(parameter: nn.Parameter, value: Tensor) -> None:
