@@ -82,7 +82,7 @@ def ours(base: Path, dtype: torch.dtype, *, decoder: Callable[[], LightDecoder] 
     """Our program on Stable Diffusion's layout, with a light decoder (of random weights) where one is given."""
     from dfosd_core.hosts.light import LightHost
 
-    own, lora = load_base(base, dtype), random_lora()
+    own, lora = load_base(base, dtype, reusable=False), random_lora()
     host = own if decoder is None else LightHost(own, filled(decoder(), dtype))
     with running(host, lora, color_fix="none") as run:
         yield run
@@ -91,21 +91,23 @@ def ours(base: Path, dtype: torch.dtype, *, decoder: Callable[[], LightDecoder] 
 @contextmanager
 def ours_embedded(_: Path, dtype: torch.dtype) -> Iterator[Run]:
     """The embedded default as users run it."""
-    host, lora = load_default(dtype)
+    host, lora = load_default(dtype, reusable=False)
     with running(host, lora) as run:
         yield run
 
 
 @contextmanager
 def running(host: Any, lora: DfosdLora, **settings: Any) -> Iterator[Run]:
-    """Attached, and with freed memory kept, as in our programs."""
+    """Attached, and with freed memory kept, as in the command."""
     from dfosd_core.allocator import keep_freed_memory
     from dfosd_core.attach import attached
+    from dfosd_core.freed_memory import give_back_freed_memory
     from dfosd_core.pipeline import UpscaleSettings, upscale_attached
 
     keep_freed_memory()
     chosen = UpscaleSettings(**settings)
     with attached(host, lora, chosen) as own:
+        give_back_freed_memory()
         yield lambda image: upscale_attached(image, own, lora, chosen)
 
 

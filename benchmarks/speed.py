@@ -27,6 +27,7 @@ from PIL import Image
 
 from dfosd_core.allocator import keep_freed_memory
 from dfosd_core.attach import attached
+from dfosd_core.freed_memory import give_back_freed_memory
 from dfosd_core.hosts.own import fast_dtype, load_base, load_default
 from dfosd_core.lora.file import load_lora
 from dfosd_core.memory import held_memory, need_of
@@ -61,15 +62,16 @@ def main() -> None:
         return
     dtype = getattr(torch, args.dtype) if args.dtype else fast_dtype(args.device)
     if args.base is None:
-        host, lora = load_default(dtype, args.device)
+        host, lora = load_default(dtype, args.device, reusable=False)
     else:
-        host, lora = load_base(args.base, dtype, args.device), load_lora(args.lora)
+        host, lora = load_base(args.base, dtype, args.device, reusable=False), load_lora(args.lora)
     image = torch.rand(1, args.size, args.size, 3, generator=torch.Generator().manual_seed(0)).to(args.device)
     settings = UpscaleSettings()
     times: list[float] = []
     need = need_of((4 * args.size, 4 * args.size), host, settings).bytes
-    keep_freed_memory()  # as our programs do
+    keep_freed_memory()  # this and what follows as the command does
     with attached(host, lora, settings) as host:
+        give_back_freed_memory()
         estimate = held_memory(image.device) + need
         for _ in range(args.runs + 1):
             began = time.perf_counter()

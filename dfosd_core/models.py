@@ -18,29 +18,34 @@ from .networks.embedded import DEFAULT_BASE, DEFAULT_WEIGHTS
 from .settings import ModelChoice
 
 
-def load_models(choice: ModelChoice, device: torch.device) -> tuple[Host, DfosdLora]:
-    """Raises DfosdError, one line, if a file is missing, broken or of the wrong kind."""
+def load_models(choice: ModelChoice, device: torch.device, *, reusable: bool = True) -> tuple[Host, DfosdLora]:
+    """The host, and the LoRA to put on it. reusable: see `OwnHost`.
+
+    Raises DfosdError, one line, if a file is missing, broken or of the wrong kind.
+    """
     dtype: torch.dtype = getattr(torch, choice.dtype) if choice.dtype else fast_dtype(device)
     if not choice.decoder:
-        return _base_and_lora(choice, dtype, device)
+        return _base_and_lora(choice, dtype, device, reusable)
     from .hosts.light import LightHost
     from .networks.light_decoder import read_decoder
 
     decoder = read_decoder(choice.decoder, dtype, device)
-    host, lora = _base_and_lora(choice, dtype, device)
+    host, lora = _base_and_lora(choice, dtype, device, reusable)
     return LightHost(host, decoder), lora
 
 
-def _base_and_lora(choice: ModelChoice, dtype: torch.dtype, device: torch.device) -> tuple[OwnHost, DfosdLora]:
+def _base_and_lora(
+    choice: ModelChoice, dtype: torch.dtype, device: torch.device, reusable: bool
+) -> tuple[OwnHost, DfosdLora]:
     if not choice.lora:
-        return load_default(dtype, device)
+        return load_default(dtype, device, reusable=reusable)
     from .lora.open import open_lora
 
     if choice.base:
         lora = open_lora(choice.lora)  # first: it is the smaller file
-        host = load_base(choice.base, dtype, device)
+        host = load_base(choice.base, dtype, device, reusable=reusable)
         return host, _with_prompt(lora, host, choice.base)
-    host, _ = load_default(dtype, device)
+    host, _ = load_default(dtype, device, reusable=reusable)
     return host, _with_prompt(open_lora(choice.lora), host, DEFAULT_WEIGHTS / DEFAULT_BASE)
 
 

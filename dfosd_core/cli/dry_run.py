@@ -20,7 +20,7 @@ from .work import Task
 def describe_jobs(jobs: Sequence[Job], task: Task) -> int:
     """Print a line for each image. Returns an exit code. Raises DfosdError if no model can be had."""
     device = pick_device(task.choice.device)
-    host, lora = load_models(task.choice, device)
+    host, lora = load_models(task.choice, device, reusable=task.changes_lora)
     with attached(host, lora, task.settings):  # which takes its memory too
         held, free = held_memory(device), free_memory(device)
     code = OK

@@ -32,6 +32,11 @@ class Task:
     sharing: int = 1
     """How many processes share this machine's processor cores."""
 
+    @property
+    def changes_lora(self) -> bool:
+        """Whether the base is used with more than one LoRA: PiSA-SR's rule puts on another for each UNet call."""
+        return self.settings.pixel_strength is not None
+
 
 def run_task(
     task: Task,
@@ -51,8 +56,9 @@ def run_task(
     device = pick_device(task.choice.device)
     _share_cores(device, task.sharing)
     keep_freed_memory()
-    host, lora = load_models(task.choice, device)
+    host, lora = load_models(task.choice, device, reusable=task.changes_lora)
     with attached(host, lora, settings) as with_lora:
+        give_back_freed_memory()  # what loading and merging took for a moment
         upscale = partial(upscale_picture, host=with_lora, lora=lora, device=device)
 
         def compute(job: Job, picture: Picture) -> Picture:

@@ -35,10 +35,12 @@ class OwnHost(LayoutHost):
 
     name = "DFOSD"
 
-    def __init__(self, unet: Unet, vae: Vae, layout: BaseLayout) -> None:
+    def __init__(self, unet: Unet, vae: Vae, layout: BaseLayout, *, reusable: bool = True) -> None:
+        """reusable: whether the weights are as before after a LoRA. Else one LoRA is taken, in half of the memory."""
         self.unet = unet
         self.vae = vae
         self.layout = layout
+        self._reusable = reusable
         self._prompt: tuple[Tensor, Tensor] | None = None
         """The attached LoRA's prompt as it was given, and as the networks take it."""
         self._run_unet, self._run_vae = WiderOnOverflow("UNet"), WiderOnOverflow("VAE")
@@ -87,7 +89,7 @@ class OwnHost(LayoutHost):
     def lora(self, lora: DfosdLora, strength: float) -> Iterator[None]:
         """By merging it into the weights, and folding what is then constant (`networks/folding.py`)."""
         check_base(lora.metadata.base_layout, self.layout)
-        with merged({UNET_PREFIX: self.unet, VAE_PREFIX: self.vae}, lora, strength):
+        with merged({UNET_PREFIX: self.unet, VAE_PREFIX: self.vae}, lora, strength, restores=self._reusable):
             self._forget_copies()
             self._prompt = lora.prompt_embeds, _placed(lora.prompt_embeds, self.unet)
             try:
@@ -146,17 +148,27 @@ def fast_dtype(device: torch.device | str) -> torch.dtype:
     return torch.bfloat16 if kind == "cpu" and has_bfloat16 else torch.float32
 
 
-def load_base(path: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> OwnHost:
+def load_base(
+    path: Path | str,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    *,
+    reusable: bool = True,
+) -> OwnHost:
     """A host over a diffusers folder or a single-file checkpoint (`.safetensors`, `.ckpt`) of SD 1.x or 2.x.
 
     Raises BaseModelMismatchError when the file is missing, damaged, unsafe or no model DFOSD can use.
     """
-    return OwnHost(*read_base(path, dtype, device))
+    return OwnHost(*read_base(path, dtype, device), reusable=reusable)
 
 
 def load_default(
-    dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", weights: Path = DEFAULT_WEIGHTS
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    weights: Path = DEFAULT_WEIGHTS,
+    *,
+    reusable: bool = True,
 ) -> tuple[OwnHost, DfosdLora]:
     """The embedded small base and its LoRA. Raises BaseModelMismatchError when the installation lacks them."""
     base, lora = default_parts(weights)
-    return load_base(base, dtype, device), lora
+    return load_base(base, dtype, device, reusable=reusable), lora

@@ -33,13 +33,18 @@ def delta_weight(
 
 
 @contextmanager
-def merged(networks: Mapping[str, nn.Module], lora: DfosdLora, strength: float) -> Iterator[None]:
+def merged(
+    networks: Mapping[str, nn.Module], lora: DfosdLora, strength: float, *, restores: bool = True
+) -> Iterator[None]:
     """Add `lora`, times `strength`, to the weights of `networks` inside the `with` block.
 
     networks: the UNet under `UNET_PREFIX` and, where the LoRA has layers there, the VAE under `VAE_PREFIX`, with
     diffusers' module names. Afterwards (success, error or interruption) every weight is bit for bit as before. Strength
     0 changes nothing at all. Raises LoraMismatchError before the first change when a layer has no place or a wrong
     shape, and when a LoRA is already merged into one of the networks.
+
+    restores: False where the networks are never used again without this LoRA. Then no copy of the weights is held, they
+    stay changed, and no other LoRA is taken.
     """
     changes = _plan(networks, lora)
     if any(network in _merged_now for network in networks.values()):
@@ -50,14 +55,16 @@ def merged(networks: Mapping[str, nn.Module], lora: DfosdLora, strength: float) 
     backup: list[tuple[nn.Parameter, Tensor]] = []
     try:
         for parameter, source in changes if strength != 0 else ():
-            # The copy lies in main memory, so that a graphics card holds the weights once.
-            backup.append((parameter, parameter.detach().to("cpu", copy=True)))
+            if restores:
+                # The copy lies in main memory, so that a graphics card holds the weights once.
+                backup.append((parameter, parameter.detach().to("cpu", copy=True)))
             _write(parameter, changed(parameter.detach(), source, strength))
         yield
     finally:
         for parameter, saved in reversed(backup):
             _write(parameter, saved)
-        _merged_now.difference_update(networks.values())
+        if restores:
+            _merged_now.difference_update(networks.values())
 
 
 def changed(weight: Tensor, source: LoraPair | Tensor, strength: float) -> Tensor:

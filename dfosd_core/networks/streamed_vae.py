@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ..freed_memory import give_back_freed_memory
 from ..tiles.inside import Inside, tell
 from .layers import Downsample, Resnet, Upsample
 from .map_sizes import MapSize, map_sizes, work_of
@@ -49,6 +50,7 @@ def decode(vae: Vae, z: Tensor) -> Tensor:
 def _through(half: Half, x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C', H', W') float32 on the same device."""
     results = [_Stream(half, x[i : i + 1], i, len(x)).result() for i in range(len(x))]
+    give_back_freed_memory()  # up to two gigabytes, in blocks that no other stage needs
     return results[0] if len(results) == 1 else torch.cat(results)
 
 
@@ -118,6 +120,8 @@ class _Stream:
             assert isinstance(layer, Upsample | Downsample)
             self._over(layer, [x], y, DOUBLED if isinstance(layer, Upsample) else HALVED, work_of(layer, size))
         self._maps.close(x)
+        if isinstance(layer, Upsample | Downsample):
+            give_back_freed_memory()  # from here on maps have another size, and would not fit where the last ones were
         return y
 
     def _attention(self, layer: MapAttention, x: Map, size: MapSize) -> Map:

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -136,6 +137,20 @@ def test_lora_is_merged_once_for_the_batch(run: Run, tmp_path: Path, monkeypatch
         Image.new("RGB", (4, 4), "teal").save(tmp_path / name)
     assert run(tmp_path, "--strength", "0.5")[0] == 0
     assert merges == [0.5]
+
+
+def test_no_second_copy_of_the_weights_is_held(run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[bool] = []
+
+    @contextmanager
+    def noted(*_: object, restores: bool) -> Iterator[None]:
+        found.append(restores)
+        yield
+
+    monkeypatch.setattr("dfosd_core.hosts.own.merged", noted)
+    assert run(photo)[0] == 0
+    assert run(photo, "--dry-run", "--overwrite")[0] == 0
+    assert found == [False, False]
 
 
 def fail_in_fsync(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -285,7 +300,8 @@ def test_freed_memory_goes_back_before_smaller_tiles_are_taken(
     """What the process keeps for its next layers counts as taken, though it is free for the next image."""
     given_back: list[bool] = []
     monkeypatch.setattr("dfosd_core.freed_memory.give_back_freed_memory", lambda: given_back.append(True))
-    monkeypatch.setattr("dfosd_core.memory.free_memory", lambda *_: 10**12 if given_back else 1000)
+    # The first time is after loading.
+    monkeypatch.setattr("dfosd_core.memory.free_memory", lambda *_: 10**12 if len(given_back) > 1 else 1000)
     code, _, err = run(photo)
     assert (code, "are free" in err) == (0, False)
-    assert given_back == [True]
+    assert given_back == [True, True]

@@ -160,6 +160,28 @@ def test_weights_are_restored_when_merging_itself_is_interrupted(monkeypatch: py
         assert not same(before, bits(toy))
 
 
+def test_without_restoring_no_copy_is_made_and_no_other_lora_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy, other, changes = Toy(), Toy(), lora({"to_q": pair(6, 8)})
+    other.load_state_dict(toy.state_dict())
+    copies: list[object] = []
+    original = Tensor.to
+
+    def noted(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        copies.extend([self] if kwargs.get("copy") else [])
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Tensor, "to", noted)
+    with merged({"lora_unet": other}, changes, 1.0):
+        expected = bits(other)
+    assert len(copies) == 1, "the test can see a copy"
+    with merged({"lora_unet": toy}, changes, 1.0, restores=False):
+        assert same(expected, bits(toy))
+    assert len(copies) == 1
+    assert same(expected, bits(toy))
+    with pytest.raises(LoraMismatchError, match="already merged"), merged({"lora_unet": toy}, changes, 1.0):
+        pass
+
+
 def test_second_lora_on_the_same_base_is_refused_and_harms_nothing() -> None:
     toy, changes = Toy(), lora({"to_q": pair(6, 8)})
     before = bits(toy)
