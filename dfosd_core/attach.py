@@ -17,8 +17,8 @@ from .settings import UpscaleSettings
 def attached(host: Host, lora: DfosdLora, settings: UpscaleSettings) -> AbstractContextManager[Host]:
     """`with attached(...) as host`: the host to use inside the block, with the LoRA on it.
 
-    Afterwards, also after an error, the weights are bit for bit as before. Raises what `Host.lora` raises, and
-    ConfigError for a `pixel_strength` where the LoRA has no pixel part.
+    Afterwards, also after an error, the weights are bit for bit as before, but for those of an `OwnHost` that is not
+    reusable. Raises what `Host.lora` raises, and ConfigError for a `pixel_strength` where the LoRA has no pixel part.
     """
     if settings.pixel_strength is None:
         return _in_one_pass(host, lora, settings.strength)
