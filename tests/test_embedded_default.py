@@ -44,10 +44,10 @@ def test_weights_stay_small() -> None:
 
 
 @pytest.mark.slow
-def test_automatic_tiles_equal_untiled(default: tuple[OwnHost, DfosdLora]) -> None:
+@pytest.mark.parametrize(("name", "height", "width"), [("coffee", 400, 168), ("chelsea", 156, 436)])
+def test_automatic_tiles_equal_untiled(default: tuple[OwnHost, DfosdLora], name: str, height: int, width: int) -> None:
     host, lora = default
-    height, width = 156, 436
-    image = photograph("chelsea")[:, :height, :width]
+    image = photograph(name)[:, :height, :width]
     tiles = host.auto_tiles(4 * height, 4 * width)
     assert 0 < max(tiles.encode.tile, tiles.decode.tile) < 4 * max(height, width), "more than one tile"
     tiled = upscale(image, host, lora)

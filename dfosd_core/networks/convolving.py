@@ -8,6 +8,7 @@ Elsewhere, and while gradients are recorded, the layers run one by one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeGuard, cast
 
@@ -36,7 +37,7 @@ def activated_conv(
     own: weight and bias in place of the convolution's. Without a norm (`nn.Identity`) `x` may be overwritten.
     """
     weight, bias = own or (conv.weight, cast("Tensor", conv.bias))
-    is_plain = x.device.type == "cpu" and not torch.is_grad_enabled() and not conv.pays(x, weight)
+    is_plain = _is_inference_on_cpu(x) and not conv.pays(x, weight)
     is_padded = is_plain and conv.padding_mode == "replicate"
     h = _activated_and_padded(norm, x, x.dtype) if is_padded else activated(norm, x)
     if is_plain and plus is not None and _adds(h, plus):
@@ -54,7 +55,7 @@ def activated_conv_in_float32(norm: nn.Module, x: Tensor, conv: nn.Conv2d) -> Te
     """`conv(SiLU(norm(x)))`, the convolution in float32: (B, C, H, W) -> (B, O, H, W), float32."""
     assert conv.bias is not None
     weight, bias = conv.weight.float(), conv.bias.float()
-    if conv.padding_mode == "replicate" and x.device.type == "cpu" and not torch.is_grad_enabled():
+    if conv.padding_mode == "replicate" and _is_inference_on_cpu(x):
         return F.conv2d(_activated_and_padded(norm, x, torch.float32), weight, bias)
     h = activated(norm, x).float()
     return conv._conv_forward(h, weight, bias)  # pyright: ignore[reportPrivateUsage]
@@ -83,11 +84,15 @@ def _activated_and_padded(norm: nn.Module, x: Tensor, dtype: torch.dtype) -> Ten
     return padded
 
 
-def _is_affine_silu(norm: nn.Module, x: Tensor) -> TypeGuard[ChannelAffine]:  # of `norm`
-    """Whether `_affine_silu` may be called. In float32 it is no faster."""
-    is_inference = x.device.type == "cpu" and not torch.is_grad_enabled()
+def _is_inference_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def _is_affine_silu(norm: nn.Module, x: Tensor) -> TypeGuard[ChannelAffine]:
+    """Whether `_affine_silu` may be called with them. In float32 it is no faster."""
     is_bfloat16 = isinstance(norm, ChannelAffine) and x.dtype == norm.weight.dtype == torch.bfloat16
-    return is_inference and is_bfloat16 and x.is_contiguous(memory_format=torch.channels_last) and _has_affine_silu()
+    in_order = x.is_contiguous(memory_format=torch.channels_last)
+    return is_bfloat16 and in_order and _is_inference_on_cpu(x) and _has_affine_silu()
 
 
 def _affine_silu(norm: ChannelAffine, x: Tensor, padding: int) -> Tensor:
@@ -109,20 +114,21 @@ def _adds(x: Tensor, plus: Tensor) -> bool:
     return is_bfloat16 and plus.is_contiguous(memory_format=torch.channels_last) and _has_fused_sum()
 
 
-# Both are tried once: they are made for torch's own compiler, without public names, and for processors with bfloat16.
 @cache
 def _has_fused_sum() -> bool:
-    one = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16)
-    try:
-        return float(_summed(one, one, one, one.view(1), 0)) == 3.0
-    except (AttributeError, RuntimeError, TypeError):
-        return False
+    return _gives(lambda one: _summed(one, one, one, one.view(1), 0), 3.0)
 
 
 @cache
 def _has_affine_silu() -> bool:
-    one = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16)
+    return _gives(lambda one: _affine_silu(ChannelAffine(1).to(one.dtype), one, 0), 0.73046875)  # SiLU(1)
+
+
+def _gives(compute: Callable[[Tensor], Tensor], expected: float) -> bool:
+    """Whether it does, of a one. Such operations are made for torch's own compiler, without a public name, and for
+    processors with bfloat16.
+    """
     try:
-        return abs(float(_affine_silu(ChannelAffine(1).to(torch.bfloat16), one, 0)) - 0.731) < 0.01
+        return float(compute(torch.ones(1, 1, 1, 1, dtype=torch.bfloat16))) == expected
     except (AttributeError, RuntimeError, TypeError):
         return False

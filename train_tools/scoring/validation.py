@@ -23,10 +23,10 @@ from dfosd_core.training.dists import Dists
 from .library import Library
 from .metrics import FORMATS, Scores, mean, score
 from .pair_files import Sample, evenly, find_pairs, read_pair
+from .pictures import SheetRow, contact_sheet, rounded, save_picture, to_tensor
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-from .pictures import SheetRow, contact_sheet, rounded, save_picture, to_tensor
 
 SHEET_ROWS = 8
 TRAINING_METRICS = ("LPIPS", "NIQE", "MUSIQ")
