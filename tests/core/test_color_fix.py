@@ -5,7 +5,17 @@ import torch
 from support.peak import Peak
 from torch.nn import functional
 
-from dfosd_core.color_fix import COLOR_FIXES, adain, fix_color, lab, lab_to_rgb, low_pass, rgb_to_lab, wavelet
+from dfosd_core.color_fix import (
+    COLOR_FIXES,
+    adain,
+    fix_color,
+    lab,
+    lab_to_rgb,
+    low_band,
+    low_pass,
+    rgb_to_lab,
+    wavelet,
+)
 from dfosd_core.errors import ConfigError
 
 SIZES = [(1, 1), (1, 40), (3, 2), (40, 300), (300, 65)]
@@ -40,10 +50,11 @@ def test_memory_layout_of_the_inputs_makes_no_difference(name: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [255, 256, 257, 287, 512, 530, 800])
-def test_bands_of_rows_give_the_bits_of_the_whole_image(rows: int) -> None:
+def test_bands_of_rows_give_the_whole_images_result(rows: int) -> None:
     x_sr, x_lr = torch.rand(2, 1, 3, rows, 9).unbind()
-    expected = x_sr + low_pass(x_lr - x_sr)
-    assert torch.equal(wavelet(x_sr, x_lr), expected)
+    expected = x_sr + low_band((x_lr - x_sr)[0])
+    # Rounding only: an interpolation's last rows are not computed in the same order as those before.
+    torch.testing.assert_close(wavelet(x_sr, x_lr), expected, rtol=0, atol=2e-7)
 
 
 @pytest.mark.parametrize(("name", "most"), [("wavelet", 0.6), ("adain", 0.1)])
@@ -87,8 +98,21 @@ def test_low_pass_is_the_a_trous_convolution(size: tuple[int, int]) -> None:
 def test_wavelet_takes_the_references_low_band_and_keeps_the_details() -> None:
     x_sr, x_lr = torch.rand(1, 3, 256, 256), low_pass(torch.rand(1, 3, 256, 256)) + 0.1
     fixed = wavelet(x_sr.clone(), x_lr)
-    torch.testing.assert_close(fixed, x_sr - low_pass(x_sr) + low_pass(x_lr), rtol=0, atol=1e-6)
+    once = x_sr - low_pass(x_sr) + low_pass(x_lr)
+    twice = once - low_pass(once) + low_pass(x_lr)
+    inside = (..., slice(64, -64), slice(64, -64))  # at the borders a cell's mean is repeated instead of a pixel
+    torch.testing.assert_close(fixed[inside], twice[inside], rtol=0, atol=4e-3)  # of noise of 0.29
     torch.testing.assert_close(low_pass(fixed).mean((2, 3)), low_pass(x_lr).mean((2, 3)), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("period", [8, 16, 32, 48, 64, 80, 112, 160, 240])
+def test_wavelet_leaves_at_most_a_seventh_of_any_difference_in_the_low_band(period: int) -> None:
+    wave = torch.sin(torch.arange(960) * (2 * torch.pi / period)).expand(1, 3, 8, -1)
+    fixed = wavelet(wave.clone(), torch.zeros_like(wave))
+    middle = slice(240, 720)
+    assert low_pass(fixed)[..., middle].abs().max() < 0.149  # one exchange leaves a quarter at 64 to 80 pixels
+    if period <= 16:
+        torch.testing.assert_close(fixed[..., middle], wave[..., middle], rtol=0, atol=2e-3)
 
 
 def test_adain_gives_the_references_mean_and_deviation() -> None:
