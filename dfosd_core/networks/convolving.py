@@ -2,8 +2,8 @@
 
 A pass over a large map in memory takes as long as a fifth of a convolution. Where borders are repeated, the activation
 is written into the padded map at once, instead of being copied there. In bfloat16, oneDNN's convolution adds the
-shortcut itself, and a convolution of 1x1 on each channel alone is an affine map, its activation and its padding in one.
-Elsewhere, and while gradients are recorded, the layers run one by one.
+shortcut itself or ends with the activation, and a convolution of 1x1 on each channel alone is an affine map, its
+activation and its padding in one. Elsewhere, and while gradients are recorded, the layers run one by one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from .norms import ChannelAffine
 from .winograd import WinogradConv2d
+
+_LANES = 16
+"""oneDNN's activation takes so many channels at once. Where some of the last ones are idle, it is no faster."""
 
 
 def activated(norm: nn.Module, x: Tensor) -> Tensor:
@@ -39,7 +42,7 @@ def activated_conv(
     weight, bias = own or (conv.weight, cast("Tensor", conv.bias))
     is_plain = _is_inference_on_cpu(x) and not conv.pays(x, weight)
     is_padded = is_plain and conv.padding_mode == "replicate"
-    h = _activated_and_padded(norm, x, x.dtype) if is_padded else activated(norm, x)
+    h = _activated_and_padded(norm, x) if is_padded else activated(norm, x)
     if is_plain and plus is not None and _adds(h, plus):
         return _summed(h, plus, weight, bias, 0 if is_padded else 1)
     if is_padded:
@@ -51,32 +54,62 @@ def activated_conv(
     return y if plus is None else y.add_(plus)
 
 
-def activated_conv_in_float32(norm: nn.Module, x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """`conv(SiLU(norm(x)))`, the convolution in float32: (B, C, H, W) -> (B, O, H, W), float32."""
-    assert conv.bias is not None
-    weight, bias = conv.weight.float(), conv.bias.float()
-    if conv.padding_mode == "replicate" and _is_inference_on_cpu(x):
-        return F.conv2d(_activated_and_padded(norm, x, torch.float32), weight, bias)
-    h = activated(norm, x).float()
-    return conv._conv_forward(h, weight, bias)  # pyright: ignore[reportPrivateUsage]
+def ends_with_activation(x: Tensor, conv: WinogradConv2d, weight: Tensor) -> bool:
+    """Whether `activated_convs` is faster, and may be called, with `x` and with `weight` in place of conv's."""
+    is_bfloat16 = x.dtype == weight.dtype == torch.bfloat16
+    is_suited = conv.padding_mode in ("replicate", "zeros") and weight.shape[0] % _LANES == 0
+    return is_bfloat16 and is_suited and _is_inference_on_cpu(x) and _has_conv_silu()
 
 
-def _activated_and_padded(norm: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, C, H, W) -> (B, C, H + 2, W + 2), the outermost values repeated."""
-    if dtype == x.dtype and _is_affine_silu(norm, x):
-        padded = _affine_silu(norm, x, 1)
+def activated_convs(
+    norm: nn.Module, x: Tensor, first: tuple[Tensor, Tensor], second: WinogradConv2d, plus: Tensor
+) -> Tensor:
+    """`second(SiLU(first(SiLU(norm(x))))) + plus`, `first` being weight and bias; where `ends_with_activation`."""
+    weight, bias = second.weight, cast("Tensor", second.bias)
+    if second.padding_mode == "replicate":
+        # The first also writes what is beyond the border, since that costs less than copying the map there.
+        h, padding = _repeat_border(_conv_silu(_activated_and_padded(norm, x), *first, 1)), 0
     else:
-        batch, channels, height, width = x.shape
-        size = (batch, channels, height + 2, width + 2)
-        padded = torch.empty(size, dtype=dtype, device=x.device, memory_format=torch.channels_last)
-        inside = padded[:, :, 1:-1, 1:-1]
-        if dtype != x.dtype:
-            inside.copy_(activated(norm, x))
-        elif isinstance(norm, ChannelAffine):
-            norm.into(inside, x)
-            F.silu(inside, inplace=True)
-        else:
-            torch.ops.aten.silu.out(norm(x), out=inside)
+        h, padding = _conv_silu(activated(norm, x), *first, 1), 1
+    if _adds(h, plus):
+        return _summed(h, plus, weight, bias, padding)
+    return F.conv2d(h, weight, bias, padding=padding).add_(plus)
+
+
+def activated_conv_in_float32(norm: nn.Module, x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """`conv(SiLU(norm(x)))` with steps finer than a 16-bit format's: (B, C, H, W) -> (B, O, H, W), float32."""
+    assert conv.bias is not None
+    is_padded = conv.padding_mode == "replicate" and _is_inference_on_cpu(x)
+    h = _activated_and_padded(norm, x) if is_padded else activated(norm, x)
+    if _is_inference_on_cpu(x) and _adds(h, h) and (is_padded or conv.padding_mode == "zeros"):
+        # The same twice, the second time less the first, before it is rounded: what rounding took away.
+        padding = 0 if is_padded else 1
+        rounded = F.conv2d(h, conv.weight, conv.bias, padding=padding)
+        return rounded.float().add_(_summed(h, -rounded, conv.weight, conv.bias, padding))
+    weight, bias = conv.weight.float(), conv.bias.float()
+    if is_padded:
+        return F.conv2d(h.float(), weight, bias)
+    return conv._conv_forward(h.float(), weight, bias)  # pyright: ignore[reportPrivateUsage]
+
+
+def _activated_and_padded(norm: nn.Module, x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, H + 2, W + 2), the outermost values repeated."""
+    if _is_affine_silu(norm, x):
+        return _repeat_border(_affine_silu(norm, x, 1))
+    batch, channels, height, width = x.shape
+    size = (batch, channels, height + 2, width + 2)
+    padded = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    inside = padded[:, :, 1:-1, 1:-1]
+    if isinstance(norm, ChannelAffine):
+        norm.into(inside, x)
+        F.silu(inside, inplace=True)
+    else:
+        torch.ops.aten.silu.out(norm(x), out=inside)
+    return _repeat_border(padded)
+
+
+def _repeat_border(padded: Tensor) -> Tensor:
+    """Fill the outermost rows and columns with those next to them."""
     for outer, inner in ((0, 1), (-1, -2)):
         padded[:, :, 1:-1, outer] = padded[:, :, 1:-1, inner]
     for outer, inner in ((0, 1), (-1, -2)):
@@ -92,14 +125,17 @@ def _is_affine_silu(norm: nn.Module, x: Tensor) -> TypeGuard[ChannelAffine]:
     """Whether `_affine_silu` may be called with them. In float32 it is no faster."""
     is_bfloat16 = isinstance(norm, ChannelAffine) and x.dtype == norm.weight.dtype == torch.bfloat16
     in_order = x.is_contiguous(memory_format=torch.channels_last)
-    return is_bfloat16 and in_order and _is_inference_on_cpu(x) and _has_affine_silu()
+    return is_bfloat16 and in_order and _is_inference_on_cpu(x) and _has_conv_silu()
 
 
 def _affine_silu(norm: ChannelAffine, x: Tensor, padding: int) -> Tensor:
     """(B, C, H, W) -> (B, C, H + 2 padding, W + 2 padding); what is in the padding is of no use."""
+    return _conv_silu(x, norm.weight[:, None, None, None], norm.bias, padding, groups=x.shape[1])
+
+
+def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups: int = 1) -> Tensor:
     fused: Any = torch.ops.mkldnn._convolution_pointwise
-    weight, sides, once = norm.weight[:, None, None, None], [padding, padding], [1, 1]
-    return fused(x, weight, norm.bias, sides, once, once, x.shape[1], "swish", [], None)
+    return fused(x, weight, bias, [padding, padding], [1, 1], [1, 1], groups, "swish", [], None)
 
 
 def _summed(x: Tensor, plus: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
@@ -120,8 +156,8 @@ def _has_fused_sum() -> bool:
 
 
 @cache
-def _has_affine_silu() -> bool:
-    return _gives(lambda one: _affine_silu(ChannelAffine(1).to(one.dtype), one, 0), 0.73046875)  # SiLU(1)
+def _has_conv_silu() -> bool:
+    return _gives(lambda one: _conv_silu(one, one, one.view(1), 0), 1.7578125)  # SiLU(2)
 
 
 def _gives(compute: Callable[[Tensor], Tensor], expected: float) -> bool:

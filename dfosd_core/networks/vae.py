@@ -107,7 +107,7 @@ class Decoder(Half):
         return [*self.mid_block.layers(), *_in_order(self.up_blocks)]
 
     def last(self, x: Tensor) -> Tensor:
-        """In float32: the picture's own steps are finer than a 16-bit format's near white. It takes no longer."""
+        """To float32: the picture's own steps are finer than a 16-bit format's near white. It takes no longer."""
         if x.dtype == torch.float32:
             return super().last(x)
         return activated_conv_in_float32(self.conv_norm_out, x, self.conv_out)
