@@ -2,8 +2,8 @@
 
 A pass over a large map in memory takes as long as a fifth of a convolution. Where borders are repeated, the activation
 is written into the padded map at once, instead of being copied there. In bfloat16, oneDNN's convolution adds the
-shortcut itself or ends with the activation, and a convolution of 1x1 on each channel alone is an affine map, its
-activation and its padding in one. Elsewhere, and while gradients are recorded, the layers run one by one.
+shortcut itself, and a convolution of 1x1 on each channel alone is an affine map, its activation and its padding in one.
+Elsewhere, and while gradients are recorded, the layers run one by one.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from torch import Tensor, nn
 
 from .norms import ChannelAffine
 from .winograd import WinogradConv2d
-
-_LANES = 16
-"""oneDNN's activation takes so many channels at once. Where some of the last ones are idle, it is no faster."""
 
 
 def activated(norm: nn.Module, x: Tensor) -> Tensor:
@@ -52,28 +49,6 @@ def activated_conv(
     else:  # the layer knows how it pads: with zeros, or with what is at the border
         y = conv._conv_forward(h, *own)  # pyright: ignore[reportPrivateUsage]
     return y if plus is None else y.add_(plus)
-
-
-def ends_with_activation(x: Tensor, conv: WinogradConv2d, weight: Tensor) -> bool:
-    """Whether `activated_convs` is faster, and may be called, with `x` and with `weight` in place of conv's."""
-    is_bfloat16 = x.dtype == weight.dtype == torch.bfloat16
-    is_suited = conv.padding_mode in ("replicate", "zeros") and weight.shape[0] % _LANES == 0
-    return is_bfloat16 and is_suited and _is_inference_on_cpu(x) and _has_conv_silu()
-
-
-def activated_convs(
-    norm: nn.Module, x: Tensor, first: tuple[Tensor, Tensor], second: WinogradConv2d, plus: Tensor
-) -> Tensor:
-    """`second(SiLU(first(SiLU(norm(x))))) + plus`, `first` being weight and bias; where `ends_with_activation`."""
-    weight, bias = second.weight, cast("Tensor", second.bias)
-    if second.padding_mode == "replicate":
-        # The first also writes what is beyond the border, since that costs less than copying the map there.
-        h, padding = _repeat_border(_conv_silu(_activated_and_padded(norm, x), *first, 1)), 0
-    else:
-        h, padding = _conv_silu(activated(norm, x), *first, 1), 1
-    if _adds(h, plus):
-        return _summed(h, plus, weight, bias, padding)
-    return F.conv2d(h, weight, bias, padding=padding).add_(plus)
 
 
 def activated_conv_in_float32(norm: nn.Module, x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -125,17 +100,14 @@ def _is_affine_silu(norm: nn.Module, x: Tensor) -> TypeGuard[ChannelAffine]:
     """Whether `_affine_silu` may be called with them. In float32 it is no faster."""
     is_bfloat16 = isinstance(norm, ChannelAffine) and x.dtype == norm.weight.dtype == torch.bfloat16
     in_order = x.is_contiguous(memory_format=torch.channels_last)
-    return is_bfloat16 and in_order and _is_inference_on_cpu(x) and _has_conv_silu()
+    return is_bfloat16 and in_order and _is_inference_on_cpu(x) and _has_affine_silu()
 
 
 def _affine_silu(norm: ChannelAffine, x: Tensor, padding: int) -> Tensor:
     """(B, C, H, W) -> (B, C, H + 2 padding, W + 2 padding); what is in the padding is of no use."""
-    return _conv_silu(x, norm.weight[:, None, None, None], norm.bias, padding, groups=x.shape[1])
-
-
-def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor, padding: int, groups: int = 1) -> Tensor:
     fused: Any = torch.ops.mkldnn._convolution_pointwise
-    return fused(x, weight, bias, [padding, padding], [1, 1], [1, 1], groups, "swish", [], None)
+    weight, sides, once = norm.weight[:, None, None, None], [padding, padding], [1, 1]
+    return fused(x, weight, norm.bias, sides, once, once, x.shape[1], "swish", [], None)
 
 
 def _summed(x: Tensor, plus: Tensor, weight: Tensor, bias: Tensor, padding: int) -> Tensor:
@@ -156,8 +128,8 @@ def _has_fused_sum() -> bool:
 
 
 @cache
-def _has_conv_silu() -> bool:
-    return _gives(lambda one: _conv_silu(one, one, one.view(1), 0), 1.7578125)  # SiLU(2)
+def _has_affine_silu() -> bool:
+    return _gives(lambda one: _affine_silu(ChannelAffine(1).to(one.dtype), one, 0), 0.73046875)  # SiLU(1)
 
 
 def _gives(compute: Callable[[Tensor], Tensor], expected: float) -> bool:

@@ -37,7 +37,7 @@ def folded(unet: Unet, vae: Vae, t: int, prompt_embeds: Tensor) -> Iterator[None
             for network in (unet, vae):
                 fold_upsampling(network)
             _fold_constants(unet, t, prompt_embeds)
-            fold_residual_blocks(vae)
+            _fold_residual_blocks(vae, None)
         yield
     finally:
         unfold(unet)
@@ -68,15 +68,14 @@ def transposed_kernel(weight: Tensor) -> Tensor:
 
 
 def _fold_constants(unet: Unet, t: int, prompt_embeds: Tensor) -> None:
-    fold_residual_blocks(unet, unet.time_embedding(t, prompt_embeds))
+    _fold_residual_blocks(unet, unet.time_embedding(t, prompt_embeds))
     for layer in unet.modules():
         if isinstance(layer, TransformerBlock):
             layer.attn2.folded = layer.attn2.keys_and_values(prompt_embeds)
     unet.folded_for = (t, prompt_embeds)
 
 
-def fold_residual_blocks(network: nn.Module, time: Tensor | None = None) -> None:
-    """What follows each block's first convolution at every place alike, into it. time: of a UNet's step."""
+def _fold_residual_blocks(network: nn.Module, time: Tensor | None) -> None:
     for layer in network.modules():
         if not isinstance(layer, Resnet) or (time is None and not isinstance(layer.norm2, ChannelAffine)):
             continue

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .convolving import activated_conv, activated_convs, ends_with_activation
+from .convolving import activated_conv
 from .norms import MakeNorm
 from .winograd import WinogradConv2d
 
@@ -44,10 +44,6 @@ class Resnet(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """(B, C, H, W), `time` (1, T) after its activation, or None where it is folded -> (B, C', H, W)."""
-        if time is None and self.folded is not None and isinstance(self.folded.norm, nn.Identity):
-            weight, bias, _ = self.folded
-            if ends_with_activation(x, self.conv1, weight):
-                return activated_convs(self.norm1, x, (weight, bias), self.conv2, self._shortcut(x))
         return self.second_half(self.first_half(x, time), x, self.norm_between(time))
 
     def first_half(self, x: Tensor, time: Tensor | None = None) -> Tensor:
@@ -65,10 +61,7 @@ class Resnet(nn.Module):
 
     def second_half(self, h: Tensor, x: Tensor, norm: nn.Module) -> Tensor:
         """What the first half made of `x`, and `x` -> (B, C', H, W)."""
-        return activated_conv(norm, h, self.conv2, plus=self._shortcut(x))
-
-    def _shortcut(self, x: Tensor) -> Tensor:
-        return x if self.conv_shortcut is None else self.conv_shortcut(x)
+        return activated_conv(norm, h, self.conv2, plus=x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 class Downsample(nn.Module):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dfosd_core.errors import DiskSpaceError
 from dfosd_core.networks import map_files, maps, streamed_vae
-from dfosd_core.networks.folding import fold_residual_blocks, fold_upsampling, unfold
+from dfosd_core.networks.folding import _fold_residual_blocks, fold_upsampling, unfold
 from dfosd_core.networks.map_sizes import map_sizes
 from dfosd_core.networks.norms import GroupNorm
 from dfosd_core.networks.sd_configs import NORM_KEY, PADDING_KEY, vae_config
@@ -128,7 +128,7 @@ def test_all_layouts_folded_or_not(layout: str, folds: bool, monkeypatch: pytest
     try:
         if folds:
             fold_upsampling(vae)
-            fold_residual_blocks(vae, None)
+            _fold_residual_blocks(vae, None)
         assert max(differences(vae, photograph(52, 44))) <= TOLERANCE
     finally:
         unfold(vae)
