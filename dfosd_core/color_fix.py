@@ -20,8 +20,9 @@ WAVELET_LEVELS = 5
 CELL_PX = 4
 COARSE_LEVELS = WAVELET_LEVELS - 2
 """Of the wavelet's levels, those that are computed on means of CELL_PX x CELL_PX pixels."""
-REACH_PX = CELL_PX * (2 * (2**COARSE_LEVELS - 1) + 1)
-"""Of `low_band`: both passes over the cells, and the bilinear step."""
+EXCHANGES = 3
+REACH_PX = CELL_PX * (EXCHANGES * (2**COARSE_LEVELS - 1) + 1)
+"""Of `low_band`: the passes over the cells, and the bilinear step."""
 
 
 def fix_color(name: str, x_sr: Tensor, x_lr: Tensor) -> Tensor:
@@ -41,8 +42,8 @@ def wavelet(x_sr: Tensor, x_lr: Tensor) -> Tensor:
 
     StableSR's fix is x_sr - low(x_sr) + low(x_lr), and since its filter is linear, x_sr + low(x_lr - x_sr). But low is
     not a sharp cut: what it halves is only half exchanged, and low(result) keeps up to a quarter of the difference.
-    So the same is done to the result again, which leaves a seventh at most. A band is filtered with as many more rows
-    on both sides as both passes see, so the result is that of the whole image.
+    So the same is done to the result twice more, which leaves a tenth at most. A band is filtered with as many more
+    rows on both sides as the passes see, so the result is that of the whole image.
     """
     for sr, lr in zip(x_sr, x_lr, strict=True):
         rows = sr.shape[-2]
@@ -60,16 +61,20 @@ def wavelet(x_sr: Tensor, x_lr: Tensor) -> Tensor:
 
 
 def low_band(difference: Tensor) -> Tensor:
-    """What the low band of x_lr, exchanged twice, adds to x_sr: of x_lr - x_sr (C, H, W), in the same shape.
+    """What taking over the low band of x_lr EXCHANGES times adds to x_sr: of x_lr - x_sr (C, H, W), the same shape.
 
-    2 low(d) - low(low(d)). Of the wavelet's five levels the first two are means of 4x4 pixels and bilinear steps
-    between them, which is nearly the same filter and leaves a sixteenth of the work to the others.
+    Of the wavelet's five levels the first two are means of 4x4 pixels and bilinear steps between them, which is nearly
+    the same filter and leaves a sixteenth of the work to the others.
     """
     height, width = difference.shape[-2:]
     padded = F.pad(difference, (0, -width % CELL_PX, 0, -height % CELL_PX), mode="replicate")
-    low = low_pass(F.avg_pool2d(padded, CELL_PX), COARSE_LEVELS)
-    low = low.mul(2).sub_(low_pass(low, COARSE_LEVELS))
-    full = F.interpolate(low[None], scale_factor=CELL_PX, mode="bilinear", align_corners=False)
+    left = F.avg_pool2d(padded, CELL_PX)
+    change = torch.zeros_like(left)
+    for _ in range(EXCHANGES):
+        low = low_pass(left, COARSE_LEVELS)
+        change.add_(low)
+        left.sub_(low)
+    full = F.interpolate(change[None], scale_factor=CELL_PX, mode="bilinear", align_corners=False)
     return full[0, :, :height, :width]
 
 

@@ -98,19 +98,20 @@ def test_low_pass_is_the_a_trous_convolution(size: tuple[int, int]) -> None:
 def test_wavelet_takes_the_references_low_band_and_keeps_the_details() -> None:
     x_sr, x_lr = torch.rand(1, 3, 256, 256), low_pass(torch.rand(1, 3, 256, 256)) + 0.1
     fixed = wavelet(x_sr.clone(), x_lr)
-    once = x_sr - low_pass(x_sr) + low_pass(x_lr)
-    twice = once - low_pass(once) + low_pass(x_lr)
+    expected = x_sr
+    for _ in range(3):
+        expected = expected - low_pass(expected) + low_pass(x_lr)
     inside = (..., slice(64, -64), slice(64, -64))  # at the borders a cell's mean is repeated instead of a pixel
-    torch.testing.assert_close(fixed[inside], twice[inside], rtol=0, atol=4e-3)  # of noise of 0.29
+    torch.testing.assert_close(fixed[inside], expected[inside], rtol=0, atol=4e-3)  # of noise of 0.29
     torch.testing.assert_close(low_pass(fixed).mean((2, 3)), low_pass(x_lr).mean((2, 3)), rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("period", [8, 16, 32, 48, 64, 80, 112, 160, 240])
-def test_wavelet_leaves_at_most_a_seventh_of_any_difference_in_the_low_band(period: int) -> None:
+def test_wavelet_leaves_at_most_a_tenth_of_any_difference_in_the_low_band(period: int) -> None:
     wave = torch.sin(torch.arange(960) * (2 * torch.pi / period)).expand(1, 3, 8, -1)
     fixed = wavelet(wave.clone(), torch.zeros_like(wave))
     middle = slice(240, 720)
-    assert low_pass(fixed)[..., middle].abs().max() < 0.149  # one exchange leaves a quarter at 64 to 80 pixels
+    assert low_pass(fixed)[..., middle].abs().max() < 0.11  # one exchange leaves a quarter at 64 to 80 pixels
     if period <= 16:
         torch.testing.assert_close(fixed[..., middle], wave[..., middle], rtol=0, atol=2e-3)
 
