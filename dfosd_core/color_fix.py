@@ -18,11 +18,8 @@ from .settings import COLOR_FIX_NAMES
 
 WAVELET_LEVELS = 5
 CELL_PX = 4
-COARSE_LEVELS = WAVELET_LEVELS - 2
-"""Of the wavelet's levels, those that are computed on means of CELL_PX x CELL_PX pixels."""
 EXCHANGES = 3
-REACH_PX = CELL_PX * (EXCHANGES * (2**COARSE_LEVELS - 1) + 1)
-"""Of `low_band`: the passes over the cells, and the bilinear step."""
+assert BAND_ROWS % CELL_PX == 0
 
 
 def fix_color(name: str, x_sr: Tensor, x_lr: Tensor) -> Tensor:
@@ -42,40 +39,46 @@ def wavelet(x_sr: Tensor, x_lr: Tensor) -> Tensor:
 
     StableSR's fix is x_sr - low(x_sr) + low(x_lr), and since its filter is linear, x_sr + low(x_lr - x_sr). But low is
     not a sharp cut: what it halves is only half exchanged, and low(result) keeps up to a quarter of the difference.
-    So the same is done to the result twice more, which leaves a tenth at most. A band is filtered with as many more
-    rows on both sides as the passes see, so the result is that of the whole image.
+    So the same is done to the result twice more, which leaves a tenth at most.
+
+    Of the filter's five levels the first two are means of 4x4 pixels and bilinear steps between them, which is nearly
+    the same and leaves a sixteenth of the work to the others.
     """
     for sr, lr in zip(x_sr, x_lr, strict=True):
-        rows = sr.shape[-2]
-        above: tuple[Tensor, Tensor] | None = None
-        for start in range(0, rows, BAND_ROWS):
-            top, end = max(start - REACH_PX, 0), min(start + BAND_ROWS, rows)
-            around = slice(top, min(end + REACH_PX, rows))
-            change = low_band(lr[:, around] - sr[:, around])[:, start - top : end - top]
-            if above is not None:  # changed only now: this band has looked at its last rows
-                above[0].add_(above[1])
-            above = sr[:, start:end], change
-        if above is not None:
-            above[0].add_(above[1])
+        change = torch.stack([_exchanged(_cells(a, b)) for a, b in zip(lr, sr, strict=True)])
+        start = 0
+        for band in _bands(sr):
+            band.add_(_enlarged(change, start, *band.shape[-2:]))
+            start += band.shape[-2]
     return x_sr
 
 
-def low_band(difference: Tensor) -> Tensor:
-    """What taking over the low band of x_lr EXCHANGES times adds to x_sr: of x_lr - x_sr (C, H, W), the same shape.
+def _cells(a: Tensor, b: Tensor) -> Tensor:
+    """a - b (H, W), averaged over CELL_PX x CELL_PX pixels: (H / CELL_PX, W / CELL_PX), rounded up."""
+    height, width = a.shape
+    cells = a.new_empty(-(-height // CELL_PX), -(-width // CELL_PX))
+    for own, other, means in zip(_bands(a), _bands(b), cells.split(BAND_ROWS // CELL_PX), strict=True):
+        difference = (own - other)[None, None]
+        padding = (0, -width % CELL_PX, 0, -len(own) % CELL_PX)
+        means.copy_(F.avg_pool2d(F.pad(difference, padding, mode="replicate"), CELL_PX)[0, 0])
+    return cells
 
-    Of the wavelet's five levels the first two are means of 4x4 pixels and bilinear steps between them, which is nearly
-    the same filter and leaves a sixteenth of the work to the others.
-    """
-    height, width = difference.shape[-2:]
-    padded = F.pad(difference, (0, -width % CELL_PX, 0, -height % CELL_PX), mode="replicate")
-    left = F.avg_pool2d(padded, CELL_PX)
-    change = torch.zeros_like(left)
+
+def _exchanged(difference: Tensor) -> Tensor:
+    """What taking over the reference's low band EXCHANGES times adds, of (h, w) cells of reference - image."""
+    left, change = difference.clone(), torch.zeros_like(difference)
     for _ in range(EXCHANGES):
-        low = low_pass(left, COARSE_LEVELS)
+        low = low_pass(left, WAVELET_LEVELS - 2)
         change.add_(low)
         left.sub_(low)
-    full = F.interpolate(change[None], scale_factor=CELL_PX, mode="bilinear", align_corners=False)
-    return full[0, :, :height, :width]
+    return change
+
+
+def _enlarged(cells: Tensor, start: int, rows: int, width: int) -> Tensor:
+    """Rows `start` to `start + rows` of the cells' bilinear enlargement: (C, h, w) -> (C, rows, width)."""
+    first, last = max(start // CELL_PX - 1, 0), -(-(start + rows) // CELL_PX) + 1
+    full = F.interpolate(cells[None, :, first:last], scale_factor=CELL_PX, mode="bilinear", align_corners=False)[0]
+    return full[:, start - first * CELL_PX :, :width][:, :rows]
 
 
 def low_pass(x: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
