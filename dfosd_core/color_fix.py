@@ -18,8 +18,9 @@ from .settings import COLOR_FIX_NAMES
 
 WAVELET_LEVELS = 5
 CELL_PX = 4
+"""Of the cells whose means take the place of the wavelet's first two levels. BAND_ROWS is a multiple of it."""
 EXCHANGES = 3
-assert BAND_ROWS % CELL_PX == 0
+"""How often the low band is taken over."""
 
 
 def fix_color(name: str, x_sr: Tensor, x_lr: Tensor) -> Tensor:
@@ -46,10 +47,8 @@ def wavelet(x_sr: Tensor, x_lr: Tensor) -> Tensor:
     """
     for sr, lr in zip(x_sr, x_lr, strict=True):
         change = torch.stack([_exchanged(_cells(a, b)) for a, b in zip(lr, sr, strict=True)])
-        start = 0
-        for band in _bands(sr):
-            band.add_(_enlarged(change, start, *band.shape[-2:]))
-            start += band.shape[-2]
+        for i, band in enumerate(_bands(sr)):
+            band.add_(_enlarged(change, i * BAND_ROWS, *band.shape[-2:]))
     return x_sr
 
 
