@@ -4,9 +4,10 @@
     L_G   = mean softplus(-D(F(z_sr, t)))
     L_D   = mean softplus(D(F(z_sr, t))) + mean softplus(-D(F(z_hr, t)))
 
-The paper's perceptual term is EA-DISTS. One term more, which the paper does not have and is 0 by default, keeps z_sr
-where the autoencoder's own latents lie: lambda_cycle MSE(z_sr, E(x_sr)). Elsewhere the decoder weaves patterns of the
-latents' spacing into the picture, and a perceptual term may reward them as texture.
+The paper's perceptual term is EA-DISTS. Two terms more, which the paper does not have and are 0 by default, are against
+woven patterns, which a perceptual term may reward as texture. lambda_cycle MSE(z_sr, E(x_sr)) keeps z_sr where the
+autoencoder's own latents lie: elsewhere the decoder weaves patterns of the latents' spacing into the picture.
+lambda_direction direction_excess(x_sr, x_hr) sees weaves by their direction (`direction.py`).
 
 D gives logits a, and softplus(-a) = -log sigmoid(a). A discriminator of images (`space` "image", an ablation) gets x
 itself in place of F(z, t). Logits, perceptual terms and all sums are float32, also under autocast. Which network is
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 from ..errors import ConfigError
 from ..images import to_unit
 from ..schedule import NUM_TIMESTEPS, add_noise
+from .direction import direction_excess
 from .dists import Dists
 from .ea_dists import EaDists
 from .heads import Space
@@ -81,6 +83,8 @@ class LossSettings:
     """Weight of the perceptual term."""
     lambda_cycle: float = 0.0
     """Weight of the cycle term."""
+    lambda_direction: float = 0.0
+    """Weight of the direction term."""
     t_noise_min: int = 0
     """Smallest timestep of the latents that the discriminator gets."""
     t_noise_max: int = NUM_TIMESTEPS - 1
@@ -100,8 +104,9 @@ class GeneratorLosses(NamedTuple):
     perceptual: Tensor
     adversarial: Tensor
     cycle: Tensor
+    direction: Tensor
     fidelity: Tensor
-    """MSE + lambda_2 L_perceptual + lambda_cycle MSE(z_sr, E(x_sr))."""
+    """All but lambda_1 L_G."""
     opposing: Tensor
     """lambda_1 L_G."""
 
@@ -136,13 +141,15 @@ def generator_loss(
         image, reference = to_unit(x_sr.float()), to_unit(x_hr.float())
         mse = F.mse_loss(image, reference)
         distance = zero if perceptual is None else perceptual(image, reference)
+        direction = direction_excess(image, reference) if settings.lambda_direction > 0 else zero
     cycle = zero if encode is None else F.mse_loss(z_sr.float(), encode(x_sr).float())
     adversarial = zero
     if discriminator is not None:
         adversarial = adversarial_loss(discriminator, input_of(discriminator, z_sr, x_sr), rng, settings)
-    fidelity = mse + settings.lambda_2 * distance + settings.lambda_cycle * cycle
+    fidelity = mse + settings.lambda_2 * distance
+    fidelity = fidelity + settings.lambda_cycle * cycle + settings.lambda_direction * direction
     opposing = settings.lambda_1 * adversarial
-    terms = mse.detach(), distance.detach(), adversarial.detach(), cycle.detach()
+    terms = mse.detach(), distance.detach(), adversarial.detach(), cycle.detach(), direction.detach()
     return GeneratorLosses(fidelity + opposing, *terms, fidelity, opposing)
 
 

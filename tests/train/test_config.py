@@ -42,6 +42,10 @@ def test_papers_configuration_is_the_papers() -> None:
         ("loss.perceptual=lpips", "--set: loss.perceptual: expected one of none, dists, ea_dists, found 'lpips'."),
         ("data.crop=130", "data.crop: expected a multiple of 4, at least 16, found 130."),
         ("loss.perceptual=dists", "loss.perceptual is 'dists', which needs loss.vgg"),
+        (
+            "loss.lambda_direction=0.1 data.crop=16",
+            "data.crop: expected at least 32 with loss.lambda_direction, found 16.",
+        ),
         ("discriminator.kind=sdxl", "discriminator.base: expected with discriminator.kind sdxl and only there"),
         ("discriminator.from_step=500", "discriminator.from_step (500) is not before the last step (200)"),
         ("rank", "--set: expected SECTION.NAME=VALUE, found 'rank'."),
@@ -49,7 +53,7 @@ def test_papers_configuration_is_the_papers() -> None:
 )
 def test_wrong_setting_is_named_in_one_line(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_config(SMALL, [text])
+        load_config(SMALL, text.split(" "))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

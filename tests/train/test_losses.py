@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from dfosd_core.errors import ConfigError
 from dfosd_core.schedule import add_noise
+from dfosd_core.training.direction import direction_excess
 from dfosd_core.training.generator import DfosdGenerator
 from dfosd_core.training.lora_layers import LoraLayer, frozen, trainable_parameters
 from dfosd_core.training.losses import (
@@ -237,7 +238,7 @@ def test_left_out_terms_read_zero() -> None:
     losses = generator_loss(
         images(1), images(2), torch.zeros(1), perceptual=None, discriminator=None, rng=rng(), settings=SETTINGS
     )
-    assert losses.perceptual == losses.adversarial == losses.cycle == 0
+    assert losses.perceptual == losses.adversarial == losses.cycle == losses.direction == 0
     assert losses.total == losses.mse > 0
 
 
@@ -264,6 +265,25 @@ def test_cycle_term_compares_the_latent_with_that_of_its_own_picture() -> None:
     (half,) = torch.autograd.grad(still.total, z_sr)
     assert (half - 0.6 * (z_sr - generator.encode(x_sr)) / z_sr.numel()).abs().max() < 1e-6
     assert (whole - half).abs().max() > 10 * half.abs().mean() * 1e-3
+
+
+def test_direction_term_compares_the_pictures_in_unit_range() -> None:
+    x_sr, x_hr = images(1, size=64), images(2, size=64)
+    x_sr[..., ::5] = -1
+    loss = generator_loss(
+        x_sr,
+        x_hr,
+        torch.zeros(1),
+        perceptual=None,
+        discriminator=None,
+        rng=rng(),
+        settings=LossSettings(lambda_direction=0.2),
+    )
+    direction = direction_excess((x_sr + 1) / 2, (x_hr + 1) / 2)
+    assert direction > 0.01
+    torch.testing.assert_close(loss.direction, direction)
+    torch.testing.assert_close(loss.fidelity, loss.mse + 0.2 * direction)
+    torch.testing.assert_close(loss.total, loss.fidelity)
 
 
 def test_perceptual_term_sees_unit_range_in_float32_outside_autocast() -> None:

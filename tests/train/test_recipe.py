@@ -64,16 +64,17 @@ def test_terms_join_at_their_steps(material: Path, tmp_path: Path) -> None:
     assert "loss/discriminator" in run.recipe.train_step(3, first_batch(run))
 
 
-def test_cycle_term_is_in_the_loss_where_it_has_a_weight(material: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("term", ["cycle", "direction"])
+def test_terms_of_ours_are_in_the_loss_where_they_have_a_weight(material: Path, tmp_path: Path, term: str) -> None:
     reports = []
     for name, weight in (("without", 0.0), ("with", 0.5)):
-        changes = {"loss": {"lambda_cycle": weight}, "discriminator": {"kind": "none"}}
+        changes = {"loss": {f"lambda_{term}": weight}, "discriminator": {"kind": "none"}, "data": {"crop": 32}}
         run = trainer(config(material, tmp_path / name, **changes))
         reports.append(run.recipe.train_step(0, first_batch(run)))
     without, with_it = reports
-    assert "loss/cycle" not in without
-    assert with_it["loss/cycle"] > 0
-    torch.testing.assert_close(with_it["loss/generator"], with_it["loss/mse"] + 0.5 * with_it["loss/cycle"])
+    assert f"loss/{term}" not in without
+    assert with_it[f"loss/{term}"] > 0
+    torch.testing.assert_close(with_it["loss/generator"], with_it["loss/mse"] + 0.5 * with_it[f"loss/{term}"])
     assert with_it["grad/generator"] != without["grad/generator"]
 
 

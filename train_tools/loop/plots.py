@@ -40,6 +40,7 @@ PANELS = (
             "loss/perceptual": "perceptual",
             "loss/adversarial": "adversarial",
             "loss/cycle": "cycle",
+            "loss/direction": "direction",
         },
         log=True,
     ),

@@ -64,6 +64,7 @@ class Recipe:
             lambda_1=1.0 if loss.adversarial_share > 0 else loss.lambda_1,
             lambda_2=loss.lambda_2,
             lambda_cycle=loss.lambda_cycle,
+            lambda_direction=loss.lambda_direction,
             t_noise_min=chosen.t_noise_min,
             t_noise_max=chosen.t_noise_max,
         )
@@ -202,6 +203,8 @@ class Recipe:
             report["loss/adversarial"] = losses.adversarial
         if self.settings.lambda_cycle > 0:
             report["loss/cycle"] = losses.cycle
+        if self.settings.lambda_direction > 0:
+            report["loss/direction"] = losses.direction
         return report
 
     def _discriminator_frozen(self, terms: ActiveTerms) -> AbstractContextManager[None]:

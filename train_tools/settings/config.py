@@ -14,6 +14,7 @@ from dfosd_core.errors import ConfigError
 from dfosd_core.networks.embedded import EMBEDDED
 from dfosd_core.schedule import NUM_TIMESTEPS
 from dfosd_core.training.degradations import DEGRADATIONS, DegradationName
+from dfosd_core.training.direction import WINDOW_PX
 from dfosd_core.training.discriminators import DiscriminatorKind
 from dfosd_core.training.heads import HeadKind
 from dfosd_core.training.losses import PERCEPTUAL_TERMS, PerceptualName
@@ -135,7 +136,7 @@ class DataConfig(Section):
 
 @dataclass(kw_only=True)
 class LossConfig(Section):
-    """L_gen = MSE + lambda_2 perceptual + lambda_1 adversarial (arXiv 2410.04224, section 3.4) + lambda_cycle cycle."""
+    """L_gen = MSE + lambda_2 perceptual + lambda_1 adversarial (arXiv 2410.04224, section 3.4) + two terms of ours."""
 
     perceptual: PerceptualName = "ea_dists"
     """The perceptual term: none, DISTS, or edge-aware DISTS (the paper)."""
@@ -149,6 +150,8 @@ class LossConfig(Section):
     """Weight of the perceptual term."""
     lambda_cycle: PositiveOrZero = 0.0
     """Weight of MSE(z_sr, E(x_sr)), not the paper's: keeps latents near those of pictures, against woven patterns."""
+    lambda_direction: PositiveOrZero = 0.0
+    """Weight of the direction term, not the paper's: takes back fine detail in directions the original has not."""
     perceptual_from: CountOrZero = 0
     """Step at which the perceptual term joins; before it MSE stands alone."""
 
@@ -303,6 +306,10 @@ class TrainConfig:
             self.loss.perceptual == "none" or self.loss.perceptual_from < self.optim.steps,
             f"loss.perceptual_from ({self.loss.perceptual_from}) is not before the last step ({self.optim.steps}): the "
             "term would never join. Set loss.perceptual to none.",
+        )
+        require(
+            self.loss.lambda_direction == 0 or self.data.crop >= WINDOW_PX,
+            f"data.crop: expected at least {WINDOW_PX} with loss.lambda_direction, found {self.data.crop}.",
         )
         require(
             self.validation.pairs is None or self.validation.best_by != "DISTS" or self.loss.vgg is not None,

@@ -37,6 +37,7 @@ RULES: dict[str, Rule] = {
     "loss.adversarial_share": "warn",
     "loss.lambda_2": "warn",
     "loss.lambda_cycle": "warn",
+    "loss.lambda_direction": "warn",
     "loss.perceptual_from": "warn",
     "discriminator.kind": "refuse",
     "discriminator.base": "refuse",
