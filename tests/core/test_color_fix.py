@@ -51,7 +51,7 @@ def test_bands_of_rows_give_the_whole_images_result(rows: int, monkeypatch: pyte
 @pytest.mark.parametrize(("name", "most"), [("wavelet", 0.5), ("adain", 0.1)])
 def test_a_large_image_is_never_copied_whole(name: str, most: float) -> None:
     fix_color(name, *torch.rand(2, 1, 3, 64, 64).unbind())  # torch's code comes into memory when it is first run
-    x_sr, x_lr = torch.rand(2, 1, 3, 4096, 2048).unbind()
+    x_sr, x_lr = torch.rand(2, 1, 3, 8192, 2048).unbind()
     peak = Peak()
     fix_color(name, x_sr, x_lr)
     assert peak.above() / (x_sr.numel() * 4) < most
