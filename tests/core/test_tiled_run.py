@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dfosd_core.tiles import run as tiles_run
 from dfosd_core.tiles.run import Progress, Stage, TiledRun, is_out_of_memory, with_smaller_tiles_on_oom
 from dfosd_core.tiles.size import TileSize
 
@@ -126,3 +127,26 @@ def test_progress_ends_at_its_total_after_running_out_of_memory() -> None:
     for _ in range(2):
         assert torch.equal(run("a", limited, x), x)
     assert (seen[-1].done, seen[-1].total) == (len(seen), len(seen))
+
+
+@pytest.mark.parametrize(
+    ("each_stage", "each_image", "times"),
+    [
+        (2**30, 2**30, 0),
+        (2**30, 1, 2),  # images
+        (1, 1, 4),  # stages of two images
+    ],
+)
+def test_free_memory_goes_back_after_a_large_image_or_each_stage_of_a_very_large_one(
+    each_stage: int, each_image: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[bool] = []
+    monkeypatch.setattr(tiles_run, "give_back_freed_memory", lambda: given_back.append(True))
+    monkeypatch.setattr(tiles_run, "LARGE_BYTES", each_stage)
+    monkeypatch.setattr(tiles_run, "MANY_TILES_BYTES", each_image)
+    stages = [Stage(name="first", size=TileSize(0, 0)), Stage(name="last", size=TileSize(0, 0))]
+    run = TiledRun(stages, (8, 8), align=1, minimum=1, images=2)
+    for _ in range(2):
+        for stage in stages:
+            run(stage.name, lambda part: part, torch.zeros(1, 1, 8, 8))
+    assert len(given_back) == times
