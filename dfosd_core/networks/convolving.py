@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from .norms import ChannelAffine
 from .winograd import WinogradConv2d
 
+_THIN_CHANNELS, _LARGE_WIDTH = 128, 512
+"""Of a large map of few channels: at most, and at least."""
+
 
 def activated(norm: nn.Module, x: Tensor) -> Tensor:
     """SiLU of the normalised map."""
@@ -38,8 +41,8 @@ def activated_conv(
     """
     weight, bias = own or (conv.weight, cast("Tensor", conv.bias))
     is_plain = _is_inference_on_cpu(x) and not conv.pays(x, weight)
-    is_padded = is_plain and conv.padding_mode == "replicate"
-    h = _activated_and_padded(norm, x) if is_padded else activated(norm, x)
+    is_padded = is_plain and _pads_first(x, conv)
+    h = _activated_and_padded(norm, x, conv.padding_mode) if is_padded else activated(norm, x)
     if is_plain and plus is not None and _adds(h, plus):
         return _summed(h, plus, weight, bias, 0 if is_padded else 1)
     if is_padded:
@@ -54,8 +57,8 @@ def activated_conv(
 def activated_conv_in_float32(norm: nn.Module, x: Tensor, conv: nn.Conv2d) -> Tensor:
     """`conv(SiLU(norm(x)))` with steps finer than a 16-bit format's: (B, C, H, W) -> (B, O, H, W), float32."""
     assert conv.bias is not None
-    is_padded = conv.padding_mode == "replicate" and _is_inference_on_cpu(x)
-    h = _activated_and_padded(norm, x) if is_padded else activated(norm, x)
+    is_padded = _is_inference_on_cpu(x) and _pads_first(x, conv)
+    h = _activated_and_padded(norm, x, conv.padding_mode) if is_padded else activated(norm, x)
     if _is_inference_on_cpu(x) and _adds(h, h) and (is_padded or conv.padding_mode == "zeros"):
         # The same twice, the second time less the first, before it is rounded: what rounding took away.
         padding = 0 if is_padded else 1
@@ -67,10 +70,11 @@ def activated_conv_in_float32(norm: nn.Module, x: Tensor, conv: nn.Conv2d) -> Te
     return conv._conv_forward(h.float(), weight, bias)  # pyright: ignore[reportPrivateUsage]
 
 
-def _activated_and_padded(norm: nn.Module, x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, H + 2, W + 2), the outermost values repeated."""
+def _activated_and_padded(norm: nn.Module, x: Tensor, padding_mode: str) -> Tensor:
+    """(B, C, H, W) -> (B, C, H + 2, W + 2): around it zeros ("zeros") or its outermost values ("replicate")."""
+    fill_border = _zero_border if padding_mode == "zeros" else _repeat_border
     if _is_affine_silu(norm, x):
-        return _repeat_border(_affine_silu(norm, x, 1))
+        return fill_border(_affine_silu(norm, x, 1))
     batch, channels, height, width = x.shape
     size = (batch, channels, height + 2, width + 2)
     padded = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
@@ -80,16 +84,32 @@ def _activated_and_padded(norm: nn.Module, x: Tensor) -> Tensor:
         F.silu(inside, inplace=True)
     else:
         torch.ops.aten.silu.out(norm(x), out=inside)
-    return _repeat_border(padded)
+    return fill_border(padded)
 
 
 def _repeat_border(padded: Tensor) -> Tensor:
     """Fill the outermost rows and columns with those next to them."""
-    for outer, inner in ((0, 1), (-1, -2)):
-        padded[:, :, 1:-1, outer] = padded[:, :, 1:-1, inner]
-    for outer, inner in ((0, 1), (-1, -2)):
-        padded[:, :, outer] = padded[:, :, inner]
+    height, width = padded.shape[2:]
+    padded[:, :, 1:-1, :: width - 1] = padded[:, :, 1:-1, 1 : width - 1 : max(width - 3, 1)]
+    padded[:, :, :: height - 1] = padded[:, :, 1 : height - 1 : max(height - 3, 1)]
     return padded
+
+
+def _zero_border(padded: Tensor) -> Tensor:
+    height, width = padded.shape[2:]
+    padded[:, :, :: height - 1] = 0
+    padded[:, :, :, :: width - 1] = 0
+    return padded
+
+
+def _pads_first(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Whether the activation is written into a padded map.
+
+    With repeated borders, which saves a copy. With zeros, oneDNN pads by itself; but over a large map of few channels,
+    in bfloat16, it is slower by up to a half if it has to.
+    """
+    is_thin = x.shape[1] <= _THIN_CHANNELS and x.shape[3] >= _LARGE_WIDTH and x.dtype == torch.bfloat16
+    return conv.padding_mode == "replicate" or (conv.padding_mode == "zeros" and is_thin)
 
 
 def _is_inference_on_cpu(x: Tensor) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -104,8 +107,51 @@ def test_affine_map_and_activation_in_one_are_rounded_once(channels: int, size: 
     if not convolving._has_affine_silu():
         pytest.skip("this processor or torch has no such convolution in bfloat16")
     torch.testing.assert_close(activated(norm, x).double(), exact, rtol=2**-8, atol=1e-3)
-    padded = convolving._activated_and_padded(norm, x).double()
+    padded = convolving._activated_and_padded(norm, x, "replicate").double()
     torch.testing.assert_close(padded, F.pad(exact, (1, 1, 1, 1), "replicate"), rtol=2**-8, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 5)])
+@pytest.mark.parametrize(("padding_mode", "as_torch_says"), [("zeros", "constant"), ("replicate", "replicate")])
+@pytest.mark.parametrize("norm", ["affine", "groups", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_padding_goes_around_maps_of_any_size(
+    norm: str, padding_mode: str, as_torch_says: str, size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    made, _ = layers(norm, repeats=False, dtype=dtype)
+    x = torch.randn(2, CHANNELS, *size).to(dtype).contiguous(memory_format=torch.channels_last)
+    inside = activated(made, x.clone(memory_format=torch.preserve_format))
+    padded = convolving._activated_and_padded(made, x, padding_mode)
+    torch.testing.assert_close(padded, F.pad(inside, (1, 1, 1, 1), as_torch_says))  # but for the last digit
+
+
+@pytest.mark.parametrize("sums", [False, True])
+@torch.inference_mode()
+def test_a_large_thin_map_is_padded_first_and_the_same(sums: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where zeros are around it, and in bfloat16."""
+    made, conv = layers("affine", repeats=False, dtype=torch.bfloat16)
+    x, other = maps(torch.bfloat16)
+    plus = other if sums else None
+    sizes: list[torch.Size] = []
+
+    def noting(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def noted(h: Tensor, *more: Any, **named: Any) -> Tensor:
+            sizes.append(h.shape[2:])
+            return compute(h, *more, **named)
+
+        return noted
+
+    monkeypatch.setattr(F, "conv2d", noting(F.conv2d))
+    monkeypatch.setattr(convolving, "_summed", noting(convolving._summed))
+    usual = activated_conv(made, x, conv, plus=plus), activated_conv_in_float32(made, x, conv)
+    assert set(sizes) == {(6, 5)}
+    sizes.clear()
+    monkeypatch.setattr(convolving, "_LARGE_WIDTH", 5)
+    padded = activated_conv(made, x, conv, plus=plus), activated_conv_in_float32(made, x, conv)
+    assert set(sizes) == {(8, 7)}
+    for found, expected in zip(padded, usual, strict=True):
+        torch.testing.assert_close(found, expected, rtol=2**-7, atol=1e-2)
 
 
 @torch.inference_mode()
