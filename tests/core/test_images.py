@@ -144,3 +144,4 @@ def test_grey_stays_grey_and_colours_stay_as_they_are() -> None:
     kept = images.keep_grey(x.clone(), torch.cat([grey, coloured]))
     assert torch.equal(kept[0], x[0].mean(0, keepdim=True).expand(3, -1, -1))
     assert torch.equal(kept[1], x[1])
+    assert torch.equal(images.keep_grey(x.clone(), coloured.expand(2, -1, -1, -1)), x)
