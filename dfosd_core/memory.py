@@ -26,8 +26,11 @@ _HELD = {"encode": 7, "unet": 26, "decode": 6}
 """Maps of a stage's widest layer at its largest size that are held at once, by measurement."""
 _STREAMED = 2_500_000_000
 """What an autoencoder holds that goes through a large image layer by layer, beside the image."""
-_BETWEEN = 500_000_000
-"""What glibc keeps between blocks at most, where it keeps freed memory (`allocator.py`), by measurement."""
+_BETWEEN = 600_000_000
+"""What glibc keeps between blocks at most, where it keeps freed memory (`allocator.py`), by measurement.
+
+Three quarters of what is held, if that is less: it varies from run to run, for one image from a fifth to three fifths.
+"""
 _ONCE = 40_000_000
 """What the first image leaves with the process: the layers' prepared kernels, the threads' own heaps."""
 _EDGES = (1024, 768, 512, 384, 256, 128)
@@ -72,7 +75,7 @@ def need_of(
         image * 9 // 4,  # x_sr, and x_lr with half of its making
         image + image * channels // 3,  # x_sr and the output
     )
-    beside = _ONCE + min(highest // 2, _BETWEEN) + (_FILE_BYTES * size[0] * size[1] if writing else 0)
+    beside = _ONCE + min(highest * 3 // 4, _BETWEEN) + (_FILE_BYTES * size[0] * size[1] if writing else 0)
     return Need(grids=grids, factor=f, bytes=highest + beside)
 
 

@@ -152,7 +152,7 @@ def test_too_little_memory_is_one_line(host: OwnHost) -> None:
     with pytest.raises(ImageFileError) as caught:
         fitted(need_of(size, host, AUTO), size, host, AUTO, 10**9)
     assert str(caught.value) == (
-        "A result of 8192x8192 needs about 2.4 GB of memory even with small tiles, 1.0 GB are free. "
+        "A result of 8192x8192 needs about 2.5 GB of memory even with small tiles, 1.0 GB are free. "
         "Free some memory or use a smaller scale."
     )
 
