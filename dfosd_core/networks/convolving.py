@@ -1,8 +1,9 @@
 """Norm, activation, convolution and sum of a residual block, on a CPU in fewer passes over the map.
 
 A pass over a large map in memory takes as long as a fifth of a convolution. Where borders are repeated, the activation
-is written into the padded map at once, instead of being copied there. In bfloat16, oneDNN's convolution adds the
-shortcut itself, and a convolution of 1x1 on each channel alone is an affine map, its activation and its padding in one.
+is written into the padded map at once, instead of being copied there; so it is where zeros lie around a large map of few
+channels, which oneDNN is slow to pad. In bfloat16, oneDNN's convolution adds the shortcut itself, and a convolution of
+1x1 on each channel alone is an affine map, its activation and its padding in one.
 Elsewhere, and while gradients are recorded, the layers run one by one.
 """
 
@@ -106,7 +107,7 @@ def _pads_first(x: Tensor, conv: nn.Conv2d) -> bool:
     """Whether the activation is written into a padded map.
 
     With repeated borders, which saves a copy. With zeros, oneDNN pads by itself; but over a large map of few channels,
-    in bfloat16, it is slower by up to a half if it has to.
+    in bfloat16, it takes up to 1.7 times as long then.
     """
     is_thin = x.shape[1] <= _THIN_CHANNELS and x.shape[3] >= _LARGE_WIDTH and x.dtype == torch.bfloat16
     return conv.padding_mode == "replicate" or (conv.padding_mode == "zeros" and is_thin)

@@ -22,10 +22,10 @@ logger = logging.getLogger("dfosd")
 
 MIN_TILE_PX = 128
 """Tiles are never halved below this: the networks see too little of the picture in less."""
-LARGE_BYTES = 2**28
-"""From such an image on, what a stage leaves free is given back: the next one needs blocks of other sizes."""
-MANY_TILES_BYTES = 2**26
-"""From such an image on, what all its stages leave free is given back: the next image would not fit into it."""
+LARGE_BYTES = 2**26
+"""From such an image on, what is free after it is given back: the next image's blocks do not fit where its were."""
+VERY_LARGE_BYTES = 2**28
+"""From such an image on, the same after each of its stages."""
 MEMORY_ADVICE = "Free some memory or use a smaller scale."
 """What a user can do: smaller tiles have been tried by then."""
 
@@ -86,7 +86,7 @@ class TiledRun:
         y = with_smaller_tiles_on_oom(run, self._sizes[name], longest, self._align, self._minimum)
         self._step += 1
         is_last = self._step % len(self._stages) == 0
-        if max(x.nbytes, y.nbytes) >= (MANY_TILES_BYTES if is_last else LARGE_BYTES):
+        if max(x.nbytes, y.nbytes) >= (LARGE_BYTES if is_last else VERY_LARGE_BYTES):
             give_back_freed_memory()
         return y
 

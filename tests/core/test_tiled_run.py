@@ -142,8 +142,8 @@ def test_free_memory_goes_back_after_a_large_image_or_each_stage_of_a_very_large
 ) -> None:
     given_back: list[bool] = []
     monkeypatch.setattr(tiles_run, "give_back_freed_memory", lambda: given_back.append(True))
-    monkeypatch.setattr(tiles_run, "LARGE_BYTES", each_stage)
-    monkeypatch.setattr(tiles_run, "MANY_TILES_BYTES", each_image)
+    monkeypatch.setattr(tiles_run, "VERY_LARGE_BYTES", each_stage)
+    monkeypatch.setattr(tiles_run, "LARGE_BYTES", each_image)
     stages = [Stage(name="first", size=TileSize(0, 0)), Stage(name="last", size=TileSize(0, 0))]
     run = TiledRun(stages, (8, 8), align=1, minimum=1, images=2)
     for _ in range(2):

@@ -134,6 +134,7 @@ def test_a_large_thin_map_is_padded_first_and_the_same(sums: bool, monkeypatch: 
     x, other = maps(torch.bfloat16)
     plus = other if sums else None
     sizes: list[torch.Size] = []
+    convolving._has_fused_sum()  # which asks once, by a convolution of its own
 
     def noting(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def noted(h: Tensor, *more: Any, **named: Any) -> Tensor:
