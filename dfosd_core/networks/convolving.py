@@ -1,9 +1,9 @@
 """Norm, activation, convolution and sum of a residual block, on a CPU in fewer passes over the map.
 
-A pass over a large map in memory takes as long as a fifth of a convolution. Where borders are repeated, the activation
-is written into the padded map at once, instead of being copied there; so it is where zeros lie around a large map of few
-channels, which oneDNN is slow to pad. In bfloat16, oneDNN's convolution adds the shortcut itself, and a convolution of
-1x1 on each channel alone is an affine map, its activation and its padding in one.
+A pass over a large map in memory takes as long as a fifth of a convolution. Where borders are repeated, the
+activation is written into the padded map at once, instead of being copied there; so it is where zeros are around a
+large map of few channels, which oneDNN is slow to pad. In bfloat16, oneDNN's convolution adds the shortcut itself,
+and a convolution of 1x1 on each channel alone is an affine map, its activation and its padding in one.
 Elsewhere, and while gradients are recorded, the layers run one by one.
 """
 
